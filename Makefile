@@ -1,0 +1,38 @@
+# make demo   makes the demo data, trains a BagNet on it and shows where it looks
+# make test   lint, types and the whole test suite
+# Both set up .venv first, and do nothing again that is already done.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := data/demo
+RUN := runs/demo
+
+.PHONY: demo test lint setup clean
+.DELETE_ON_ERROR:
+
+setup: .venv/ready
+
+.venv/ready: requirements.txt constraints.txt
+	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: $(PYTHON) must be Python 3.10 to 3.13 with venv (Debian: apt-get install python3-venv);" \
+	         "another one: make PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -c constraints.txt
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m datamodules.demo $(DEMO)
+	$(BIN)/python train.py --config configs/demo.yaml --data.root $(DEMO) --run demo --resume auto
+	$(BIN)/python -m bagnet.experiments pointing --checkpoint $(RUN)/checkpoints/best.ckpt \
+	  --data.root $(DEMO) --out $(RUN)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv build dist *.egg-info

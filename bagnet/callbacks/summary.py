@@ -1,0 +1,46 @@
+"""The first and the last lines of a training: what is trained, what came out, and where everything is."""
+
+from __future__ import annotations
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from bagnet.loggers import how_to_see_offline
+from bagnet.runs import Run
+
+
+class Summary(Callback):
+    """Says where the run is kept when it starts, and the last validation's figures when it ends."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        parameters = sum(p.numel() for p in pl_module.parameters())
+        print(
+            f"{pl_module.hparams['name']}, {parameters:,} parameters, "
+            f"{trainer.world_size} x {pl_module.device.type}, {trainer.precision}; run folder {self.run.folder}"
+        )
+        if (where := self._where_in_wandb(trainer)) and where.startswith("http"):
+            print(f"W&B: {where}")
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        figures = trainer.callback_metrics
+        if "val/top1" in figures:
+            top1, top5, loss = (float(figures[f"val/{name}"]) for name in ("top1", "top5", "loss"))
+            print(f"\nvalidation   top-1 {top1:.2%}, top-5 {top5:.2%}, loss {loss:.4f}")
+        print(f"checkpoints  {self.run.checkpoints}")
+        print(f"metrics      {self.run.metrics}")
+        if where := self._where_in_wandb(trainer):
+            print(f"W&B          {where}")
+
+    def _where_in_wandb(self, trainer: Trainer) -> str | None:
+        """The address of the run, or how to see it where it is offline; None where W&B is disabled."""
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and not logger.experiment.disabled:
+                run = logger.experiment
+                return f"offline: {how_to_see_offline(self.run)}" if run.offline else run.url
+        return None

@@ -1,0 +1,154 @@
+"""The LightningModule: steps, loss and metrics of an image classifier."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import cast
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from bagnet.checkpoints import load_model
+from bagnet.models import build_model, normalize
+from bagnet.optim import Schedule, learning_rate_factor, parameter_groups, scaled_learning_rate
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class BagNetClassifier(LightningModule):
+    """Trains and evaluates one of our networks; the defaults are the paper's recipe (section 3.1 and its appendix).
+
+    A batch is ``(images, labels, sample_ids)``: uint8 (B, 3, H, W), int64 (B,), int64 (B,).
+
+    Args:
+        name: The network: bagnet9, bagnet17, bagnet33, or a torchvision network of the paper (``bagnet/models.py``).
+        num_classes: Classes to tell apart; taken from the data set by train.py.
+        width: Channels of the first stage; 64 is the paper's, less makes a narrow network.
+        learning_rate: For a global batch of 256; scaled linearly with the global batch.
+        momentum: Of SGD.
+        weight_decay: Of SGD.
+        decay_norm: Whether biases and normalisation layers are decayed too, as the paper's recipe does.
+        schedule: "step" divides the learning rate by ten every decay_every epochs, "cosine" lets it fall to zero.
+        warmup_epochs: Epochs over which the learning rate rises linearly from zero.
+        decay_every: Epochs between two steps of the "step" schedule.
+        batch_size: The global batch, for the scaling; taken from the data by train.py.
+        weights: A file of weights to start from: ours, the authors' .pth.tar, or safetensors.
+        compile: Whether to compile the network (torch.compile).
+    """
+
+    def __init__(
+        self,
+        name: str = "bagnet33",
+        num_classes: int = 1000,
+        width: int = 64,
+        learning_rate: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        decay_norm: bool = True,
+        schedule: Schedule = "step",
+        warmup_epochs: float = 0.0,
+        decay_every: int = 30,
+        batch_size: int = 256,
+        weights: str | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["weights", "compile"])
+        self.model = (
+            build_model(name, num_classes=num_classes, width=width)
+            if weights is None
+            else load_model(weights, name=name, num_classes=num_classes, width=width).train()
+        ).to(memory_format=torch.channels_last)
+        if compile:
+            self.model.compile()
+        # Flat, by the name under which each is logged: "val/top1".
+        self.metrics = nn.ModuleDict(
+            {
+                f"{stage}/{name}": metric
+                for stage in ("train", "val", "test")
+                for name, metric in _metrics(num_classes).items()
+            }
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of uint8 images (B, 3, H, W)."""
+        return self.model(normalize(images).contiguous(memory_format=torch.channels_last))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self._step(batch, "train")
+        self.log("train/loss_step", loss, prog_bar=True, on_step=True, on_epoch=False)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "test")
+
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        """The mean loss of the batch; counts it and the hits in the metrics of ``stage``."""
+        images, labels, _ = batch
+        logits = self(images).float()
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        counted = {"loss": (losses.detach(),), "top1": (logits.detach(), labels)}
+        counted["top5"] = counted["top1"]
+        for name, values in counted.items():
+            metric = cast(Metric, self.metrics[f"{stage}/{name}"])
+            metric.update(*values)
+            self.log(
+                f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=stage != "train"
+            )
+        return losses.mean()
+
+    @property
+    def global_batch(self) -> int:
+        """Images of one optimizer step, over all ranks and accumulated batches."""
+        return self.hparams["batch_size"] * self.trainer.accumulate_grad_batches
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        hparams = self.hparams
+        return torch.optim.SGD(
+            parameter_groups(self.model, hparams["weight_decay"], hparams["decay_norm"]),
+            lr=scaled_learning_rate(hparams["learning_rate"], self.global_batch),
+            momentum=hparams["momentum"],
+        )
+
+    def on_fit_start(self) -> None:
+        learning_rate = self.hparams["learning_rate"]
+        scaled = scaled_learning_rate(learning_rate, self.global_batch)
+        rank_zero_info(
+            f"learning rate {scaled:.6g} = {learning_rate:g} x global batch {self.global_batch} / 256"
+        )
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate of this step: a function of the step alone, so a resumed run needs no state for it."""
+        trainer, hparams = self.trainer, self.hparams
+        steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        factor = learning_rate_factor(
+            trainer.global_step / steps_per_epoch,
+            schedule=hparams["schedule"],
+            max_epochs=trainer.max_epochs or 1,
+            warmup_epochs=hparams["warmup_epochs"],
+            decay_every=hparams["decay_every"],
+        )
+        learning_rate = factor * scaled_learning_rate(hparams["learning_rate"], self.global_batch)
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = learning_rate
+        self.log("learning_rate", learning_rate, on_step=True, on_epoch=False)
+
+
+def _metrics(num_classes: int) -> dict[str, Metric]:
+    # float64: a mean over 50,000 losses must not depend on how many ranks shared the sum.
+    # validate_args would synchronise with the GPU in every step.
+    accuracy = partial(MulticlassAccuracy, num_classes, average="micro", validate_args=False)
+    return {
+        "loss": MeanMetric().set_dtype(torch.float64),
+        "top1": accuracy(),
+        "top5": accuracy(top_k=min(5, num_classes)),
+    }

@@ -1,0 +1,167 @@
+"""The command line behind train.py: LightningCLI with our loggers, callbacks and defaults."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities import rank_zero_only
+
+from bagnet.callbacks.progress import Progress
+from bagnet.callbacks.summary import Summary
+from bagnet.callbacks.throughput import Throughput
+from bagnet.loggers import CSVTable, wandb_logger
+from bagnet.shortcuts import Command
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 90,
+    # The data plan divides the samples itself, exactly; Lightning's sampler would do it once more.
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+}
+
+
+NOISE = ("💡", "GPU available", "TPU available")
+"""Beginnings of Lightning's messages that tell a user of ours nothing."""
+
+
+class BagNetCLI(LightningCLI):
+    """``fit``, ``validate`` and ``test`` of a classifier on a data module.
+
+    Args:
+        model: The LightningModule class.
+        data: The LightningDataModule class; it knows ``num_classes`` and ``batch_size``.
+        command: The command line, its short flags spelled out.
+    """
+
+    def __init__(self, model: type[LightningModule], data: Any, command: Command) -> None:
+        self.command = command
+        self.fitting = command.arguments[0] == "fit"
+        logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_news)
+        # Lightning 2.6 calls a part of torch that newer releases of it deprecate.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+        super().__init__(
+            model,
+            data,
+            save_config_callback=_SaveConfig if self.fitting else None,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            args=command.arguments,
+            auto_configure_optimizers=False,
+            # The checkpoint keeps what the module was built with, num_classes of the data included.
+            load_from_checkpoint_support=False,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        skipped = {"model", "datamodule", "ckpt_path", "weights_only", "dataloaders"}
+        return {
+            "fit": skipped - {"dataloaders"} | {"train_dataloaders", "val_dataloaders"},
+            "validate": skipped,
+            "test": skipped,
+        }
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # As LightningCLI does, without its warning that sys.argv says something else: it does, in short flags.
+        self.config = parser.parse_args(args)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.batch_size", "model.batch_size")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        if self.fitting:  # fail before anything is built
+            run, resume = self.command.run, self.command.resume
+            if resume is None:
+                # Rank 0 alone: the others may start when it has already filled the folder.
+                rank_zero_only(run.refuse_to_overwrite)()
+                self.resumed_from = None
+            else:
+                self.resumed_from = run.checkpoint_to_resume(resume)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self.config_init[self.command.arguments[0]]["trainer"]
+        check_devices(config["accelerator"], config["devices"])
+        on_gpu = config["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        precision = config["precision"]
+        if precision is None:
+            half = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "16-mixed"
+            precision = half if on_gpu else "32-true"
+        if on_gpu and precision == "32-true":
+            # Asked for float32, cuDNN would round to TF32: the authors' BagNet-33 then loses 2.5 points of top-1.
+            torch.backends.cudnn.allow_tf32 = False
+        return super().instantiate_trainer(
+            precision=precision,
+            logger=self._loggers(config["logger"]),
+            callbacks=[
+                *(config["callbacks"] or []),
+                *self._callbacks(config["log_every_n_steps"] or 50),
+            ],
+        )
+
+    def _loggers(self, chosen: Any) -> Any:
+        if not self.fitting:
+            return False
+        if chosen is not None:
+            return chosen
+        run, resuming = self.command.run, self.resumed_from is not None
+        return [CSVTable(run.metrics), wandb_logger(run, resuming)]
+
+    def _callbacks(self, every: int) -> list[Callback]:
+        if not self.fitting:
+            return [Progress()]
+        run = self.command.run
+        checkpoint = ModelCheckpoint(
+            dirpath=run.checkpoints,
+            filename=run.best.stem,
+            monitor="val/top1",
+            mode="max",
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        return [Progress(), Throughput(every), Summary(run), checkpoint]
+
+    def fit(self, **kwargs: Any) -> None:
+        self.trainer.fit(ckpt_path=self.resumed_from, weights_only=True, **kwargs)
+
+    def validate(self, **kwargs: Any) -> None:
+        self.trainer.validate(**kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        self.trainer.test(**kwargs)
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Writes config.yaml into the run's folder and gives the resolved configuration to W&B."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        config = self.config.as_dict()
+        for logger in trainer.loggers:
+            logger.log_hyperparams(config)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(NOISE)
+
+
+def check_devices(accelerator: str, devices: Any) -> None:
+    """Refuse more GPUs than there are, with the number that there are.
+
+    Raises:
+        ValueError: ``accelerator`` asks for GPUs and ``devices`` for more than the machine has.
+    """
+    available = torch.cuda.device_count()
+    wanted = int(devices) if str(devices).isdigit() else 0
+    if accelerator in ("gpu", "cuda") and wanted > available:
+        raise ValueError(
+            f"--gpus {wanted}: this machine has {available}; ask for at most that many "
+            "(--gpus 0 trains on the CPU)"
+        )

@@ -1,0 +1,73 @@
+"""The optimizer's parameter groups, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from torch import nn
+
+Schedule = Literal["step", "cosine"]
+
+REFERENCE_BATCH = 256
+"""Images a step for which recipes state their learning rate."""
+
+DECAYED_MODULES = (nn.Conv2d, nn.Linear)
+"""Modules whose weights are always decayed; biases and everything else follow ``decay_norm``."""
+
+
+def scaled_learning_rate(learning_rate: float, global_batch: int) -> float:
+    """The linear scaling rule (Goyal et al. 2017, section 2.1): ``learning_rate`` is for 256 images a step."""
+    return learning_rate * global_batch / REFERENCE_BATCH
+
+
+def parameter_groups(
+    module: nn.Module, weight_decay: float, decay_norm: bool
+) -> list[dict[str, Any]]:
+    """Sort the parameters by the type of their module, not by their name.
+
+    Args:
+        module: The network.
+        weight_decay: For the weights of convolutions and linear layers.
+        decay_norm: Whether the rest (biases, normalisation) is decayed too, as the paper's recipe does.
+
+    Returns:
+        Groups for a ``torch.optim.Optimizer``, without empty ones.
+    """
+    decayed: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for child in module.modules():
+        for name, parameter in child.named_parameters(recurse=False):
+            is_weight = isinstance(child, DECAYED_MODULES) and name == "weight"
+            (decayed if is_weight or decay_norm else rest).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def learning_rate_factor(
+    epoch: float,
+    *,
+    schedule: Schedule,
+    max_epochs: float,
+    warmup_epochs: float,
+    decay_every: int,
+) -> float:
+    """What the base learning rate is multiplied with at a moment of the training.
+
+    Args:
+        epoch: Optimizer steps done, in epochs: 1.5 is the middle of the second one.
+        schedule: ``"step"`` divides by ten every ``decay_every`` epochs (the paper's recipe); ``"cosine"`` falls from
+            the end of the warm-up to zero at ``max_epochs`` (Loshchilov & Hutter 2017).
+        max_epochs: Where the cosine ends.
+        warmup_epochs: Length of the linear rise from zero.
+        decay_every: Epochs between the steps.
+    """
+    if epoch < warmup_epochs:
+        return epoch / warmup_epochs
+    if schedule == "step":
+        return 0.1 ** (int(epoch) // decay_every)
+    progress = (epoch - warmup_epochs) / max(max_epochs - warmup_epochs, 1e-9)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

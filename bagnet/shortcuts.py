@@ -1,0 +1,111 @@
+"""The short flags of train.py, spelled out for LightningCLI. Imports nothing heavy: ``--help`` is instant."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from bagnet.runs import Run
+
+PATCHES = (9, 17, 33)
+
+SHORT_HELP = """\
+Train and evaluate BagNets: networks whose logits are the average of the votes of small patches.
+
+  python train.py --patch 33 --gpus 8 --data.root /data/imagenet-shards     train
+  python train.py --config configs/demo.yaml                                the demo (see: make demo)
+  python train.py --patch 33 --gpus 8 --data.root ... --resume auto         go on where it stopped
+  python train.py validate --run bagnet33                                   the run's best checkpoint
+  python train.py validate --patch 33 --model.weights FILE --data.root DIR  any weights: ours, the authors'
+
+what to train
+  --patch 9|17|33      side of the patch that a vote comes from, in pixels (default: 33)
+  --data.root DIR      the shards, made by: python -m datamodules.pack --help
+  --config FILE        settings in YAML (configs/*.yaml); flags win over it
+  --run NAME           the run's folder runs/NAME and its name in W&B
+                       (default: the name of the config file or of the network)
+  --resume auto|FILE   go on from the run's last checkpoint, if there is one, or from FILE
+
+what to train on
+  --gpus N             GPUs of each node (0: the CPU)
+  --nodes N            nodes (slurm: start it with srun)
+  --compile            compile the network
+
+everything else
+  --trainer.*          as in Lightning: --trainer.max_epochs 90, --trainer.precision bf16-mixed, ...
+  --model.*            network, optimizer, schedule: --model.learning_rate 0.01, ...
+  --data.*             batch size (of all GPUs together), image size, workers: --data.batch_size 256, ...
+  python train.py fit --help   all of them; `fit` is what runs when no word is given, beside `validate` and `test`
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the short flags said.
+
+    Attributes:
+        arguments: The command line for LightningCLI.
+        run: Folder and name of the run.
+        resume: ``None``, ``"auto"`` or a file.
+    """
+
+    arguments: list[str]
+    run: Run
+    resume: str | None
+
+
+def wants_short_help(arguments: list[str]) -> bool:
+    """Whether help is asked for without a subcommand, whose own help is LightningCLI's."""
+    subcommand, _ = _subcommand(arguments)
+    return subcommand is None and ("--help" in arguments or "-h" in arguments)
+
+
+def expand(arguments: list[str]) -> Command:
+    """Spell the short flags out; configs come first, so that flags win over them.
+
+    Raises:
+        ValueError: A patch that does not exist, or an evaluation that says nothing of its weights.
+    """
+    subcommand, rest = _subcommand(arguments)
+    parser = argparse.ArgumentParser("train.py", allow_abbrev=False, add_help=False)
+    parser.add_argument("--patch", type=int)
+    parser.add_argument("--gpus", type=int)
+    parser.add_argument("--nodes", type=int)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--run", type=Run)
+    parser.add_argument("--resume")
+    parser.add_argument("-c", "--config", action="append", default=[])
+    flags, rest = parser.parse_known_args(rest)
+
+    evaluating = subcommand in ("validate", "test")
+    configs, spelled = list(flags.config), []
+    if flags.patch is not None:
+        if flags.patch not in PATCHES:
+            raise ValueError(f"--patch {flags.patch}: there is no such BagNet; choose 9, 17 or 33")
+        spelled += ["--model.name", f"bagnet{flags.patch}"]
+    if flags.gpus is not None:
+        kind = "gpu" if flags.gpus else "cpu"
+        spelled += ["--trainer.accelerator", kind, "--trainer.devices", str(flags.gpus or 1)]
+    if flags.nodes is not None:
+        spelled += ["--trainer.num_nodes", str(flags.nodes)]
+    if flags.compile:
+        spelled += ["--model.compile", "true"]
+    if evaluating and flags.run is not None:
+        # The run's own settings say how it sees its data; flags and other configs still win.
+        configs.insert(0, str(flags.run.config))
+        spelled += ["--model.weights", str(flags.run.best)]
+    elif evaluating and not any(word.startswith("--model.weights") for word in rest):
+        raise ValueError(
+            f"{subcommand} needs weights: those of a run (--run NAME) or of a file (--model.weights FILE)"
+        )
+    run = flags.run or Run(Path(configs[-1]).stem if configs else f"bagnet{flags.patch or 33}")
+    words = [word for config in configs for word in ("--config", config)]
+    return Command([subcommand or "fit", *words, *spelled, *rest], run, flags.resume)
+
+
+def _subcommand(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The leading word, if there is one, and what comes behind it."""
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:]
+    return None, arguments

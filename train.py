@@ -1,0 +1,53 @@
+"""Train and evaluate BagNets.
+
+python train.py --patch 33 --gpus 8 --data.root /data/imagenet-shards
+python train.py --config configs/demo.yaml
+python train.py --help
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+from bagnet.shortcuts import SHORT_HELP, expand, wants_short_help
+
+ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command and return the exit code; a mistake of the user's gets one message and no traceback."""
+    if wants_short_help(arguments):
+        print(SHORT_HELP)
+        return 0
+    try:
+        command = expand(arguments)
+        # After --help was answered: these take seconds to import.
+        from bagnet.classifier import BagNetClassifier
+        from bagnet.cli import BagNetCLI
+        from datamodules.imagenet import ImageNetDataModule
+
+        BagNetCLI(BagNetClassifier, ImageNetDataModule, command)
+    except Exception as error:
+        if not is_for_user(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def is_for_user(error: Exception) -> bool:
+    """Whether a person can act on the message alone: our own ValueErrors, Lightning's, and a disk that is full or closed."""
+    if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
+        return True
+    if type(error).__name__ == "MisconfigurationException":
+        return True
+    raised_in = error.__traceback__
+    while raised_in is not None and raised_in.tb_next is not None:
+        raised_in = raised_in.tb_next
+    package = raised_in.tb_frame.f_globals["__name__"].split(".")[0] if raised_in else ""
+    return isinstance(error, ValueError) and package in ("bagnet", "datamodules", "__main__")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
