@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.callbacks.progress import Progress
-from bagnet.callbacks.summary import Summary
+from bagnet.callbacks.summary import Summary, describe
 from bagnet.callbacks.throughput import Throughput
 from bagnet.loggers import CSVTable, wandb_logger
 from bagnet.shortcuts import Command
@@ -60,7 +61,7 @@ class BagNetCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        skipped = {"model", "datamodule", "ckpt_path", "weights_only", "dataloaders"}
+        skipped = {"model", "datamodule", "ckpt_path", "weights_only", "dataloaders", "verbose"}
         return {
             "fit": skipped - {"dataloaders"} | {"train_dataloaders", "val_dataloaders"},
             "validate": skipped,
@@ -100,10 +101,7 @@ class BagNetCLI(LightningCLI):
         return super().instantiate_trainer(
             precision=precision,
             logger=self._loggers(config["logger"]),
-            callbacks=[
-                *(config["callbacks"] or []),
-                *self._callbacks(config["log_every_n_steps"] or 50),
-            ],
+            callbacks=self._callbacks(config),
         )
 
     def _loggers(self, chosen: Any) -> Any:
@@ -114,29 +112,35 @@ class BagNetCLI(LightningCLI):
         run, resuming = self.command.run, self.resumed_from is not None
         return [CSVTable(run.metrics), wandb_logger(run, resuming)]
 
-    def _callbacks(self, every: int) -> list[Callback]:
-        if not self.fitting:
-            return [Progress()]
-        run = self.command.run
-        checkpoint = ModelCheckpoint(
-            dirpath=run.checkpoints,
-            filename=run.best.stem,
-            monitor="val/top1",
-            mode="max",
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-        return [Progress(), Throughput(every), Summary(run), checkpoint]
+    def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
+        callbacks: list[Callback] = list(trainer["callbacks"] or [])
+        if trainer["enable_progress_bar"] is not False:
+            callbacks.append(Progress())
+        if self.fitting:
+            run = self.command.run
+            every_epoch = partial(
+                ModelCheckpoint,
+                dirpath=run.checkpoints,
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            )
+            # Two of them, as `save_last` of one would save when the monitored figure improves only.
+            best = every_epoch(filename=run.best.stem, monitor="val/top1", mode="max")
+            last = every_epoch(filename=run.last.stem)
+            every = trainer["log_every_n_steps"] or 50  # as Lightning
+            callbacks += [Throughput(every), Summary(run), best, last]
+        return callbacks
 
     def fit(self, **kwargs: Any) -> None:
         self.trainer.fit(ckpt_path=self.resumed_from, weights_only=True, **kwargs)
 
     def validate(self, **kwargs: Any) -> None:
-        self.trainer.validate(**kwargs)
+        (figures,) = self.trainer.validate(**kwargs, verbose=False)
+        rank_zero_only(print)(f"validation   {describe(figures, 'val')}")
 
     def test(self, **kwargs: Any) -> None:
-        self.trainer.test(**kwargs)
+        (figures,) = self.trainer.test(**kwargs, verbose=False)
+        rank_zero_only(print)(f"test         {describe(figures, 'test')}")
 
 
 class _SaveConfig(SaveConfigCallback):

@@ -73,13 +73,14 @@ def expand(arguments: list[str]) -> Command:
     parser.add_argument("--gpus", type=int)
     parser.add_argument("--nodes", type=int)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--run", type=Run)
+    parser.add_argument("--run")
     parser.add_argument("--resume")
     parser.add_argument("-c", "--config", action="append", default=[])
     flags, rest = parser.parse_known_args(rest)
 
     evaluating = subcommand in ("validate", "test")
     configs, spelled = list(flags.config), []
+    run = Run(flags.run or (Path(configs[-1]).stem if configs else f"bagnet{flags.patch or 33}"))
     if flags.patch is not None:
         if flags.patch not in PATCHES:
             raise ValueError(f"--patch {flags.patch}: there is no such BagNet; choose 9, 17 or 33")
@@ -93,13 +94,12 @@ def expand(arguments: list[str]) -> Command:
         spelled += ["--model.compile", "true"]
     if evaluating and flags.run is not None:
         # The run's own settings say how it sees its data; flags and other configs still win.
-        configs.insert(0, str(flags.run.config))
-        spelled += ["--model.weights", str(flags.run.best)]
+        configs.insert(0, str(run.config))
+        spelled += ["--model.weights", str(run.best)]
     elif evaluating and not any(word.startswith("--model.weights") for word in rest):
         raise ValueError(
             f"{subcommand} needs weights: those of a run (--run NAME) or of a file (--model.weights FILE)"
         )
-    run = flags.run or Run(Path(configs[-1]).stem if configs else f"bagnet{flags.patch or 33}")
     words = [word for config in configs for word in ("--config", config)]
     return Command([subcommand or "fit", *words, *spelled, *rest], run, flags.resume)
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.loggers import how_to_see_offline
 from bagnet.runs import Run
+
+
+def describe(figures: Mapping[str, Any], stage: str) -> str:
+    """The figures of an evaluation in one line."""
+    top1, top5, loss = (float(figures[f"{stage}/{name}"]) for name in ("top1", "top5", "loss"))
+    return f"top-1 {top1:.2%}, top-5 {top5:.2%}, loss {loss:.6f}"
 
 
 class Summary(Callback):
@@ -28,10 +37,8 @@ class Summary(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        figures = trainer.callback_metrics
-        if "val/top1" in figures:
-            top1, top5, loss = (float(figures[f"val/{name}"]) for name in ("top1", "top5", "loss"))
-            print(f"\nvalidation   top-1 {top1:.2%}, top-5 {top5:.2%}, loss {loss:.4f}")
+        if "val/top1" in trainer.callback_metrics:
+            print(f"\nvalidation   {describe(trainer.callback_metrics, 'val')}")
         print(f"checkpoints  {self.run.checkpoints}")
         print(f"metrics      {self.run.metrics}")
         if where := self._where_in_wandb(trainer):

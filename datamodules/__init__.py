@@ -1,0 +1,1 @@
+"""The data side: packing images into shards, planning epochs, reading them back exactly."""

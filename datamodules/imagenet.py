@@ -1,0 +1,192 @@
+"""ImageNet, or any set of labelled images in the same shards, as a LightningDataModule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytorch_lightning import LightningDataModule
+
+from datamodules.loader import EvalLoader, TrainLoader
+from datamodules.manifest import Manifest
+from datamodules.plan import batches_per_epoch, rank_batch
+from datamodules.stream import Batches
+from datamodules.transforms import eval_transform, train_transform
+
+
+class ImageNetDataModule(LightningDataModule):
+    """Images and labels from packed shards, for any number of devices and nodes.
+
+    A batch is `(images, labels, sample_ids)`. Images are uint8 (B, 3, H, W) RGB; labels and sample
+    ids are int64 (B,). The content of global batch t of an epoch depends on the data, `seed`,
+    `batch_size`, `streams` and `window`, and on nothing else.
+
+    Args:
+        root: Folder of packed data, with `train/` and `val/` (`python -m datamodules.pack` makes
+            it).
+        batch_size: Images in a training batch over all devices and nodes. The ranks share it
+            equally.
+        workers: Processes that read and decode, for each device; 0 reads in the training process.
+        image_size: Side of the images the network sees, in pixels.
+        resize_size: Shorter side of a validation image before its centre is cropped, in pixels.
+        seed: Of the order of the samples and of their augmentation.
+        min_scale: Smallest area of a random training crop, as a share of the image.
+        window: Shuffle window, in shards. More mixes better and reads from more places at once; all
+            shards or more is a true random permutation.
+        streams: Streams a training epoch is cut into. Where the devices divide it and it divides
+            the batch, each device reads its own shards only; the order of the samples is the same
+            in any case.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 256,
+        workers: int = 4,
+        image_size: int = 224,
+        resize_size: int = 256,
+        seed: int = 0,
+        min_scale: float = 0.08,
+        window: int = 2,
+        streams: int = 64,
+    ) -> None:
+        super().__init__()
+        for name, value in {"batch_size": batch_size, "window": window, "streams": streams}.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}, but it must be at least 1")
+        self.root = Path(root)
+        self.batch_size = batch_size
+        self.workers = workers
+        self.seed = seed
+        self.window = window
+        self.streams = streams
+        self._train_transform = train_transform(image_size, min_scale)
+        self._eval_transform = eval_transform(image_size, resize_size)
+        self._manifests: dict[str, Manifest] = {}
+        self._loaders: list[TrainLoader | EvalLoader] = []
+
+    @property
+    def train_manifest(self) -> Manifest:
+        """What the training shards hold."""
+        return self._manifest("train")
+
+    @property
+    def val_manifest(self) -> Manifest:
+        """What the validation shards hold."""
+        return self._manifest("val")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class ids by label: wnids for ImageNet."""
+        return self._any_manifest.classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names for people, by label."""
+        return self._any_manifest.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self._any_manifest.num_classes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches in a training epoch, in whole windows of gradient accumulation."""
+        samples = self.train_manifest.num_samples
+        return batches_per_epoch(samples, self.batch_size, self._accumulate)
+
+    def setup(self, stage: str) -> None:
+        """Find what is wrong with the data before anything is trained.
+
+        Raises:
+            ValueError: missing or damaged data, classes that differ between training and
+                validation, or a batch size that the ranks do not divide.
+        """
+        val = self.val_manifest
+        if stage == "fit":
+            if self.train_manifest.classes != val.classes:
+                raise ValueError(
+                    f"the {self.train_manifest.num_classes} training classes and the "
+                    f"{val.num_classes} validation classes in {self.root} are not the same, so "
+                    "their labels do not match; pack both splits again, from the same class list"
+                )
+            rank_batch(self.batch_size, self._rank_and_world_size[1])
+
+    def train_dataloader(self) -> TrainLoader:
+        """The training batches of this rank: resumable, `len()` is that of the whole epoch."""
+        rank, world_size = self._rank_and_world_size
+        loader = TrainLoader(
+            Batches(self.train_manifest, self._train_transform, self.seed),
+            self.batch_size,
+            rank=rank,
+            world_size=world_size,
+            streams=self.streams,
+            window=self.window,
+            accumulate=self._accumulate,
+            workers=self.workers,
+            pin_memory=self._pin_memory,
+        )
+        self._loaders.append(loader)
+        return loader
+
+    def val_dataloader(self) -> EvalLoader:
+        """The validation batches of this rank: every sample once over all ranks."""
+        rank, world_size = self._rank_and_world_size
+        loader = EvalLoader(
+            Batches(self.val_manifest, self._eval_transform, self.seed),
+            -(-self.batch_size // world_size),
+            rank=rank,
+            world_size=world_size,
+            workers=self.workers,
+            pin_memory=self._pin_memory,
+        )
+        self._loaders.append(loader)
+        return loader
+
+    def test_dataloader(self) -> EvalLoader:
+        """The validation batches: the test set of ImageNet has no public labels."""
+        return self.val_dataloader()
+
+    def teardown(self, stage: str) -> None:
+        """Stop the workers."""
+        self._close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Stop the workers: Lightning tears no data module down after an error."""
+        self._close()
+
+    def _close(self) -> None:
+        while self._loaders:
+            self._loaders.pop().close()
+
+    def _manifest(self, split: str) -> Manifest:
+        if split not in self._manifests:
+            folder = self.root / split
+            if not folder.is_dir():
+                problem = "has no folder " + split if self.root.is_dir() else "does not exist"
+                raise ValueError(
+                    f"the data folder {self.root} {problem}; pack your images into it (see "
+                    "`python -m datamodules.pack --help`), or try the generated data of `make demo`"
+                )
+            self._manifests[split] = Manifest.load(folder)
+        return self._manifests[split]
+
+    @property
+    def _any_manifest(self) -> Manifest:
+        """Either split knows the classes, and who only evaluates may not have the training data."""
+        return self._manifest("train" if (self.root / "train").is_dir() else "val")
+
+    # Lightning launches processes in many ways, and not all of them set RANK and WORLD_SIZE; the
+    # trainer always knows.
+
+    @property
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    @property
+    def _accumulate(self) -> int:
+        return self.trainer.accumulate_grad_batches if self.trainer else 1
+
+    @property
+    def _pin_memory(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

@@ -1,0 +1,289 @@
+"""A DataLoader with an exact length and a state.
+
+The state is a handful of integers that mean the same on every rank and for every number of ranks,
+because Lightning stores the state of rank 0 and gives it to all. It counts the batches that were
+handed to the training loop; what the workers have prefetched beyond them is nobody's business, as
+it can be read again.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datamodules.plan import EvalPlan, Ids, TrainPlan, rank_batch
+from datamodules.stream import Batch, Batches, SampleError
+
+Index = tuple[int, Ids]
+"""What a worker needs to know to read a batch: epoch and sample ids."""
+
+
+class EpochSampler(Sampler[Index]):
+    """The batches that are left in the current epoch, for one rank, and where that is.
+
+    Args:
+        plan: makes the plan of an epoch, from `epoch=`.
+        rank: of this process.
+        world_size: number of ranks.
+
+    Attributes:
+        epoch: counted from 0.
+        step: the next batch of the epoch.
+    """
+
+    def __init__(self, plan: Callable[..., TrainPlan], rank: int = 0, world_size: int = 1) -> None:
+        self._make_plan, self._rank, self._world_size = plan, rank, world_size
+        self.epoch = self.step = 0
+        self.plan = plan(epoch=0)
+
+    def __len__(self) -> int:
+        """Batches in the whole epoch, also after a resume: Lightning counts from its beginning."""
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[Index]:
+        for step in range(self.step, len(self)):
+            yield self.epoch, self.plan.batch(step, self._rank, self._world_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch, or stay where we are if it is the current one."""
+        if epoch != self.epoch:
+            self.seek(epoch, 0)
+
+    def seek(self, epoch: int, step: int) -> None:
+        """Go to a batch of an epoch."""
+        if epoch != self.epoch:
+            self.plan = self._make_plan(epoch=epoch)
+        self.epoch, self.step = epoch, step
+
+
+class TrainLoader:
+    """The training batches of one rank, epoch after epoch.
+
+    Iterating goes on from where the loader stands, up to the end of the epoch; after that, it
+    begins the next one. So a loop that was left early and entered again loses nothing and repeats
+    nothing. `loader.sampler.set_epoch`, which Lightning calls, moves it to the beginning of another
+    epoch.
+
+    Args:
+        batches: reads them.
+        global_batch: samples in a batch over all ranks.
+        rank: of this process.
+        world_size: number of ranks.
+        streams: canonical streams of the plan.
+        window: shuffle window of the plan, in shards.
+        accumulate: batches for each optimiser step.
+        workers: processes of this rank that read; 0 reads in the process itself.
+        pin_memory: put batches into page-locked memory, for CUDA.
+        start_method: of the workers; the platform's default if None.
+
+    Raises:
+        ValueError: the ranks do not divide the global batch, or there are fewer samples than one
+            step takes.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        global_batch: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        streams: int = 64,
+        window: int = 2,
+        accumulate: int = 1,
+        workers: int = 0,
+        pin_memory: bool = False,
+        start_method: str | None = None,
+    ) -> None:
+        rank_batch(global_batch, world_size)
+        manifest = batches.manifest
+        self._identity = {
+            "seed": batches.seed,
+            "global_batch": global_batch,
+            "streams": streams,
+            "window": window,
+            "dataset": manifest.digest,
+        }
+        plan = partial(
+            TrainPlan,
+            manifest.counts,
+            seed=batches.seed,
+            global_batch=global_batch,
+            streams=streams,
+            window=window,
+            accumulate=accumulate,
+        )
+        self.sampler = EpochSampler(plan, rank, world_size)
+        if len(self) == 0:
+            raise ValueError(
+                f"{manifest.root} has {manifest.num_samples} training samples, but one optimiser "
+                f"step takes {accumulate * global_batch} ({accumulate} batches of {global_batch}); "
+                "use a smaller batch size"
+            )
+        self._global_batch = global_batch
+        self._workers = _Workers(batches, self.sampler, workers, pin_memory, start_method)
+
+    def __len__(self) -> int:
+        """Batches in the whole epoch, also after a resume."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # Nothing happens before the first batch is asked for: Lightning calls `iter` more often
+        # than it means it, and before it says which epoch this is.
+        sampler = self.sampler
+        if sampler.step >= len(sampler):
+            sampler.set_epoch(sampler.epoch + 1)
+        for batch in self._workers:
+            sampler.step += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training stands, in numbers that hold for all ranks and any number of them."""
+        samples = self.sampler.step * self._global_batch
+        return {"epoch": self.sampler.epoch, "samples": samples, **self._identity}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another loader stood.
+
+        Raises:
+            ValueError: the state belongs to another order of samples; the message says what
+                differs.
+        """
+        for name, value in self._identity.items():
+            if state.get(name) != value:
+                raise ValueError(
+                    f"cannot resume: the checkpoint was made with {name} {state.get(name)} and "
+                    f"this run has {value}, which gives another order of samples; run with the "
+                    f"same {name}, or start a new run from the checkpoint's weights"
+                )
+        self.sampler.seek(state["epoch"], state["samples"] // self._global_batch)
+
+    def close(self) -> None:
+        """Stop the workers. Iterating starts them again."""
+        self._workers.close()
+
+
+class EvalLoader:
+    """The evaluation batches of one rank: all ranks read each sample once, in as many batches.
+
+    Args:
+        batches: reads them.
+        batch_size: the most samples in a batch of this rank.
+        rank: of this process.
+        world_size: number of ranks.
+        workers: processes of this rank that read; 0 reads in the process itself.
+        pin_memory: put batches into page-locked memory, for CUDA.
+        start_method: of the workers; the platform's default if None.
+
+    Raises:
+        ValueError: fewer samples than ranks.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        pin_memory: bool = False,
+        start_method: str | None = None,
+    ) -> None:
+        plan = EvalPlan(batches.manifest.num_samples, batch_size, world_size)
+        self._indices = [(0, plan.batch(step, rank)) for step in range(len(plan))]
+        self._workers = _Workers(batches, self._indices, workers, pin_memory, start_method)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self._workers
+
+    def close(self) -> None:
+        """Stop the workers. Iterating starts them again."""
+        self._workers.close()
+
+
+class _Workers:
+    """Reads batches in worker processes that start with the first batch and stay for all epochs."""
+
+    def __init__(
+        self,
+        batches: Batches,
+        indices: Sampler[Index] | list[Index],
+        workers: int,
+        pin_memory: bool,
+        start_method: str | None,
+    ) -> None:
+        if workers < 0:
+            raise ValueError(f"workers is {workers}, but it is a number of processes, at least 0")
+        self._reader = _Reader(batches)
+        self._indices = indices
+        self._options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory}
+        if workers:
+            self._options |= {"persistent_workers": True, "multiprocessing_context": start_method}
+        self._loader: DataLoader[Batch | SampleError] | None = None
+        self._batches: Iterator[Batch | SampleError] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._loader is None:
+            self._loader = DataLoader(
+                self._reader,
+                sampler=self._indices,
+                batch_size=None,
+                collate_fn=_unchanged,
+                worker_init_fn=_ignore_signals,
+                generator=torch.Generator(),  # or it would draw from that of the training
+                **self._options,
+            )
+        self._batches = iter(self._loader)
+        while self._batches is not None:  # until it is closed
+            batch = next(self._batches, None)
+            if batch is None:
+                return
+            if isinstance(batch, SampleError):
+                raise batch
+            images, labels, sample_ids = batch  # a list, if it went through pinned memory
+            yield images, labels, sample_ids
+
+    def close(self) -> None:
+        # The last references, so the workers end here and now. Where a garbage collector finds
+        # them, it has cut their queues before, and then torch waits for each of them in vain.
+        self._loader = self._batches = None
+
+
+class _Reader(Dataset["Batch | SampleError"]):
+    """Returns bad data as a value.
+
+    An exception would reach the user as a page of traceback through a worker, which says all about
+    the code, and the fault is not in the code.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+
+    def __getitem__(self, index: Index) -> Batch | SampleError:
+        try:
+            return self._batches[index]
+        except SampleError as error:
+            return error
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leave Ctrl-C, and Slurm's warnings of its time limit, to the training process.
+
+    They are sent to its workers too, which would die of them and take the training along before it
+    has saved.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,156 @@
+"""The command line of ``python -m datamodules.pack``."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from datamodules.manifest import MANIFEST, Manifest
+from datamodules.pack.arguments import parse_arguments
+from datamodules.pack.ilsvrc import list_ilsvrc
+from datamodules.pack.imagefolder import list_imagefolder
+from datamodules.pack.images import ImageOptions
+from datamodules.pack.job import SKIPPED, Job, Options, Packed
+from datamodules.pack.listing import Listing
+from datamodules.pack.progress import progress
+from datamodules.pack.verify import packed_splits, verify
+from datamodules.pack.wds import list_wds
+from datamodules.pack.workers import Workers
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = parse_arguments(arguments)
+    # `kill` and SLURM's time limit end a run as Ctrl-C does: at once, with nothing half-written.
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _verify(options) if options.command == "verify" else _pack(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            print(
+                f"error: {options.out} cannot take more data ({error.strerror}); make room, then "
+                "the same command goes on where it stopped",
+                file=sys.stderr,
+            )
+        else:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _pack(options: argparse.Namespace) -> int:
+    images = ImageOptions(resize=options.resize, quality=options.quality)
+    job_options = Options(options.samples_per_shard, options.seed, images)
+    with Workers(options.workers) as workers:
+        jobs = [
+            Job(listing, options.out / listing.split, job_options)
+            for listing in _listings(options, workers)
+        ]
+        for job in jobs:  # all of them before the first one takes an hour
+            job.check()
+        _check_classes(options.out, [job.listing for job in jobs])
+        for job in jobs:
+            packed = job.finished()
+            if packed is None:
+                total = len(job.listing.entries)
+                with progress(console, job.listing.split, total) as update:
+                    packed = job.run(workers, update)
+            _say(job.listing.split, packed)
+    for split in ("train", "val"):
+        if not (options.out / split / MANIFEST).exists():
+            console.print(f"note: there is no {split} split yet")
+    console.print(f"next: python train.py --data.root {options.out}")
+    return 0
+
+
+def _listings(options: argparse.Namespace, workers: Workers) -> list[Listing]:
+    sources = [Path(source) for source in options.src]
+    if options.out.resolve() in [source.resolve() for source in sources]:
+        raise ValueError(f"OUT is {options.out}, the same as SRC; give another folder")
+    if options.command == "imagefolder":
+        with console.status(f"listing {sources[0]}"):
+            return list_imagefolder(sources[0], options.class_names)
+    with progress(console, "list", None) as update:
+        if options.command == "ilsvrc":
+            return list_ilsvrc(sources[0], workers, update, options.val_labels, options.class_names)
+        known: tuple[str, ...] = ()
+        if options.split is not None:
+            other = options.out / ("val" if options.split == "train" else "train")
+            known = Manifest.load(other).classes if (other / MANIFEST).exists() else ()
+        return list_wds(options.src, workers, update, options.split, options.class_names, known)
+
+
+def _check_classes(out: Path, listings: list[Listing]) -> None:
+    """Refuse a split whose classes differ from those of the split that is there already."""
+    for other in {"train", "val"} - {listing.split for listing in listings}:
+        if (out / other / MANIFEST).exists():
+            classes = Manifest.load(out / other).classes
+            if classes != listings[0].classes:
+                raise ValueError(
+                    f"{out / other} has {len(classes)} classes and this input "
+                    f"{len(listings[0].classes)}, or others; pack both from one source"
+                )
+
+
+def _verify(options: argparse.Namespace) -> int:
+    wrong = 0
+    manifests = packed_splits(options.out)
+    with Workers(options.workers) as workers:
+        for manifest in manifests:
+            name = manifest.root.name
+            with progress(console, name, manifest.num_samples) as update:
+                verdict = verify(manifest, workers, update)
+            for problem in verdict.problems:
+                console.print(f"{name}/{problem}", markup=False)
+            wrong += len(verdict.problems)
+            console.print(f"{name}: {_sizes(manifest)}, {len(verdict.problems)} problems")
+    return 1 if wrong else 0
+
+
+def _say(split: str, packed: Packed) -> None:
+    facts = [_sizes(packed.manifest), f"{len(packed.skipped)} skipped"]
+    if packed.seconds == 0:
+        facts.append("was packed already")
+    else:
+        facts.append(f"{packed.written / packed.seconds:,.0f} images/s")
+        if packed.reused_shards:
+            facts.append(f"{packed.reused_shards} shards were done before")
+    console.print(f"{split}: {', '.join(facts)}")
+    for name, reason in packed.skipped[:10]:
+        console.print(f"  skipped {name} ({reason})", markup=False)
+    if len(packed.skipped) > 10:
+        console.print(f"  all of them: {packed.manifest.root / SKIPPED}", markup=False)
+
+
+def _sizes(manifest: Manifest) -> str:
+    size = sum(shard.bytes for shard in manifest.shards)
+    unit = next(u for u in (1e9, 1e6, 1e3) if size >= u or u == 1e3)
+    return (
+        f"{manifest.num_samples:,} images, {len(manifest.shards):,} shards, "
+        f"{size / unit:.1f} {({1e9: 'GB', 1e6: 'MB', 1e3: 'kB'})[unit]}, "
+        f"{manifest.num_classes:,} classes"
+    )
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""A source: the ILSVRC2012 archives as downloaded, read where they lie.
+
+The train archive is a tar of one tar a class. Its members' offsets are listed once; then any image
+is one seek away, so that shuffling costs no unpacking and no second reading.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from datamodules.pack.classes import names_of, read_class_names
+from datamodules.pack.images import SUFFIXES
+from datamodules.pack.listing import Listing, Source, found, tabulate
+from datamodules.pack.tars import members
+from datamodules.pack.workers import Workers, advance
+
+TRAIN = "ILSVRC2012_img_train.tar"
+VAL = "ILSVRC2012_img_val.tar"
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+
+
+@dataclass(frozen=True)
+class Devkit:
+    """Names by wnid, and the wnid of each validation image in the order of the file names."""
+
+    names: dict[str, str]
+    val_wnids: tuple[str, ...]
+
+
+def list_ilsvrc(
+    root: Path,
+    workers: Workers,
+    progress: Callable[[int], Any],
+    val_labels: Path | None = None,
+    class_names: Path | None = None,
+) -> list[Listing]:
+    """List the archives in ``root``; a class's label is its place among the sorted wnids.
+
+    Raises:
+        ValueError: No archive, none that tells the validation labels, or labels that do not fit.
+    """
+    train, val, devkit_path = root / TRAIN, root / VAL, root / DEVKIT
+    if not train.is_file() and not val.is_file():
+        raise ValueError(f"{root} has neither {TRAIN} nor {VAL}; SRC is the folder of downloads")
+    devkit = read_devkit(devkit_path) if devkit_path.is_file() else None
+    names = read_class_names(class_names) if class_names else devkit.names if devkit else {}
+    listings = []
+    classes: tuple[str, ...] = ()
+    if train.is_file():
+        inner = _inner_archives(train)
+        classes = tuple(sorted({wnid for wnid, _, _ in inner}))
+        tasks = [
+            (train, start, size, wnid, classes.index(wnid)) for wnid, start, size in sorted(inner)
+        ]
+        parts = dict(workers.run(_list_class, tasks, progress))
+        entries = tabulate(parts[at] for at in range(len(tasks)))
+        listings.append(
+            Listing("train", Source(root, (train,)), entries, classes, names_of(classes, names))
+        )
+    if val.is_file():
+        if val_labels is None and devkit is None:
+            raise ValueError(
+                f"{root} has no {DEVKIT}, so nothing tells the labels of {VAL}; "
+                "put it there or give --val-labels FILE"
+            )
+        files = _images(val)
+        labels = (
+            _read_val_labels(val_labels, files)
+            if val_labels is not None
+            else _in_order(files, devkit.val_wnids if devkit else (), devkit_path)
+        )
+        classes = classes or tuple(sorted(set(labels.values())))
+        if unknown := sorted(set(labels.values()) - set(classes)):
+            raise ValueError(
+                f"the validation labels name the class {unknown[0]!r}, which {TRAIN} does not have"
+            )
+        mtime = val.stat().st_mtime_ns
+        places = {wnid: label for label, wnid in enumerate(classes)}
+        rows = [
+            (0, member.offset_data, member.size, mtime, places[labels[name]], name.encode())
+            for name, member in files.items()
+        ]
+        listings.append(
+            Listing(
+                "val",
+                Source(root, (val,)),
+                tabulate([found(rows)]),
+                classes,
+                names_of(classes, names),
+            )
+        )
+    return listings
+
+
+def read_devkit(path: Path) -> Devkit:
+    """Read ``meta.mat`` and the ground truth out of the devkit's archive.
+
+    Raises:
+        ValueError: Not the devkit of ILSVRC2012 (task 1 and 2).
+    """
+    from scipy.io import loadmat  # slow to import, and needed for this source only
+
+    wanted = {"meta.mat": b"", "ILSVRC2012_validation_ground_truth.txt": b""}
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for member in archive:
+                name = PurePosixPath(member.name).name
+                if name in wanted and (file := archive.extractfile(member)) is not None:
+                    wanted[name] = file.read()
+        meta, truth = wanted.values()
+        synsets = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"])
+        # Classes that stand above others in the WordNet tree are no labels.
+        leaves = [row for row in synsets if int(row["num_children"]) == 0]
+        wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
+        names = {str(row["WNID"]): str(row["words"]) for row in leaves}
+        val_wnids = tuple(wnids[int(line)] for line in truth.decode("ascii").split())
+    except OSError:
+        raise
+    except Exception as error:  # scipy and tarfile raise anything on damaged bytes
+        raise ValueError(
+            f"{path} is not the devkit of ILSVRC2012 or is damaged "
+            f"({type(error).__name__}: {error}); download it again"
+        ) from None
+    return Devkit(names, val_wnids)
+
+
+def _inner_archives(train: Path) -> list[tuple[str, int, int]]:
+    """Wnid, offset and size of each class's archive."""
+    inner = []
+    for member in members(train):
+        path = PurePosixPath(member.name)
+        if path.suffix == ".tar" and re.fullmatch(r"\w+", path.stem):
+            inner.append((path.stem, member.offset_data, member.size))
+    if not inner or len({wnid for wnid, _, _ in inner}) < len(inner):
+        raise ValueError(f"{train} is not the ILSVRC2012 train archive: it needs one tar a class")
+    return inner
+
+
+def _list_class(task: tuple[Path, int, int, str, int]) -> np.ndarray:
+    train, start, size, wnid, label = task
+    mtime = train.stat().st_mtime_ns
+    rows = []
+    for member in members(train, start, size):
+        name = _image_name(member)
+        if name is not None:
+            encoded = f"{wnid}/{name}".encode("utf-8", "surrogateescape")
+            rows.append((0, member.offset_data, member.size, mtime, label, encoded))
+            advance()
+    if not rows:
+        raise ValueError(f"{wnid}.tar in {train} has no images")
+    return found(rows)
+
+
+def _images(val: Path) -> dict[str, tarfile.TarInfo]:
+    """List the archive's images in the order of their names."""
+    files = {name: m for m in members(val) if (name := _image_name(m)) is not None}
+    if not files:
+        raise ValueError(f"{val} has no images")
+    return dict(sorted(files.items()))
+
+
+def _image_name(member: tarfile.TarInfo) -> str | None:
+    name = PurePosixPath(member.name).name
+    return name if name.lower().endswith(SUFFIXES) and not name.startswith(".") else None
+
+
+def _in_order(
+    files: dict[str, tarfile.TarInfo], wnids: tuple[str, ...], labels: Path
+) -> dict[str, str]:
+    if len(wnids) != len(files):
+        raise ValueError(f"{labels} has {len(wnids):,} labels for {len(files):,} images of {VAL}")
+    return dict(zip(files, wnids, strict=True))
+
+
+def _read_val_labels(path: Path, files: dict[str, tarfile.TarInfo]) -> dict[str, str]:
+    """Read a wnid a line, in the order of the file names, or ``NAME WNID`` a line."""
+    lines = [re.split(r"[\s,]+", line.strip()) for line in path.read_text().splitlines()]
+    lines = [line for line in lines if line[0]]
+    if all(len(line) == 1 for line in lines):
+        return _in_order(files, tuple(line[0] for line in lines), path)
+    named = {PurePosixPath(line[0]).stem: line[1] for line in lines if len(line) > 1}
+    labels = {name: named.get(PurePosixPath(name).stem, "") for name in files}
+    if missing := [name for name, wnid in labels.items() if not wnid]:
+        raise ValueError(f"{path} has no label for {len(missing):,} images such as {missing[0]}")
+    return labels

@@ -1,0 +1,87 @@
+"""A source: ``SRC/train`` and ``SRC/val``, each with a folder of images a class."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.pack.classes import names_of, read_class_names
+from datamodules.pack.images import SUFFIXES
+from datamodules.pack.listing import PLAIN_FILE, Listing, Source, found, tabulate
+
+SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}
+CLASS_NAMES = "classes.tsv"
+
+
+def list_imagefolder(root: Path, class_names: Path | None = None) -> list[Listing]:
+    """List the splits that ``root`` has; the classes are the sorted folder names of train.
+
+    Raises:
+        ValueError: No split, no class folders, or classes in val that train does not have.
+    """
+    if not root.is_dir():
+        raise ValueError(f"no such folder: {root}")
+    if class_names is None and (root / CLASS_NAMES).is_file():
+        class_names = root / CLASS_NAMES
+    names = read_class_names(class_names) if class_names else {}
+    folders = {
+        split: folder
+        for split, candidates in SPLITS.items()
+        if (folder := next((root / n for n in candidates if (root / n).is_dir()), None))
+    }
+    if not folders:
+        raise ValueError(
+            f"{root} has neither train/ nor val/ (nor validation/, test/); SRC is the folder above"
+        )
+    classes: tuple[str, ...] = ()
+    listings = []
+    for split, folder in folders.items():
+        own = _subfolders(folder)
+        classes = classes or own
+        if extra := sorted(set(own) - set(classes)):
+            raise ValueError(
+                f"{folder} has {len(extra)} classes that train lacks, such as {extra[0]!r}; "
+                "the class folders must have the same names in both"
+            )
+        # Threads, because listing a network disk is waiting.
+        with ThreadPoolExecutor(16) as threads:
+            parts = list(threads.map(partial(_class_files, folder, classes), own))
+        if empty := [name for name, part in zip(own, parts, strict=True) if not len(part)]:
+            raise ValueError(
+                f"the class folder {folder / empty[0]} has no images; "
+                "remove it, or fill it, so that every class can be learned"
+            )
+        source = Source(folder)
+        listings.append(Listing(split, source, tabulate(parts), classes, names_of(classes, names)))
+    return listings
+
+
+def _subfolders(folder: Path) -> tuple[str, ...]:
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    if not names:
+        raise ValueError(f"{folder} has no class folders; images must lie in a folder a class")
+    return tuple(names)
+
+
+def _class_files(folder: Path, classes: tuple[str, ...], name: str) -> np.ndarray:
+    label = classes.index(name)
+    rows = []
+    for parent, children, files in os.walk(folder / name, followlinks=True):
+        children[:] = [child for child in children if not child.startswith(".")]
+        for file in files:
+            if file.startswith(".") or not file.lower().endswith(SUFFIXES):
+                continue
+            path = os.path.join(parent, file)
+            try:
+                status = os.stat(path)
+                size, mtime = status.st_size, status.st_mtime_ns
+            except OSError:  # a dangling link: reading it will say so, by name
+                size, mtime = 0, 0
+            relative = os.fsencode(os.path.relpath(path, folder))
+            rows.append((PLAIN_FILE, 0, size, mtime, label, relative))
+    return found(rows)

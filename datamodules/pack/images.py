@@ -1,0 +1,71 @@
+"""Make any image an RGB JPEG, and leave alone what already is one."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+# No more than these: PIL can also open formats that start other programs (EPS).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+class UnreadableImage(ValueError):
+    """The bytes are not an image that can be decoded to its end."""
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How images are stored: the shorter side's limit in pixels, and the JPEG quality."""
+
+    resize: int | None = None
+    quality: int = 90
+
+
+def to_rgb_jpeg(data: bytes, options: ImageOptions = ImageOptions()) -> bytes:
+    """Decode the image to its end and return it as an RGB JPEG.
+
+    The bytes of an RGB JPEG that needs no resize come back as they are. EXIF data is neither
+    obeyed nor kept on re-encoding: pixels stay as they are stored, as ImageNet loaders see them.
+
+    Raises:
+        UnreadableImage: Unknown format, cut short, damaged, or too many pixels for PIL's limit.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                shrink = options.resize is not None and min(image.size) > options.resize
+                if image.format == "JPEG" and image.mode == "RGB" and not shrink:
+                    # At an eighth of the size libjpeg still reads every coefficient, in half
+                    # the time: enough to know that the image is whole.
+                    image.draft("RGB", (1, 1))
+                    image.load()
+                    return data
+                pixels = _to_rgb(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes make PIL raise nearly anything
+        raise UnreadableImage(str(error).split(" <_io.")[0] or type(error).__name__) from None
+    if shrink:
+        assert options.resize is not None
+        scale = options.resize / min(pixels.size)
+        width, height = (max(options.resize, round(side * scale)) for side in pixels.size)
+        pixels = pixels.resize((width, height), Image.Resampling.BICUBIC)
+    encoded = io.BytesIO()
+    pixels.save(encoded, "JPEG", quality=options.quality)
+    return encoded.getvalue()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255
+        wide = np.asarray(image).astype(np.int64)
+        return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "P":  # a palette may carry transparency, which only RGBA can hold
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,150 @@
+"""A listing: the images of a split, where their bytes are, and the key that each one gets.
+
+ImageNet has 1.28 million entries, so they are rows of a numpy table (about 100 bytes each) and not
+Python objects; a worker is sent the rows of its shard only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.shards import MAX_KEY_BYTES
+
+PLAIN_FILE = -1
+"""The ``archive`` of an entry that is a file of its own."""
+
+Problem = tuple[str, str]
+"""The name of an image that is left out, and why."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where entries are read from: files below ``root``, or members of the archives."""
+
+    root: Path
+    archives: tuple[Path, ...] = ()
+
+    def read(self, entry: np.void) -> bytes:
+        """Return the image's bytes; fewer than ``size`` where the archive ends early."""
+        archive = int(entry["archive"])
+        if archive == PLAIN_FILE:
+            return (self.root / os.fsdecode(entry["name"])).read_bytes()
+        with open(self.archives[archive], "rb") as file:
+            file.seek(int(entry["offset"]))
+            return file.read(int(entry["size"]))
+
+    def describe(self, entry: np.void) -> str:
+        """Name the image for people: the archive if there is one, and the path inside."""
+        archive, name = int(entry["archive"]), printable(os.fsdecode(entry["name"]))
+        return name if archive == PLAIN_FILE else f"{self.archives[archive].name}: {name}"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A split to be packed. ``entries`` are sorted by name; ``problems`` are left out already."""
+
+    split: str
+    source: Source
+    entries: np.ndarray
+    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
+    problems: tuple[Problem, ...] = field(default=())
+
+    def order(self, seed: int) -> np.ndarray:
+        """Shuffle: positions in ``entries`` sorted by a hash of seed and key, int64 ``(n,)``.
+
+        A hash, unlike a random generator, is the same in every version of every library.
+        """
+        secret = b"%d" % seed
+        hashes = np.fromiter(
+            (
+                int.from_bytes(hashlib.blake2b(key, digest_size=8, key=secret).digest(), "big")
+                for key in self.entries["key"]
+            ),
+            dtype=np.uint64,
+            count=len(self.entries),
+        )
+        return np.argsort(hashes, kind="stable")
+
+    def fingerprint(self) -> str:
+        """Hash everything about the input that decides the content of the shards."""
+        facts = (self.split, self.classes, self.class_names, self.problems, self.entries.dtype)
+        digest = hashlib.sha256(repr(facts).encode("utf-8", "backslashreplace"))
+        digest.update(self.entries.tobytes())
+        return digest.hexdigest()
+
+
+def found(rows: Sequence[tuple[int, int, int, int, int, bytes]]) -> np.ndarray:
+    """Tabulate ``(archive, offset, size, mtime in ns, label, name)``."""
+    return np.array(rows, dtype=_dtype(max((len(row[-1]) for row in rows), default=1)))
+
+
+def tabulate(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Join tables of ``found``, sort them by name and give every entry a key of its own."""
+    tables = list(parts)
+    width = max((table.dtype["name"].itemsize for table in tables), default=1)
+    joined = np.concatenate(
+        [np.empty(0, _dtype(width)), *(t.astype(_dtype(width)) for t in tables)]
+    )
+    joined = joined[np.lexsort((joined["offset"], joined["archive"], joined["name"]))]
+    keys = _unique_keys(joined["name"])
+    entries = np.empty(len(joined), _dtype(width, max(map(len, keys), default=1)))
+    for name in joined.dtype.names or ():
+        entries[name] = joined[name]
+    entries["key"] = keys
+    return entries
+
+
+def key_of(name: str) -> str:
+    """Make a key of a path that nobody vouches for: ``n01/n01_7.JPEG`` gives ``n01_7``.
+
+    The class comes first (once), nothing but letters, digits, ``_`` and ``-`` is kept (a dot would
+    end the key for webdataset), and ``..`` or a leading slash leave no trace.
+    """
+    stem, dot, suffix = name.rpartition(".")
+    path = stem if dot and not set(suffix) & set("/\\") else name
+    parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".", "..")]
+    parts = [re.sub(r"[^\w-]", "_", part) for part in parts]
+    if len(parts) > 1 and parts[1].startswith(f"{parts[0]}_"):
+        del parts[0]
+    return _shorten("_".join(parts) or "_", MAX_KEY_BYTES)
+
+
+def printable(text: str) -> str:
+    """Escape what would break a line of a table or of a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _unique_keys(names: np.ndarray) -> list[bytes]:
+    keys: list[bytes] = []
+    taken: set[str] = set()
+    for name in names:
+        key = wanted = key_of(os.fsdecode(name))
+        number = 2
+        while key in taken:
+            mark = f"-{number}"
+            key, number = _shorten(wanted, MAX_KEY_BYTES - len(mark)) + mark, number + 1
+        taken.add(key)
+        keys.append(key.encode("utf-8"))
+    return keys
+
+
+def _shorten(key: str, limit: int) -> str:
+    encoded = key.encode("utf-8")
+    if len(encoded) <= limit:
+        return key
+    mark = hashlib.sha256(encoded).hexdigest()[:12]
+    return encoded[: limit - len(mark) - 1].decode("utf-8", "ignore") + "_" + mark
+
+
+def _dtype(name_length: int, key_length: int = 0) -> np.dtype:
+    fields = [("archive", "<i4"), ("offset", "<u8"), ("size", "<u8"), ("mtime", "<i8")]
+    fields += [("label", "<i4"), ("name", f"S{max(1, name_length)}")]
+    return np.dtype(fields + [("key", f"S{key_length}")] * bool(key_length))

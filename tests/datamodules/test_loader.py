@@ -1,0 +1,288 @@
+"""Loaders: the same global batches for any workers, ranks and start, and an exact resume."""
+
+import io
+import itertools
+import os
+import pickle
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.loader import EvalLoader, TrainLoader
+from datamodules.manifest import Manifest
+from datamodules.shards import shard_name, write_shard
+from datamodules.stream import Batches
+from datamodules.transforms import eval_transform, train_transform
+
+COUNTS = (13, 1, 30, 8)
+SAMPLES = sum(COUNTS)
+BATCH = 8
+STEPS = SAMPLES // BATCH
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder, parts = tmp_path_factory.mktemp("data") / "train", []
+    folder.mkdir()
+    ids = iter(range(SAMPLES))
+    for shard, count in enumerate(COUNTS):
+        samples = [(f"key{i}", jpeg(i), i % 4) for i in itertools.islice(ids, count)]
+        parts.append(write_shard(folder / shard_name(shard), samples))
+    Manifest.assemble(folder, "abcd", "abcd", parts).save()
+    return folder
+
+
+def jpeg(number):
+    pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def train(folder):
+    """Makes training loaders, and stops their workers."""
+    loaders = []
+
+    def make(seed=3, batch=BATCH, **options):
+        batches = Batches(Manifest.load(folder), train_transform(12), seed)
+        loaders.append(TrainLoader(batches, batch, **{"streams": 4, **options}))
+        return loaders[-1]
+
+    yield make
+    for loader in loaders:
+        loader.close()
+
+
+def contents(batches):
+    """Sample id -> its pixels and label, for each batch."""
+    return [
+        {i: (image.numpy().tobytes(), label) for image, label, i in zip(*batch, strict=True)}
+        for batch in ((images, labels.tolist(), ids.tolist()) for images, labels, ids in batches)
+    ]
+
+
+@pytest.fixture
+def reference(train):
+    """Two epochs, read in this process."""
+    loader = train()
+    return [contents(loader) for _ in range(2)]
+
+
+def merged(parts):
+    """The global batches, from those of all ranks."""
+    return [{k: v for part in step for k, v in part.items()} for step in zip(*parts, strict=True)]
+
+
+def test_epochs_are_exact_and_differ(reference):
+    for epoch in reference:
+        assert len(epoch) == STEPS
+        assert len({i for batch in epoch for i in batch}) == STEPS * BATCH
+    assert [list(batch) for batch in reference[0]] != [list(batch) for batch in reference[1]]
+    common = set(reference[0][0]) & set().union(*reference[1])
+    epoch1 = {i: sample for batch in reference[1] for i, sample in batch.items()}
+    assert all(reference[0][0][i] != epoch1[i] for i in common)  # augmented anew
+
+
+@pytest.mark.parametrize(
+    ("workers", "start_method"), [(1, "fork"), (2, "fork"), (1, "forkserver"), (1, "spawn")]
+)
+def test_workers_and_the_way_they_start_change_nothing(train, reference, workers, start_method):
+    loader = train(workers=workers, start_method=start_method)
+    for epoch in reference:
+        found = contents(loader)
+        assert [list(batch) for batch in found] == [list(batch) for batch in epoch]
+        assert found == epoch
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_the_ranks_together_read_the_same_global_batches(train, reference, ranks):
+    loaders = [train(rank=rank, world_size=ranks) for rank in range(ranks)]
+    for epoch in reference:
+        assert merged([contents(loader) for loader in loaders]) == epoch
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("step", range(STEPS + 1))
+def test_resuming_at_any_batch_gives_exactly_what_was_left(train, reference, workers, step):
+    loader = train(workers=workers)
+    for _ in itertools.islice(loader, step):
+        pass
+    state = pickle.loads(pickle.dumps(loader.state_dict()))
+    resumed = train(workers=workers)
+    resumed.load_state_dict(state)
+    assert len(resumed) == STEPS
+    if step < STEPS:
+        assert contents(resumed) == reference[0][step:]
+    assert contents(resumed) == reference[1]
+
+
+def test_resuming_on_another_number_of_ranks(train, reference):
+    for before, after in ((1, 4), (4, 2), (2, 1)):
+        first = train(rank=0, world_size=before)
+        for _ in itertools.islice(first, 2):
+            pass
+        loaders = [train(rank=rank, world_size=after) for rank in range(after)]
+        for loader in loaders:
+            loader.load_state_dict(first.state_dict())
+        assert merged([contents(loader) for loader in loaders]) == reference[0][2:]
+
+
+def test_the_state_counts_what_was_handed_out_not_what_was_prefetched(train):
+    loader = train(workers=2)
+    assert loader.state_dict()["samples"] == 0
+    for step, _ in enumerate(loader, start=1):
+        state = loader.state_dict()
+        assert (state["epoch"], state["samples"]) == (0, step * BATCH)
+
+
+def test_the_state_is_the_same_on_all_ranks_and_is_numbers(train):
+    states = []
+    for rank in range(2):
+        loader = train(rank=rank, world_size=2)
+        next(iter(loader))
+        states.append(loader.state_dict())
+    assert states[0] == states[1]
+    assert all(isinstance(value, int | str) for value in states[0].values())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("seed", {"seed": 4}),
+        ("global_batch", {"batch": 4}),
+        ("streams", {"streams": 8}),
+        ("window", {"window": 1}),
+    ],
+)
+def test_a_state_of_another_order_is_an_error_that_names_the_difference(train, name, options):
+    with pytest.raises(ValueError, match=f"cannot resume: .* made with {name} .*same {name}"):
+        train(**options).load_state_dict(train().state_dict())
+
+
+def test_a_state_of_other_data_is_an_error(train):
+    state = {**train().state_dict(), "dataset": "something else"}
+    with pytest.raises(ValueError, match="made with dataset something else"):
+        train().load_state_dict(state)
+
+
+def test_iterating_does_nothing_before_the_first_batch_so_the_epoch_can_still_be_set(
+    train, reference
+):
+    loader = train()
+    iter(loader)
+    early = iter(loader)
+    loader.sampler.set_epoch(1)
+    assert contents(early) == reference[1]
+
+
+def test_setting_the_epoch_keeps_the_place_in_it_or_goes_to_the_beginning(train, reference):
+    loader = train()
+    next(iter(loader))
+    loader.sampler.set_epoch(0)
+    assert contents(loader) == reference[0][1:]
+    loader.sampler.set_epoch(0)
+    loader.sampler.set_epoch(1)
+    assert contents(loader) == reference[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_that_is_left_early_goes_on_where_it_was(train, reference, workers):
+    loader = train(workers=workers)
+    head = contents(itertools.islice(loader, 3))
+    assert head + contents(loader) == reference[0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_random_state_of_the_training_is_left_alone(train, folder, workers):
+    evaluation = EvalLoader(Batches(Manifest.load(folder), eval_transform(8, 8)), 9)
+    before = torch.get_rng_state()
+    for _ in train(workers=workers):
+        pass
+    for _ in evaluation:
+        pass
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_accumulation_gets_whole_windows(train):
+    loader = train(accumulate=4)
+    assert len(loader) == len(list(loader)) == 4
+
+
+def test_too_few_samples_for_one_step_is_an_error(train):
+    with pytest.raises(ValueError, match=r"has 52 training samples.* takes 64 .2 batches of 32."):
+        train(batch=32, accumulate=2)
+
+
+def test_ranks_that_do_not_divide_the_batch_are_an_error(train):
+    with pytest.raises(ValueError, match="batch of 8 cannot be shared equally by 3 ranks"):
+        train(world_size=3)
+
+
+@pytest.mark.parametrize("ranks", [1, 3, 7])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_reads_every_sample_once_on_any_number_of_ranks(folder, ranks, workers):
+    batches = Batches(Manifest.load(folder), eval_transform(12, 14))
+    alone = {k: v for batch in contents(EvalLoader(batches, SAMPLES)) for k, v in batch.items()}
+    assert list(alone) == list(range(SAMPLES))
+    together, lengths = [], set()
+    for rank in range(ranks):
+        loader = EvalLoader(batches, 5, rank=rank, world_size=ranks, workers=workers)
+        lengths.add(len(loader))
+        for _ in range(2 if rank == 0 else 1):  # again, as after every epoch
+            found = contents(loader)
+        assert len(found) == len(loader)
+        together += [item for batch in found for item in batch.items()]
+        loader.close()
+    assert together == list(alone.items())
+    assert len(lengths) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_sample_is_one_clear_error_in_the_training_process(folder, tmp_path, workers):
+    copy = tmp_path / "data" / "train"
+    copy.mkdir(parents=True)
+    for file in folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    (copy / "shard-000002.tar").write_bytes(b"")
+    batches = Batches(Manifest.load(copy), eval_transform(12, 14))
+    loader = EvalLoader(batches, 4, workers=workers)
+    with pytest.raises(ValueError, match=r"^cannot read sample 'key14' of \S+000002.tar: ") as info:
+        list(loader)
+    assert "worker" not in str(info.value)
+    assert "Traceback" not in str(info.value)
+    loader.close()
+
+
+def test_workers_leave_interrupts_to_the_training_process(train, reference):
+    loader = train(workers=1)
+    batches = iter(loader)
+    head = [next(batches)]
+    (worker,) = torch.multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        os.kill(worker.pid, number)
+    time.sleep(0.2)
+    assert worker.is_alive()
+    assert contents(itertools.chain(head, batches)) == reference[0]
+
+
+def test_workers_stay_between_epochs_and_stop_on_close(train):
+    loader = train(workers=2)
+    for _ in loader:
+        pass
+    first = {worker.pid for worker in torch.multiprocessing.active_children()}
+    for _ in loader:
+        pass
+    assert {worker.pid for worker in torch.multiprocessing.active_children()} == first
+    assert len(first) == 2
+    loader.close()
+    assert not torch.multiprocessing.active_children()
+
+
+def test_a_negative_number_of_workers_is_an_error(train):
+    with pytest.raises(ValueError, match="workers is -1"):
+        train(workers=-1)

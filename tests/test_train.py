@@ -1,0 +1,187 @@
+"""train.py from end to end: commands as a user types them, on tiny data."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from train import main
+
+REPOSITORY = Path(__file__).parent.parent
+TINY = [
+    *("--patch", "9", "--gpus", "0", "--model.width", "4"),
+    *("--data.image_size", "32", "--data.resize_size", "32", "--data.batch_size", "24"),
+    *("--data.workers", "0", "--trainer.enable_progress_bar", "false"),
+]
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(shards: Path, *more: str) -> int:
+    return main([*TINY, "--data.root", str(shards), *more])
+
+
+def table(run: str) -> list[dict[str, str]]:
+    with Path("runs", run, "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def spawn(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A real process, as a user starts it."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_a_run_learns_and_leaves_checkpoints_table_and_configuration(shards, capsys):
+    flags = ("--trainer.max_epochs", "10", "--model.learning_rate", "0.3")
+    flags += ("--data.batch_size", "12", "--trainer.log_every_n_steps", "3")
+    assert train(shards, *flags) == 0
+    rows = table("bagnet9")
+    steps = [int(row["step"]) for row in rows]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 10 * (150 // 12) - 1
+    epochs = [row for row in rows if row["val/top1"]]
+    assert len(epochs) == 10
+    best = max(float(row["val/top1"]) for row in epochs)
+    assert best > 0.4  # chance is 1 in 6
+    for column in (
+        *("train/loss", "train/top1", "train/top5", "val/loss", "val/top5"),
+        *("throughput/samples_per_sec", "throughput/device/samples_per_sec"),
+        *("throughput/data_wait", "memory/peak_gib"),
+    ):
+        assert all(float(row[column]) >= 0 for row in epochs), column
+    assert all(0 <= float(row["throughput/data_wait"]) <= 1 for row in epochs)
+    assert any(row["train/loss_step"] and row["learning_rate"] for row in rows)
+    config = yaml.safe_load(Path("runs/bagnet9/config.yaml").read_text())
+    assert config["model"]["name"] == "bagnet9"
+    assert config["model"]["width"] == 4
+    # Only tensors and plain values: a checkpoint never needs to be unpickled.
+    last = torch.load("runs/bagnet9/checkpoints/last.ckpt", weights_only=True)
+    assert last["epoch"] == 9
+    assert last["hyper_parameters"]["num_classes"] == 6
+    out = capsys.readouterr().out
+    assert "learning rate 0.0140625 = 0.3 x global batch 12 / 256" in out
+    assert f"top-1 {float(epochs[-1]['val/top1']):.2%}" in out
+
+    # The run's own settings and best weights, from its name alone.
+    assert main(["validate", "--run", "bagnet9"]) == 0
+    assert f"top-1 {best:.2%}" in capsys.readouterr().out
+
+
+def test_resume_auto_equals_the_run_that_was_never_stopped(shards):
+    assert train(shards, "--run", "whole", "--trainer.max_epochs", "3", "--resume", "auto") == 0
+    assert train(shards, "--run", "parts", "--trainer.max_epochs", "1", "--resume", "auto") == 0
+    assert train(shards, "--run", "parts", "--trainer.max_epochs", "3", "--resume", "auto") == 0
+    whole, parts = (
+        torch.load(f"runs/{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for run in ("whole", "parts")
+    )
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    figures = ("step", "train/loss", "val/loss", "val/top1")
+    assert [[row[f] for f in figures] for row in table("whole")] == [
+        [row[f] for f in figures] for row in table("parts")
+    ]
+
+
+def test_a_second_run_never_overwrites_the_first(shards, capsys):
+    assert train(shards, "--trainer.max_epochs", "1") == 0
+    before = Path("runs/bagnet9/checkpoints/last.ckpt").stat()
+    assert train(shards, "--trainer.max_epochs", "1") == 2
+    assert "--resume auto" in capsys.readouterr().err
+    assert Path("runs/bagnet9/checkpoints/last.ckpt").stat() == before
+
+
+def test_flags_win_over_configs_and_later_configs_over_earlier_ones(shards, capsys):
+    Path("a.yaml").write_text("model: {width: 8, momentum: 0.5}\ntrainer: {max_epochs: 7}\n")
+    Path("b.yaml").write_text("trainer: {max_epochs: 1, limit_train_batches: 1}\n")
+    assert train(shards, "--config", "a.yaml", "--config", "b.yaml") == 0
+    config = yaml.safe_load(Path("runs/b/config.yaml").read_text())
+    assert config["model"]["width"] == 4  # TINY's flag
+    assert config["model"]["momentum"] == 0.5
+    assert config["trainer"]["max_epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--patch", "11"], "--patch 11.*9, 17 or 33"),
+        (["--gpus", "8"], f"--gpus 8: this machine has {torch.cuda.device_count()}"),
+        (["--data.root", "nowhere"], "nowhere does not exist.*datamodules.pack"),
+        (["--resume", "nothing.ckpt"], "nothing.ckpt: no such file"),
+        (["--run", "../elsewhere"], "cannot name a folder"),
+        (["--data.batch_size", "400"], "150 training samples"),
+        (["--model.name", "bagnet10"], "no model 'bagnet10'.*bagnet33"),
+        (["--model.weights", "nothing.pth"], "no checkpoint nothing.pth"),
+    ],
+)  # fmt: skip
+def test_a_mistake_gets_one_message_and_no_traceback(shards, capsys, flags, message):
+    assert train(shards, *flags) == 2
+    err = capsys.readouterr().err
+    assert err.count("error:") == 1
+    assert re.search(message, err)
+    assert "Traceback" not in err
+    assert not Path("runs").exists() or not list(Path("runs").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.widht", "8"], "widht"),
+        (["--config", "typo.yaml"], "widht"),
+        (["--trainer.max_epochs", "many"], "max_epochs"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+    ],
+)
+def test_an_unknown_key_or_a_wrong_value_is_an_error(shards, capsys, flags, message):
+    Path("typo.yaml").write_text("model: {widht: 8}\n")
+    with pytest.raises(SystemExit) as exit_:
+        train(shards, *flags)
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_evaluation_says_which_weights_it_needs(capsys):
+    assert main(["validate", "--patch", "9", "--data.root", "x"]) == 2
+    assert "--model.weights" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("train.expand", lambda arguments: [][0])
+    with pytest.raises(IndexError):
+        main([])
+
+
+def test_a_full_disk_is_one_message(shards, capsys, monkeypatch):
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device", "runs/bagnet9/checkpoints/last.ckpt")
+
+    monkeypatch.setattr("pytorch_lightning.Trainer.save_checkpoint", full)
+    assert train(shards, "--trainer.max_epochs", "1") == 2
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_two_processes_validate_like_one(shards):
+    assert train(shards, "--trainer.max_epochs", "3", "--model.learning_rate", "0.05") == 0
+    validate = ["validate", "--run", "bagnet9", "--trainer.enable_progress_bar", "false"]
+    one = spawn(*validate)
+    two = spawn(*validate, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    pattern = r"^validation +(top-1 \S+%, top-5 \S+%), loss (\S+)$"
+    ((hits, loss),) = re.findall(pattern, one.stdout, re.MULTILINE)
+    ((hits_of_two, loss_of_two),) = re.findall(pattern, two.stdout, re.MULTILINE)
+    assert hits_of_two == hits
+    assert float(loss_of_two) == pytest.approx(float(loss), rel=1e-6, abs=1e-6)
+    assert "MEMBER: 2/2" in two.stderr  # there were two
