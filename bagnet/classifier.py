@@ -8,7 +8,6 @@ from typing import cast
 
 import torch
 from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
@@ -122,7 +121,7 @@ class BagNetClassifier(LightningModule):
     def on_fit_start(self) -> None:
         learning_rate = self.hparams["learning_rate"]
         scaled = scaled_learning_rate(learning_rate, self.global_batch)
-        rank_zero_info(
+        self.print(
             f"learning rate {scaled:.6g} = {learning_rate:g} x global batch {self.global_batch} / 256"
         )
 

@@ -11,32 +11,29 @@ from bagnet.runs import Run
 PATCHES = (9, 17, 33)
 
 SHORT_HELP = """\
-Train and evaluate BagNets: networks whose logits are the average of the votes of small patches.
+Train and evaluate BagNets: the logits are the average of the patches' votes.
 
-  python train.py --patch 33 --gpus 8 --data.root /data/imagenet-shards     train
-  python train.py --config configs/demo.yaml                                the demo (see: make demo)
-  python train.py --patch 33 --gpus 8 --data.root ... --resume auto         go on where it stopped
-  python train.py validate --run bagnet33                                   the run's best checkpoint
-  python train.py validate --patch 33 --model.weights FILE --data.root DIR  any weights: ours, the authors'
-
+  python train.py --patch 33 --gpus 8 --data.root SHARDS      train
+  python train.py ... --resume auto                           go on after a stop
+  python train.py validate --run bagnet33                     a run's best weights
+  python train.py validate --patch 33 --model.weights FILE --data.root SHARDS
+                                               any weights: ours or the authors'
 what to train
-  --patch 9|17|33      side of the patch that a vote comes from, in pixels (default: 33)
-  --data.root DIR      the shards, made by: python -m datamodules.pack --help
-  --config FILE        settings in YAML (configs/*.yaml); flags win over it
-  --run NAME           the run's folder runs/NAME and its name in W&B
-                       (default: the name of the config file or of the network)
-  --resume auto|FILE   go on from the run's last checkpoint, if there is one, or from FILE
-
-what to train on
-  --gpus N             GPUs of each node (0: the CPU)
-  --nodes N            nodes (slurm: start it with srun)
+  --patch 9|17|33      side of the patch that votes, in pixels (default: 33)
+  --data.root SHARDS   packed images: python -m datamodules.pack --help
+  --config FILE        settings, see configs/*.yaml; flags win over them
+  --run NAME           folder runs/NAME, and the run's name in W&B
+                       (default: the name of the config, or of the network)
+  --resume auto|FILE   go on from the run's last checkpoint, if any, or from FILE
+on what
+  --gpus N             GPUs of each node; 0 is the CPU
+  --nodes N            nodes (under SLURM, start it with srun)
   --compile            compile the network
-
-everything else
-  --trainer.*          as in Lightning: --trainer.max_epochs 90, --trainer.precision bf16-mixed, ...
-  --model.*            network, optimizer, schedule: --model.learning_rate 0.01, ...
-  --data.*             batch size (of all GPUs together), image size, workers: --data.batch_size 256, ...
-  python train.py fit --help   all of them; `fit` is what runs when no word is given, beside `validate` and `test`
+everything else, as in `python train.py fit --help` (fit is the default word,
+beside validate and test)
+  --model.*            --model.learning_rate 0.01, --model.schedule cosine, ...
+  --data.*             --data.batch_size 256 (of all GPUs together), ...
+  --trainer.*          --trainer.max_epochs 90, --trainer.precision bf16-mixed, ...
 """
 
 

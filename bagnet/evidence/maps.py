@@ -1,0 +1,55 @@
+"""The evidence of every patch for every class (Brendel & Bethge, ICLR 2019, section 2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from bagnet.network import BagNet
+
+
+def evidence_map(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits of every patch at the network's stride, in one forward pass.
+
+    The network runs in evaluation mode and without gradients, and is left in the mode it was in.
+    Entry (i, j) is the evidence of the pixels ``model.box(i, j)``; the mean over all entries is the
+    logit.
+
+    Args:
+        model: A BagNet.
+        images: Normalised images, float (B, 3, H, W).
+
+    Returns:
+        The evidence in logits, (B, classes, H', W').
+
+    Raises:
+        ValueError: The network is no BagNet, or the images are smaller than its patch.
+    """
+    with evaluating(require_bagnet(model)) as bagnet:
+        return bagnet.logits_map(images)
+
+
+def require_bagnet(model: nn.Module) -> BagNet:
+    """Return the same network, or raise a ValueError if its patches have no logits of their own."""
+    if not isinstance(model, BagNet):
+        raise ValueError(
+            f"{type(model).__name__} is no BagNet: only the logits of a BagNet are a sum over "
+            "patches, so only a BagNet has evidence maps"
+        )
+    return model
+
+
+@contextmanager
+def evaluating(model: BagNet) -> Iterator[BagNet]:
+    """Put a network into evaluation mode without gradients, and every module back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield model
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

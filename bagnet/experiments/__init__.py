@@ -1,0 +1,1 @@
+"""Experiments on trained networks, one command each: ``python -m bagnet.experiments NAME``."""

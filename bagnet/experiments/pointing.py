@@ -1,0 +1,209 @@
+"""Whether the evidence points at what gives the class, where the truth is known.
+
+For each validation image of the demo, take the patch with the strongest evidence for the class that
+the network predicts: the patch its decision rests on most. It points at a texture if its centre
+lies in the box of one. The chance level is that share for a patch drawn at random, and
+pointing_true_class is the same measure for the true class instead of the predicted one. Textures
+are smaller than a patch and the images are not resized, so the planted boxes are in the pixels that
+the network sees.
+
+Writes pointing.json and evidence.png, the evidence of one image of each class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from bagnet.checkpoints import load_model
+from bagnet.evidence.maps import evaluating, require_bagnet
+from bagnet.evidence.plots import Box, Example, contact_sheet, save_png
+from bagnet.models import normalize
+from bagnet.network import BagNet
+from datamodules.demo.generate import PLANTED
+from datamodules.imagenet import ImageNetDataModule
+
+BATCH_SIZE = 50
+SHOWN = 12  # images in evidence.png, at most
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """Shares of the validation images, 0 to 1."""
+
+    images: int
+    pointing: float
+    pointing_true_class: float
+    chance: float
+    top1: float
+    top5: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``run``."""
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="FILE", help="of a BagNet trained on it"
+    )
+    parser.add_argument(
+        "--data.root",
+        dest="root",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="what python -m datamodules.demo made",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: the checkpoint's folder")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, print a table, and write ``pointing.json`` and ``evidence.png``."""
+    planted = load_planted(options.root / "val")
+    model = require_bagnet(load_model(options.checkpoint))
+    data = ImageNetDataModule(
+        str(options.root),
+        batch_size=BATCH_SIZE,
+        workers=0,
+        image_size=planted["image_size"],
+        resize_size=planted["image_size"],
+    )
+    if model.fc.out_features != data.num_classes:
+        raise ValueError(
+            f"{options.checkpoint} tells {model.fc.out_features} classes apart and {options.root} "
+            f"has {data.num_classes}: give the checkpoint of a network trained on this data"
+        )
+    console = Console(highlight=False, soft_wrap=True)
+    result, examples = measure(model, data, planted["images"], console)
+
+    out = options.out or options.checkpoint.parent
+    save_png(contact_sheet(examples, model.box), out / "evidence.png")
+    _save_json(asdict(result), out / "pointing.json")
+    console.print(_table(result))
+    console.print(f"evidence of {len(examples)} images: {out / 'evidence.png'}")
+
+
+def load_planted(folder: Path) -> dict[str, Any]:
+    """Read what is planted in the images of a split.
+
+    Raises:
+        ValueError: The folder has no such file, or it is damaged.
+    """
+    path = folder / PLANTED
+    remedy = "make the data with `python -m datamodules.demo`"
+    try:
+        planted = json.loads(path.read_text(encoding="utf-8"))
+        return {"image_size": int(planted["image_size"]), "images": dict(planted["images"])}
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path} does not exist, so nobody knows what is planted in the images; {remedy}"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}") from None
+
+
+def measure(
+    model: BagNet, data: ImageNetDataModule, planted: dict[str, Any], console: Console
+) -> tuple[Pointing, list[Example]]:
+    """Go through the validation images once.
+
+    Args:
+        model: The network.
+        data: The data; its images are not resized.
+        planted: By key, the truth about each image: its ``textures`` are boxes.
+        console: Where the progress is shown.
+
+    Returns:
+        The result, and the first image of each class, in the order of the classes.
+    """
+    examples: dict[int, Example] = {}
+    rows = []
+    loader = data.val_dataloader()
+    batches = track(loader, "pointing", total=len(loader), console=console, transient=True)
+    for image, label, key, logits, evidence in _images(model, data, batches):
+        if key not in planted:
+            raise ValueError(f"{PLANTED} says nothing of the image {key}; make the data again")
+        boxes = [tuple(box) for box in planted[key]["textures"]]
+        order = logits.argsort(descending=True).tolist()
+        predicted = order[0]
+        on_texture = np.array(
+            [
+                [_contains(boxes, model.box(i, j)) for j in range(evidence.shape[2])]
+                for i in range(evidence.shape[1])
+            ]
+        ).ravel()
+        rows.append(
+            (
+                on_texture[int(evidence[predicted].argmax())],
+                on_texture[int(evidence[label].argmax())],
+                on_texture.mean(),
+                predicted == label,
+                label in order[:5],
+            )
+        )
+        if label not in examples:
+            examples[label] = Example(
+                image=image.permute(1, 2, 0).numpy(),
+                evidence=evidence[predicted].numpy(),
+                logit=logits[predicted].item(),
+                true=data.class_names[label],
+                predicted=data.class_names[predicted],
+                planted=boxes,
+            )
+    shares = (float(share) for share in np.mean(rows, axis=0))
+    shown = [example for _, example in sorted(examples.items())][:SHOWN]
+    return Pointing(len(rows), *shares), shown
+
+
+def _images(
+    model: BagNet, data: ImageNetDataModule, batches: Any
+) -> Iterator[tuple[Tensor, int, str, Tensor, Tensor]]:
+    """Each image (3, H, W), its label and key, logits (classes,), evidence (classes, H', W')."""
+    for images, labels, sample_ids in batches:
+        with evaluating(model):
+            inputs = normalize(images)
+            # Two passes: that both ways to the logits agree is worth seeing in every caption.
+            logits, evidence = model(inputs), model.logits_map(inputs)
+        for row, sample_id in enumerate(sample_ids.tolist()):
+            key = data.val_manifest.sample(sample_id).key
+            yield images[row], int(labels[row]), key, logits[row], evidence[row]
+
+
+def _contains(boxes: list[Box], patch: Box) -> bool:
+    """Whether the centre of a patch lies in one of the boxes (half-open, like pixels)."""
+    y, x = (patch[0] + patch[2]) / 2, (patch[1] + patch[3]) / 2
+    return any(top <= y < bottom and left <= x < right for top, left, bottom, right in boxes)
+
+
+def _table(result: Pointing) -> Table:
+    table = Table("validation images", f"{result.images:,}")
+    lines = {
+        "top-1": result.top1,
+        "top-5": result.top5,
+        "strongest patch lies on a planted texture": result.pointing,
+        "the same for a random patch": result.chance,
+    }
+    for name, share in lines.items():
+        table.add_row(name, f"{share:.1%}")
+    table.columns[1].justify = "right"
+    return table
+
+
+def _save_json(result: dict[str, Any], path: Path) -> None:
+    """Write a result; the file appears complete or not at all."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

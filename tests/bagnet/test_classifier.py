@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from bagnet.checkpoints import save_weights
+from bagnet.classifier import BagNetClassifier
+from bagnet.models import normalize
+from bagnet.optim import learning_rate_factor
+
+CLASSES = 7
+
+
+def batches(*sizes: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (
+            torch.randint(0, 256, (size, 3, 20, 24), dtype=torch.uint8, generator=generator),
+            torch.randint(0, CLASSES, (size,), generator=generator),
+            torch.arange(size),
+        )
+        for size in sizes
+    ]
+
+
+def quiet_trainer(**options: object) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def classifier(**options: object) -> BagNetClassifier:
+    torch.manual_seed(0)
+    return BagNetClassifier("bagnet9", num_classes=CLASSES, width=4, **options)
+
+
+def loader(*sizes: int) -> DataLoader:
+    return DataLoader(batches(*sizes), batch_size=None)
+
+
+def test_logits_are_those_of_the_network_on_normalised_pixels():
+    module = classifier().eval()
+    images = batches(3)[0][0]
+    torch.testing.assert_close(module(images), module.model(normalize(images)))
+
+
+def test_evaluation_counts_every_sample_once_whatever_the_batches():
+    module = classifier()
+    (uneven,) = quiet_trainer().validate(module, loader(5, 1, 8, 2), verbose=False)
+    data = batches(5, 1, 8, 2)
+    images, labels = (torch.cat([batch[i] for batch in data]) for i in range(2))
+    module.eval()
+    with torch.no_grad():
+        logits = torch.cat([module(batch[0]) for batch in data])
+    ranks = (logits > logits.gather(1, labels[:, None])).sum(1)
+    assert uneven["val/top1"] == pytest.approx((ranks < 1).float().mean().item())
+    assert uneven["val/top5"] == pytest.approx((ranks < 5).float().mean().item())
+    assert uneven["val/loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
+    assert 0 < uneven["val/top5"] < 1
+    assert len(images) == 16
+
+
+class Rates(Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        (rate,) = {group["lr"] for group in optimizer.param_groups}
+        self.seen.append(rate)
+
+
+def test_the_optimizer_gets_the_schedule_step_by_step_with_accumulation():
+    settings = {"schedule": "cosine", "warmup_epochs": 1.0}
+    module = classifier(learning_rate=0.1, batch_size=128, **settings)
+    rates = Rates()
+    trainer = quiet_trainer(max_epochs=3, accumulate_grad_batches=2, callbacks=[rates])
+    trainer.fit(module, loader(4, 4, 4, 4))
+    expected = [
+        0.1 * learning_rate_factor(step / 2, max_epochs=3, decay_every=30, **settings)
+        for step in range(6)
+    ]  # 128 x 2 images a step: the rate for 256
+    assert rates.seen == pytest.approx(expected)
+
+
+def test_training_lowers_the_loss_on_what_it_has_seen():
+    module = classifier(learning_rate=1.0, batch_size=12)
+    data = loader(12)
+    images, labels, _ = batches(12)[0]
+    before = F.cross_entropy(module.train()(images), labels)
+    quiet_trainer(max_epochs=20).fit(module, data)
+    assert F.cross_entropy(module.train()(images), labels) < 0.7 * before
+
+
+def test_it_starts_from_a_file_of_weights(tmp_path):
+    other = classifier().model
+    for parameter in other.parameters():
+        parameter.data.mul_(0.5)
+    save_weights(other, tmp_path / "weights.safetensors")
+    module = classifier(weights=str(tmp_path / "weights.safetensors"))
+    assert module.model.training
+    for name, tensor in module.model.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name])
+    assert "weights" not in module.hparams  # a checkpoint does not depend on the file
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    save_weights(classifier().model, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="does not fit bagnet33"):
+        BagNetClassifier("bagnet33", CLASSES, 4, weights=str(tmp_path / "weights.pth"))
+
+
+def test_compiling_changes_no_name_in_the_checkpoint():
+    assert classifier(compile=True).state_dict().keys() == classifier().state_dict().keys()
+
+
+def test_activations_are_channels_last():
+    assert (
+        classifier().model.layer1[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    )
