@@ -15,7 +15,7 @@ Train and evaluate BagNets: the logits are the average of the patches' votes.
 
   python train.py --patch 33 --gpus 8 --data.root SHARDS      train
   python train.py ... --resume auto                           go on after a stop
-  python train.py validate --run bagnet33                     a run's best weights
+  python train.py validate --run bagnet33                   a run's best weights
   python train.py validate --patch 33 --model.weights FILE --data.root SHARDS
                                                any weights: ours or the authors'
 what to train
@@ -24,7 +24,7 @@ what to train
   --config FILE        settings, see configs/*.yaml; flags win over them
   --run NAME           folder runs/NAME, and the run's name in W&B
                        (default: the name of the config, or of the network)
-  --resume auto|FILE   go on from the run's last checkpoint, if any, or from FILE
+  --resume auto|FILE   go on from the run's last checkpoint, if any, or a FILE
 on what
   --gpus N             GPUs of each node; 0 is the CPU
   --nodes N            nodes (under SLURM, start it with srun)
@@ -33,7 +33,7 @@ everything else, as in `python train.py fit --help` (fit is the default word,
 beside validate and test)
   --model.*            --model.learning_rate 0.01, --model.schedule cosine, ...
   --data.*             --data.batch_size 256 (of all GPUs together), ...
-  --trainer.*          --trainer.max_epochs 90, --trainer.precision bf16-mixed, ...
+  --trainer.*          --trainer.max_epochs 90, --trainer.precision 16-mixed ...
 """
 
 
