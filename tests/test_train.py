@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,11 +40,13 @@ def table(run: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def spawn(*arguments: str) -> subprocess.CompletedProcess[str]:
+def spawn(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """A real process, as a user starts it."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, str(REPOSITORY / "train.py"), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, **options
+    )
 
 
 def test_a_run_learns_and_leaves_checkpoints_table_and_configuration(shards, capsys):
@@ -164,24 +168,32 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         main([])
 
 
-def test_a_full_disk_is_one_message(shards, capsys, monkeypatch):
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device", "runs/bagnet9/checkpoints/last.ckpt")
-
-    monkeypatch.setattr("pytorch_lightning.Trainer.save_checkpoint", full)
-    assert train(shards, "--trainer.max_epochs", "1") == 2
-    assert "No space left on device" in capsys.readouterr().err
+def limit_files_to_100_kb() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
-def test_two_processes_validate_like_one(shards):
-    assert train(shards, "--trainer.max_epochs", "3", "--model.learning_rate", "0.05") == 0
-    validate = ["validate", "--run", "bagnet9", "--trainer.enable_progress_bar", "false"]
-    one = spawn(*validate)
-    two = spawn(*validate, "--trainer.devices", "2", "--trainer.strategy", "ddp")
-    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
-    pattern = r"^validation +(top-1 \S+%, top-5 \S+%), loss (\S+)$"
-    ((hits, loss),) = re.findall(pattern, one.stdout, re.MULTILINE)
-    ((hits_of_two, loss_of_two),) = re.findall(pattern, two.stdout, re.MULTILINE)
-    assert hits_of_two == hits
-    assert float(loss_of_two) == pytest.approx(float(loss), rel=1e-6, abs=1e-6)
-    assert "MEMBER: 2/2" in two.stderr  # there were two
+def test_a_disk_that_takes_no_more_is_one_message_and_leaves_no_half_checkpoint(shards):
+    flags = [*TINY, "--data.root", str(shards), "--trainer.max_epochs", "1"]
+    done = spawn(*flags, preexec_fn=limit_files_to_100_kb)  # a checkpoint has 500 kB
+    assert done.returncode == 2
+    (line,) = re.findall("^error: .*", done.stderr, re.MULTILINE)
+    assert "File too large" in line
+    assert "Traceback" not in done.stderr
+    assert not [file for file in Path("runs").rglob("*") if file.suffix in (".ckpt", ".tmp")]
+
+
+def test_two_processes_train_together_and_validate_like_one(shards, capsys):
+    flags = [*TINY, "--data.root", str(shards), "--trainer.max_epochs", "2"]
+    done = spawn(*flags, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    assert done.returncode == 0, done.stderr
+    assert "MEMBER: 2/2" in done.stderr  # there were two
+    two = table("bagnet9")
+    assert [int(row["step"]) for row in two] == [150 // 24 - 1, 2 * (150 // 24) - 1]
+    best = max((row for row in two), key=lambda row: float(row["val/top1"]))
+
+    # The same weights in one process: 53 images, which two processes cannot share equally.
+    assert main(["validate", "--run", "bagnet9", "--trainer.devices", "1", *TINY[-2:]]) == 0
+    pattern = r"^validation +top-1 (\S+), top-5 (\S+), loss (\S+)$"
+    ((top1, top5, loss),) = re.findall(pattern, capsys.readouterr().out, re.MULTILINE)
+    assert (top1, top5) == tuple(f"{float(best[f'val/{name}']):.2%}" for name in ("top1", "top5"))
+    assert float(loss) == pytest.approx(float(best["val/loss"]), rel=1e-5)

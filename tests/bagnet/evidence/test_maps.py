@@ -1,0 +1,59 @@
+"""Evidence maps: exact, and without a trace in the network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bagnet.evidence import evidence_map
+from bagnet.network import BagNet
+
+
+@pytest.fixture
+def model() -> BagNet:
+    torch.manual_seed(0)
+    model = BagNet(9, num_classes=3, width=4).double()
+    for module in model.modules():  # statistics that evaluation mode must use
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    return model
+
+
+def test_an_entry_is_the_logits_of_its_patch(model: BagNet) -> None:
+    images = torch.randn(2, 3, 30, 41, dtype=torch.float64)
+    evidence = evidence_map(model, images)
+    assert evidence.shape == (2, 3, *model.map_size(30, 41))
+    model.eval()
+    for i in range(evidence.shape[2]):
+        for j in range(evidence.shape[3]):
+            top, left, bottom, right = model.box(i, j)
+            torch.testing.assert_close(
+                model(images[:, :, top:bottom, left:right]), evidence[:, :, i, j]
+            )
+
+
+def test_its_mean_is_the_logit(model: BagNet) -> None:
+    images = torch.randn(2, 3, 30, 41, dtype=torch.float64)
+    logits = model.eval()(images)
+    torch.testing.assert_close(evidence_map(model, images).mean((2, 3)), logits)
+
+
+def test_the_network_stays_as_it_was(model: BagNet) -> None:
+    model.train()
+    model.layer1.eval()  # frozen, while the rest trains
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    evidence = evidence_map(model, torch.randn(2, 3, 20, 20, dtype=torch.float64))
+    assert not evidence.requires_grad
+    assert [module.training for module in model.modules()] == modes
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="smaller than the patch"):
+        evidence_map(model, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_other_networks_have_no_evidence() -> None:
+    with pytest.raises(ValueError, match="Linear is no BagNet"):
+        evidence_map(nn.Linear(2, 2), torch.zeros(1, 3, 40, 40))
