@@ -58,7 +58,8 @@ class BagNetClassifier(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["weights", "compile"])
+        # For the checkpoint; the loggers get the whole configuration from the command line.
+        self.save_hyperparameters(ignore=["weights", "compile"], logger=False)
         self.model = (
             build_model(name, num_classes=num_classes, width=width)
             if weights is None

@@ -91,10 +91,8 @@ class BagNetCLI(LightningCLI):
         config = self.config_init[self.command.arguments[0]]["trainer"]
         check_devices(config["accelerator"], config["devices"])
         on_gpu = config["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        precision = config["precision"]
-        if precision is None:
-            half = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "16-mixed"
-            precision = half if on_gpu else "32-true"
+        precision = config["precision"] or default_precision(on_gpu)
+        self.config[self.command.arguments[0]]["trainer"]["precision"] = precision  # what is saved
         if on_gpu and precision == "32-true":
             # Asked for float32, cuDNN would round to TF32: the authors' BagNet-33 then loses 2.5 points of top-1.
             torch.backends.cudnn.allow_tf32 = False
@@ -154,6 +152,13 @@ class _SaveConfig(SaveConfigCallback):
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(NOISE)
+
+
+def default_precision(on_gpu: bool) -> str:
+    """Mixed on a GPU, bfloat16 where it can; full on a CPU."""
+    if not on_gpu:
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
 
 
 def check_devices(accelerator: str, devices: Any) -> None:

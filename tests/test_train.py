@@ -72,6 +72,7 @@ def test_a_run_learns_and_leaves_checkpoints_table_and_configuration(shards, cap
     config = yaml.safe_load(Path("runs/bagnet9/config.yaml").read_text())
     assert config["model"]["name"] == "bagnet9"
     assert config["model"]["width"] == 4
+    assert config["trainer"]["precision"] == "32-true"  # resolved
     # Only tensors and plain values: a checkpoint never needs to be unpickled.
     last = torch.load("runs/bagnet9/checkpoints/last.ckpt", weights_only=True)
     assert last["epoch"] == 9

@@ -109,6 +109,8 @@ def cut(name, length):
         (damage_json(lambda h: h["shards"].pop()), "counts 4 samples.* 8"),
         (damage_json(lambda h: h.update(class_names=["a"])), "1 class names for 2"),
         (damage_json(lambda h: h.update(classes=["a"], class_names=["a"])), "label 1, outside"),
+        (damage_json(lambda h: h["shards"][0].update(name="../s0.tar")), "no file name"),
+        (damage_json(lambda h: h["shards"][0].update(name="/etc/passwd")), "no file name"),
         (cut(INDEX, 300), "damaged"),
         (cut(INDEX, 0), "damaged"),
         (lambda f: np.save(f / INDEX, np.arange(8)), "wrong format"),
