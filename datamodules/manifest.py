@@ -194,7 +194,9 @@ class Manifest:
             raise ValueError(f"{where} has an index of the wrong format; pack it again")
         if self.num_samples == 0:
             raise ValueError(f"{where} lists no samples; pack a folder with images")
-        for shard in self.shards:  # a manifest may come from elsewhere, and never leads out of its folder
+        for (
+            shard
+        ) in self.shards:  # a manifest may come from elsewhere, and never leads out of its folder
             if "/" in shard.name or "\\" in shard.name or shard.name in ("", ".", ".."):
                 raise ValueError(f"{where} lists the shard {shard.name!r}, which is no file name")
         if len(self.class_names) != self.num_classes:

@@ -1,9 +1,11 @@
 """Whether the evidence points at what gives the class, where the truth is known.
 
 For each validation image of the demo, take the patch with the strongest evidence for the class that
-the network predicts: the patch its decision rests on most. It points at a texture if its centre
-lies in the box of one. The chance level is that share for a patch drawn at random, and
-pointing_true_class is the same measure for the true class instead of the predicted one. Textures
+the network predicts: the patch its decision rests on most. A map has one entry for each stride (8
+px), so an entry stands for the cell of one stride around the centre of its patch, which is also how
+the pictures draw it. It points at a texture if its cell touches the box of one. The chance level is
+that share for an entry drawn at random, and pointing_true_class is the same measure for the true
+class instead of the predicted one. Textures
 are smaller than a patch and the images are not resized, so the planted boxes are in the pixels that
 the network sees.
 
@@ -137,7 +139,7 @@ def measure(
         predicted = order[0]
         on_texture = np.array(
             [
-                [_contains(boxes, model.box(i, j)) for j in range(evidence.shape[2])]
+                [touches(boxes, cell(model, i, j)) for j in range(evidence.shape[2])]
                 for i in range(evidence.shape[1])
             ]
         ).ravel()
@@ -178,10 +180,17 @@ def _images(
             yield images[row], int(labels[row]), key, logits[row], evidence[row]
 
 
-def _contains(boxes: list[Box], patch: Box) -> bool:
-    """Whether the centre of a patch lies in one of the boxes (half-open, like pixels)."""
-    y, x = (patch[0] + patch[2]) / 2, (patch[1] + patch[3]) / 2
-    return any(top <= y < bottom and left <= x < right for top, left, bottom, right in boxes)
+def cell(model: BagNet, i: int, j: int) -> tuple[float, float, float, float]:
+    """The square of one stride around the centre of a patch: (top, left, bottom, right), px."""
+    top, left, bottom, right = model.box(i, j)
+    y, x, half = (top + bottom) / 2, (left + right) / 2, model.stride / 2
+    return y - half, x - half, y + half, x + half
+
+
+def touches(boxes: list[Box], area: tuple[float, float, float, float]) -> bool:
+    """Whether an area and one of the boxes (half-open) have a point in common."""
+    top, left, bottom, right = area
+    return any(top < b[2] and b[0] < bottom and left < b[3] and b[1] < right for b in boxes)
 
 
 def _table(result: Pointing) -> Table:
