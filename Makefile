@@ -13,7 +13,7 @@ RUN := runs/demo
 setup: .venv/ready
 
 .venv/ready: requirements.txt constraints.txt
-	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
 	  { echo "error: $(PYTHON) must be Python 3.10 to 3.13 with venv (Debian: apt-get install python3-venv);" \
 	         "another one: make PYTHON=/path/to/python" >&2; exit 2; }
 	$(PYTHON) -m venv .venv

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -130,6 +131,13 @@ class BagNetCLI(LightningCLI):
         return callbacks
 
     def fit(self, **kwargs: Any) -> None:
+        if self.resumed_from is not None:
+            epochs, limit = epochs_done(self.resumed_from), self.trainer.max_epochs
+            if limit is not None and 0 <= limit <= epochs:
+                rank_zero_only(print)(
+                    f"{self.command.run.folder} is complete: {epochs} of {limit} epochs are done"
+                )
+                return
         self.trainer.fit(ckpt_path=self.resumed_from, weights_only=True, **kwargs)
 
     def validate(self, **kwargs: Any) -> None:
@@ -152,6 +160,12 @@ class _SaveConfig(SaveConfigCallback):
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(NOISE)
+
+
+def epochs_done(checkpoint: Path) -> int:
+    """Whole epochs of training in a checkpoint; its tensors are not read."""
+    content = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
+    return content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
 
 def default_precision(on_gpu: bool) -> str:

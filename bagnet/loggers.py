@@ -97,18 +97,14 @@ class CSVTable(Logger):
 def wandb_logger(run: Run, resuming: bool) -> WandbLogger:
     """The W&B run of ``run``; W&B's own variables (WANDB_MODE, WANDB_PROJECT, ...) rule it.
 
-    Where neither WANDB_MODE nor an API key is set, it works offline and says how to look at it.
+    Where neither WANDB_MODE nor an API key is set, it works offline and asks nothing.
     """
-    # Its news are in our own lines.
+    # Its news are in the lines of `callbacks/summary.py`.
     wandb.setup(settings=wandb.Settings(silent=True))
     mode = os.environ.get("WANDB_MODE")
     # prompt=False: a batch job has nobody to answer. verify=False: no network before the training.
     if mode is None and not wandb.login(prompt=False, verify=False):
         mode = "offline"
-        rank_zero_only(print)(
-            f"W&B: no API key, so the run is kept in {run.folder / 'wandb'}:",
-            how_to_see_offline(run),
-        )
     return WandbLogger(
         name=run.name,
         save_dir=run.folder,

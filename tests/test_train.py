@@ -86,7 +86,7 @@ def test_a_run_learns_and_leaves_checkpoints_table_and_configuration(shards, cap
     assert f"top-1 {best:.2%}" in capsys.readouterr().out
 
 
-def test_resume_auto_equals_the_run_that_was_never_stopped(shards):
+def test_resume_auto_equals_the_run_that_was_never_stopped(shards, capsys):
     assert train(shards, "--run", "whole", "--trainer.max_epochs", "3", "--resume", "auto") == 0
     assert train(shards, "--run", "parts", "--trainer.max_epochs", "1", "--resume", "auto") == 0
     assert train(shards, "--run", "parts", "--trainer.max_epochs", "3", "--resume", "auto") == 0
@@ -99,6 +99,12 @@ def test_resume_auto_equals_the_run_that_was_never_stopped(shards):
     assert [[row[f] for f in figures] for row in table("whole")] == [
         [row[f] for f in figures] for row in table("parts")
     ]
+    # Nothing is left to do, and nothing is done.
+    before = Path("runs/whole/checkpoints/last.ckpt").stat()
+    capsys.readouterr()
+    assert train(shards, "--run", "whole", "--trainer.max_epochs", "3", "--resume", "auto") == 0
+    assert "runs/whole is complete: 3 of 3 epochs" in capsys.readouterr().out
+    assert Path("runs/whole/checkpoints/last.ckpt").stat() == before
 
 
 def test_a_second_run_never_overwrites_the_first(shards, capsys):
@@ -183,10 +189,14 @@ def test_a_disk_that_takes_no_more_is_one_message_and_leaves_no_half_checkpoint(
     assert not [file for file in Path("runs").rglob("*") if file.suffix in (".ckpt", ".tmp")]
 
 
-def test_two_processes_train_together_and_validate_like_one(shards, capsys):
+def test_two_processes_train_together_and_validate_like_one(shards, capsys, monkeypatch):
     flags = [*TINY, "--data.root", str(shards), "--trainer.max_epochs", "2"]
+    monkeypatch.delenv("WANDB_MODE")  # as a user without an account
     done = spawn(*flags, "--trainer.devices", "2", "--trainer.strategy", "ddp")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("W&B") == 2  # rank 0 only: at the start and at the end
+    assert "wandb sync runs/bagnet9/wandb/offline-run-*" in done.stdout
+    assert len(list(Path("runs/bagnet9/wandb").glob("offline-run-*/*.wandb"))) == 1
     assert "MEMBER: 2/2" in done.stderr  # there were two
     two = table("bagnet9")
     assert [int(row["step"]) for row in two] == [150 // 24 - 1, 2 * (150 // 24) - 1]

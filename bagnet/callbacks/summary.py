@@ -32,13 +32,14 @@ class Summary(Callback):
             f"{pl_module.hparams['name']}, {parameters:,} parameters, "
             f"{trainer.world_size} x {pl_module.device.type}, {trainer.precision}; run folder {self.run.folder}"
         )
-        if (where := self._where_in_wandb(trainer)) and where.startswith("http"):
+        if where := self._where_in_wandb(trainer):
             print(f"W&B: {where}")
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        print()
         if "val/top1" in trainer.callback_metrics:
-            print(f"\nvalidation   {describe(trainer.callback_metrics, 'val')}")
+            print(f"validation   {describe(trainer.callback_metrics, 'val')}")
         print(f"checkpoints  {self.run.checkpoints}")
         print(f"metrics      {self.run.metrics}")
         if where := self._where_in_wandb(trainer):
