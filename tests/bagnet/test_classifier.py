@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from bagnet.checkpoints import save_weights
-from bagnet.classifier import BagNetClassifier
+from bagnet.classifier import BagNetClassifier, memory_format
 from bagnet.models import normalize
 from bagnet.optim import learning_rate_factor
 
@@ -123,7 +123,17 @@ def test_compiling_changes_no_name_in_the_checkpoint():
     assert classifier(compile=True).state_dict().keys() == classifier().state_dict().keys()
 
 
-def test_activations_are_channels_last():
-    assert (
-        classifier().model.layer1[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)
-    )
+def test_the_layout_is_channels_last_where_that_is_safe():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 3)
+    assert memory_format(gpu, 64) is memory_format(gpu, 4) is torch.channels_last
+    assert memory_format(cpu, 64) is memory_format(cpu, 16) is torch.channels_last
+    assert memory_format(cpu, 4) is memory_format(cpu, 24) is torch.contiguous_format
+
+
+@pytest.mark.parametrize("width", [4, 16])
+def test_weights_are_laid_out_for_the_device(width):
+    module = BagNetClassifier("bagnet9", num_classes=CLASSES, width=width)
+    quiet_trainer().validate(module, loader(2), verbose=False)
+    weight = module.model.layer1[0].conv2.weight
+    expected = memory_format(torch.device("cpu"), width)
+    assert weight.is_contiguous(memory_format=expected)
