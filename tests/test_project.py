@@ -78,7 +78,7 @@ def test_every_config_resolves(config, capsys):
 def readme_commands() -> list[str]:
     blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
     commands = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [command.strip() for command in commands if command.strip()]
+    return [command.split("  #")[0].strip() for command in commands if command.strip()]
 
 
 @pytest.mark.parametrize(
