@@ -28,7 +28,7 @@ TRAINER_DEFAULTS = {
 }
 
 
-NOISE = ("💡", "GPU available", "TPU available")
+NOISE = ("💡", "GPU available", "TPU available", "`Trainer.fit` stopped")
 """Beginnings of Lightning's messages that tell a user of ours nothing."""
 
 
@@ -47,6 +47,8 @@ class BagNetCLI(LightningCLI):
         logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_news)
         # Lightning 2.6 calls a part of torch that newer releases of it deprecate.
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+        # Ours are logged at the end of an epoch too, however short it is.
+        warnings.filterwarnings("ignore", message=".*is smaller than the logging interval")
         super().__init__(
             model,
             data,

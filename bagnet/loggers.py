@@ -115,7 +115,7 @@ def wandb_logger(run: Run, resuming: bool) -> WandbLogger:
     )
 
 
-def how_to_see_offline(run: Run) -> str:
-    """The commands that show and upload a run that W&B holds on disk."""
+def offline_commands(run: Run) -> tuple[str, str]:
+    """What shows, and what uploads, a run that W&B holds on disk."""
     folder = run.folder / "wandb"
-    return f"see it with `wandb leet {folder}`, upload it with `wandb sync {folder}/offline-run-*`"
+    return f"wandb leet {folder}", f"wandb sync {folder}/offline-run-*"

@@ -9,8 +9,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from bagnet.loggers import how_to_see_offline
+from bagnet.loggers import offline_commands
 from bagnet.runs import Run
+
+OFFLINE = "offline"
 
 
 def describe(figures: Mapping[str, Any], stage: str) -> str:
@@ -32,7 +34,10 @@ class Summary(Callback):
             f"{pl_module.hparams['name']}, {parameters:,} parameters, "
             f"{trainer.world_size} x {pl_module.device.type}, {trainer.precision}; run folder {self.run.folder}"
         )
-        if where := self._where_in_wandb(trainer):
+        where = self._where_in_wandb(trainer)
+        if where == OFFLINE:
+            print("W&B offline; see it, upload it:", "; ".join(offline_commands(self.run)))
+        elif where:
             print(f"W&B: {where}")
 
     @rank_zero_only
@@ -42,13 +47,17 @@ class Summary(Callback):
             print(f"validation   {describe(trainer.callback_metrics, 'val')}")
         print(f"checkpoints  {self.run.checkpoints}")
         print(f"metrics      {self.run.metrics}")
-        if where := self._where_in_wandb(trainer):
+        where = self._where_in_wandb(trainer)
+        if where == OFFLINE:
+            see, upload = offline_commands(self.run)
+            print(f"W&B          see it:    {see}\n             upload it: {upload}")
+        elif where:
             print(f"W&B          {where}")
 
     def _where_in_wandb(self, trainer: Trainer) -> str | None:
-        """The address of the run, or how to see it where it is offline; None where W&B is disabled."""
+        """The address of the run, or ``OFFLINE``; None where W&B is disabled."""
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and not logger.experiment.disabled:
                 run = logger.experiment
-                return f"offline: {how_to_see_offline(self.run)}" if run.offline else run.url
+                return OFFLINE if run.offline else run.url
         return None

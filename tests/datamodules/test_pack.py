@@ -165,10 +165,12 @@ def test_shards_of_others_are_not_overwritten(tree, tmp_path, capsys):
 def slow(tmp_path_factory):
     """A tree whose images take long to check, and what comes of it without an interruption."""
     root = tmp_path_factory.mktemp("slow")
-    big = jpeg(1, 700)
-    for split, count in (("train", 32), ("val", 2)):
+    file = io.BytesIO()
+    Image.radial_gradient("L").resize((1800, 1800)).convert("RGB").save(file, "PNG")
+    big = file.getvalue()  # to be decoded and encoded again
+    for split, count in (("train", 28), ("val", 2)):
         for number in range(count):
-            write(root / "tree" / split / f"n{number % 2}" / f"{number}.jpg", big)
+            write(root / "tree" / split / f"n{number % 2}" / f"{number}.png", big)
     assert pack(root / "tree", root / "fresh", "--samples-per-shard", 2) == 0
     return root
 
