@@ -37,7 +37,7 @@ class BagNetCLI(LightningCLI):
 
     Args:
         model: The LightningModule class.
-        data: The LightningDataModule class; it knows ``num_classes`` and ``batch_size``.
+        data: The LightningDataModule class, such as ``ImageNetDataModule``.
         command: The command line, its short flags spelled out.
     """
 
@@ -140,6 +140,7 @@ class BagNetCLI(LightningCLI):
                     f"{self.command.run.folder} is complete: {epochs} of {limit} epochs are done"
                 )
                 return
+        self.datamodule.check_world_size(self.trainer.world_size)
         self.trainer.fit(ckpt_path=self.resumed_from, weights_only=True, **kwargs)
 
     def validate(self, **kwargs: Any) -> None:

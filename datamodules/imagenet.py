@@ -110,7 +110,15 @@ class ImageNetDataModule(LightningDataModule):
                     f"{val.num_classes} validation classes in {self.root} are not the same, so "
                     "their labels do not match; pack both splits again, from the same class list"
                 )
-            rank_batch(self.batch_size, self._rank_and_world_size[1])
+            self.check_world_size(self._rank_and_world_size[1])
+
+    def check_world_size(self, world_size: int) -> None:
+        """Make sure that the ranks can share a batch; asked before there are any, the answer comes once.
+
+        Raises:
+            ValueError: they do not divide it.
+        """
+        rank_batch(self.batch_size, world_size)
 
     def train_dataloader(self) -> TrainLoader:
         """The training batches of this rank: resumable, `len()` is that of the whole epoch."""

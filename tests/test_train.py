@@ -133,6 +133,7 @@ def test_flags_win_over_configs_and_later_configs_over_earlier_ones(shards, caps
         (["--data.root", "nowhere"], "nowhere does not exist.*datamodules.pack"),
         (["--resume", "nothing.ckpt"], "nothing.ckpt: no such file"),
         (["--run", "../elsewhere"], "cannot name a folder"),
+        (["--data.batch_size", "25", "--trainer.devices", "2"], "25 cannot be.*by 2 ranks.*24 or 26"),
         (["--data.batch_size", "400"], "150 training samples"),
         (["--model.name", "bagnet10"], "no model 'bagnet10'.*bagnet33"),
         (["--model.weights", "nothing.pth"], "no checkpoint nothing.pth"),
