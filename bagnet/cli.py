@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
+import sys
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -55,6 +57,7 @@ class BagNetCLI(LightningCLI):
             save_config_callback=_SaveConfig if self.fitting else None,
             save_config_kwargs={"overwrite": True},
             trainer_defaults=TRAINER_DEFAULTS,
+            parser_class=_Parser,
             seed_everything_default=0,
             args=command.arguments,
             auto_configure_optimizers=False,
@@ -150,6 +153,15 @@ class BagNetCLI(LightningCLI):
     def test(self, **kwargs: Any) -> None:
         (figures,) = self.trainer.test(**kwargs, verbose=False)
         rank_zero_only(print)(f"test         {describe(figures, 'test')}")
+
+
+class _Parser(LightningArgumentParser):
+    """Answers a wrong command with what is wrong, not with a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        command = re.sub(r"\b(fit|validate|test)\.", "--", message)
+        print(f"error: {command}; see python train.py fit --help", file=sys.stderr)
+        sys.exit(2)
 
 
 class _SaveConfig(SaveConfigCallback):

@@ -62,10 +62,11 @@ def expand(arguments: list[str]) -> Command:
     """Spell the short flags out; configs come first, so that flags win over them.
 
     Raises:
-        ValueError: A patch that does not exist, or an evaluation that says nothing of its weights.
+        ValueError: A flag without its value or with an impossible one, or an evaluation that says nothing of its
+            weights.
     """
     subcommand, rest = _subcommand(arguments)
-    parser = argparse.ArgumentParser("train.py", allow_abbrev=False, add_help=False)
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
     parser.add_argument("--patch", type=int)
     parser.add_argument("--gpus", type=int)
     parser.add_argument("--nodes", type=int)
@@ -73,7 +74,10 @@ def expand(arguments: list[str]) -> Command:
     parser.add_argument("--run")
     parser.add_argument("--resume")
     parser.add_argument("-c", "--config", action="append", default=[])
-    flags, rest = parser.parse_known_args(rest)
+    try:
+        flags, rest = parser.parse_known_args(rest)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error}; see python train.py --help") from None
 
     evaluating = subcommand in ("validate", "test")
     configs, spelled = list(flags.config), []
@@ -90,6 +94,8 @@ def expand(arguments: list[str]) -> Command:
     if flags.compile:
         spelled += ["--model.compile", "true"]
     if evaluating and flags.run is not None:
+        if not run.config.exists():
+            raise ValueError(f"--run {run.name}: there is no {run.config}; name a run of train.py")
         # The run's own settings say how it sees its data; flags and other configs still win.
         configs.insert(0, str(run.config))
         spelled += ["--model.weights", str(run.best)]

@@ -131,6 +131,8 @@ def test_flags_win_over_configs_and_later_configs_over_earlier_ones(shards, caps
         (["--patch", "11"], "--patch 11.*9, 17 or 33"),
         (["--gpus", "8"], f"--gpus 8: this machine has {torch.cuda.device_count()}"),
         (["--data.root", "nowhere"], "nowhere does not exist.*datamodules.pack"),
+        (["--patch", "nine"], "invalid int value: 'nine'"),
+        (["--config"], "expected one argument"),
         (["--resume", "nothing.ckpt"], "nothing.ckpt: no such file"),
         (["--run", "../elsewhere"], "cannot name a folder"),
         (["--data.batch_size", "25", "--trainer.devices", "2"], "25 cannot be.*by 2 ranks.*24 or 26"),
@@ -162,7 +164,10 @@ def test_an_unknown_key_or_a_wrong_value_is_an_error(shards, capsys, flags, mess
     with pytest.raises(SystemExit) as exit_:
         train(shards, *flags)
     assert exit_.value.code == 2
-    assert message in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("error:") == 1
+    assert err.count("\n") <= 3  # no page of usage
 
 
 def test_an_evaluation_says_which_weights_it_needs(capsys):

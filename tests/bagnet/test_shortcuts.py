@@ -39,7 +39,12 @@ def test_no_gpus_means_the_cpu():
     assert expand(["--gpus", "0"]).arguments == expected
 
 
-def test_validate_a_run_takes_its_settings_and_its_best_weights():
+def test_validate_a_run_takes_its_settings_and_its_best_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="--run mine: there is no runs/mine/config.yaml"):
+        expand(["validate", "--run", "mine"])
+    Path("runs/mine").mkdir(parents=True)
+    Path("runs/mine/config.yaml").touch()
     command = expand(["validate", "--run", "mine", "--data.root", "elsewhere"])
     assert command.arguments == [
         *("validate", "--config", "runs/mine/config.yaml"),

@@ -175,11 +175,22 @@ def slow(tmp_path_factory):
     return root
 
 
+def hear_ctrl_c():
+    """A shell's background jobs ignore Ctrl-C, and CI may be one of them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_run_goes_on_where_it_stopped(slow, tmp_path, capsys, how):
     words = ["imagefolder", str(slow / "tree"), str(tmp_path), "--samples-per-shard", "2"]
     command = [sys.executable, "-m", "datamodules.pack", *words, "--workers", "1"]
-    run = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
+    )
     states = tmp_path / "train" / ".partial"
     while run.poll() is None and len(list(states.glob("*.json"))) < 3:
         time.sleep(0.002)
