@@ -167,7 +167,7 @@ def test_an_unknown_key_or_a_wrong_value_is_an_error(shards, capsys, flags, mess
     err = capsys.readouterr().err
     assert message in err
     assert err.count("error:") == 1
-    assert err.count("\n") <= 3  # no page of usage
+    assert "usage:" not in err
 
 
 def test_an_evaluation_says_which_weights_it_needs(capsys):
