@@ -1,14 +1,12 @@
-"""Packing an ImageFolder tree: exact, repeatable, interruptible, and loud about what is wrong."""
+"""Packing an ImageFolder tree: exact, repeatable, and loud about what is wrong."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -159,56 +157,6 @@ def test_shards_of_others_are_not_overwritten(tree, tmp_path, capsys):
     assert pack(tree, tmp_path) == 2
     assert "did not write" in capsys.readouterr().err
     assert content(tmp_path) == {"train/shard-000000.tar": b"precious"}
-
-
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory):
-    """A tree whose images take long to check, and what comes of it without an interruption."""
-    root = tmp_path_factory.mktemp("slow")
-    file = io.BytesIO()
-    Image.radial_gradient("L").resize((1800, 1800)).convert("RGB").save(file, "PNG")
-    big = file.getvalue()  # to be decoded and encoded again
-    for split, count in (("train", 28), ("val", 2)):
-        for number in range(count):
-            write(root / "tree" / split / f"n{number % 2}" / f"{number}.png", big)
-    assert pack(root / "tree", root / "fresh", "--samples-per-shard", 2) == 0
-    return root
-
-
-def hear_ctrl_c():
-    """A shell's background jobs ignore Ctrl-C, and CI may be one of them."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_run_goes_on_where_it_stopped(slow, tmp_path, capsys, how):
-    words = ["imagefolder", str(slow / "tree"), str(tmp_path), "--samples-per-shard", "2"]
-    command = [sys.executable, "-m", "datamodules.pack", *words, "--workers", "1"]
-    run = subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_ctrl_c,
-    )
-    states = tmp_path / "train" / ".partial"
-    while run.poll() is None and len(list(states.glob("*.json"))) < 3:
-        time.sleep(0.002)
-    run.send_signal(how)
-    _, stderr = run.communicate(timeout=30)
-    assert run.returncode == (-9 if how == signal.SIGKILL else 130)
-    if how != signal.SIGKILL:
-        assert stderr.strip() == "interrupted; the same command goes on where it stopped"
-        assert not list(tmp_path.rglob(".*.tmp"))
-    assert not list(tmp_path.rglob("manifest.json"))
-
-    finished = sorted(states.glob("*.json"))
-    assert len(finished) >= 3
-    with open(tmp_path / "train" / f"{finished[0].stem}.tar", "r+b") as shard:
-        shard.write(b"x")  # what was done is checked, not trusted
-    assert main([*words, "--workers", "1"]) == 0
-    assert f"{len(finished) - 1} shards were done before" in capsys.readouterr().out
-    assert content(tmp_path) == content(slow / "fresh")
 
 
 def test_a_full_disk_is_one_message_and_no_half_file(tree, tmp_path):
