@@ -1,0 +1,201 @@
+"""Checks one epoch: every step there, from all ranks of one session, and no sample twice.
+
+With that, the samples that never came are as many as the plan must leave out, which is less than
+what one optimiser step takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from datamodules.audit.records import Position, Record, Session
+from datamodules.plan import Ids
+
+EXACT, SO_FAR, NOT_EXACT = "exact", "exact so far", "NOT EXACT"
+
+_NAMED = 3  # samples, places or ranks in a message
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch.
+
+    Attributes:
+        steps: global batches that came with all their samples from all ranks.
+        length: global batches in the whole epoch.
+        samples: different ones that came.
+        left_out: samples that never came; None as long as the epoch is unfinished.
+        unreadable: samples that came, but were no use.
+        redone: steps that were trained and then lost with a process, so that they came again.
+        world_sizes: numbers of ranks, in the order of the sessions.
+    """
+
+    epoch: int
+    steps: int
+    length: int
+    samples: int
+    left_out: int | None
+    unreadable: int
+    redone: int
+    world_sizes: tuple[int, ...]
+    verdict: str
+
+
+@dataclass
+class Taken:
+    """The records of an epoch that made it into the weights, and who wrote each of them."""
+
+    epoch: int
+    records: list[Record] = field(default_factory=list)
+    sources: list[tuple[Session, int]] = field(default_factory=list)  # with the rank
+    redone: int = 0
+
+    def keep(self, expected: int) -> None:
+        """Leave out the steps from `expected` on."""
+        pairs = zip(self.records, self.sources, strict=True)
+        kept = [pair for pair in pairs if pair[0].step < expected]
+        self.records, self.sources = [record for record, _ in kept], [source for _, source in kept]
+
+
+def check(taken: Taken, lineage: list[Session], problems: list[str]) -> EpochReport:
+    """Check an epoch that is whole, or at its end the last one."""
+    facts, length = lineage[0].facts, lineage[0].length
+    found = len(problems)
+    expected = _clip(lineage[-1].end, taken.epoch, length)
+    beyond = [r.step for r in taken.records if length <= r.step and r[:2] < lineage[-1].end]
+    if beyond:
+        steps = span("step", min(beyond), max(beyond))
+        problems.append(f"epoch {taken.epoch}, {steps}: an epoch has {length} steps")
+    taken.keep(expected)  # and not what only some ranks have done yet
+    steps_done = 0
+    world_sizes: dict[int, None] = {}
+    for session, first, end in _pieces(taken.epoch, expected, lineage):
+        done, faults = _check_steps(taken, session, first, end, lineage)
+        steps_done += done
+        problems += faults
+        world_sizes[session.world_size] = None
+    samples, faults = _check_ids(taken, facts["num_samples"])
+    problems += faults
+    is_whole = expected == length
+    return EpochReport(
+        epoch=taken.epoch,
+        steps=steps_done,
+        length=length,
+        samples=samples,
+        left_out=facts["num_samples"] - samples if is_whole else None,
+        unreadable=sum(record.unreadable for record in taken.records),
+        redone=taken.redone,
+        world_sizes=tuple(world_sizes),
+        verdict=NOT_EXACT if len(problems) > found else EXACT if is_whole else SO_FAR,
+    )
+
+
+def _pieces(
+    epoch: int, expected: int, lineage: list[Session]
+) -> Iterator[tuple[Session, int, int]]:
+    """The steps that each session has to answer for; the first session for all before it, too."""
+    begin = (0, 0)
+    for session in lineage:
+        first, end = (_clip(position, epoch, expected) for position in (begin, session.end))
+        if first < end:
+            yield session, first, end
+        begin = session.end
+
+
+def _clip(position: Position, epoch: int, expected: int) -> int:
+    """Where a position falls among the steps 0 to `expected` of the epoch."""
+    if position[0] == epoch:
+        return min(position[1], expected)
+    return 0 if position[0] < epoch else expected
+
+
+def _check_steps(
+    taken: Taken, session: Session, first: int, end: int, lineage: list[Session]
+) -> tuple[int, list[str]]:
+    """The number of good steps in a session's piece of the epoch, and the faults of the others."""
+    epoch, global_batch = taken.epoch, lineage[0].facts["global_batch"]
+    present = np.zeros((end - first, session.world_size), dtype=bool)
+    totals = np.zeros(end - first, dtype=np.int64)
+    for record, (_, rank) in zip(taken.records, taken.sources, strict=True):
+        if first <= record.step < end:
+            present[record.step - first, rank] = True
+            totals[record.step - first] += len(record.ids)
+    full = present.all(axis=1)
+    good = full & (totals == global_batch)
+    absent = np.flatnonzero(~full)
+    resumed = {other.begin: other.number for other in lineage}
+    faults = []
+    for low, high, ranks in _runs(absent, [tuple(row) for row in ~present[absent]]):
+        what = f"no record of {name_ranks(np.flatnonzero(ranks))}, session {session.number}"
+        if all(ranks):
+            after = resumed.get((epoch, first + high + 1))
+            what = "no records" if after is None else f"no records, a gap before session {after}"
+        faults.append((low, high, what))
+    short = np.flatnonzero(full & ~good)
+    for low, high, total in _runs(short, totals[short].tolist()):
+        what = f"{total} samples in a global batch of {global_batch}, session {session.number}"
+        faults.append((low, high, what))
+    return int(good.sum()), [
+        f"epoch {epoch}, {span('step', first + low, first + high)}: {what}"
+        for low, high, what in sorted(faults)
+    ]
+
+
+def _check_ids(taken: Taken, num_samples: int) -> tuple[int, list[str]]:
+    """The number of different samples that came, and what is wrong with some of them."""
+    if not taken.records:
+        return 0, []
+    ids = np.concatenate([record.ids for record in taken.records])
+    owners = np.repeat(np.arange(len(taken.records)), [len(record.ids) for record in taken.records])
+
+    def places(sample: int) -> str:
+        found = owners[ids == sample]
+        named = [
+            f"step {taken.records[owner].step} (session {session.number}, rank {rank})"
+            for owner in found[:_NAMED]
+            for session, rank in [taken.sources[owner]]
+        ]
+        more = [f"{len(found) - _NAMED} more"] if len(found) > _NAMED else []
+        return f"{sample} in {' and '.join(named + more)}"
+
+    def fault(wrong: Ids, what: str) -> str:
+        named = "; ".join(places(int(sample)) for sample in wrong[:_NAMED])
+        more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        number = f"{len(wrong)} sample" + "s" * (len(wrong) > 1)
+        return f"epoch {taken.epoch}: {number} {what}: {named}{more}"
+
+    faults = []
+    outside = (ids < 0) | (ids >= num_samples)
+    counts = np.bincount(ids[~outside], minlength=num_samples)
+    again = np.flatnonzero(counts > 1)
+    if again.size:
+        faults.append(fault(again, "more than once"))
+    if outside.any():
+        faults.append(fault(np.unique(ids[outside]), f"not from 0 to {num_samples - 1}"))
+    return int(np.count_nonzero(counts)), faults
+
+
+def span(name: str, first: int, last: int) -> str:
+    return f"{name} {first}" if first == last else f"{name}s {first} to {last}"
+
+
+def name_ranks(ranks: Sequence[int] | Ids) -> str:
+    named = ", ".join(str(rank) for rank in ranks[:_NAMED])
+    more = f" and {len(ranks) - _NAMED} more" if len(ranks) > _NAMED else ""
+    return f"rank{'s' * (len(ranks) > 1)} {named}{more}"
+
+
+def _runs(steps: Ids, values: Sequence[_Value]) -> Iterator[tuple[int, int, _Value]]:
+    """First and last of each row of consecutive steps with equal values."""
+    begin = 0
+    for here in range(1, len(steps) + 1):
+        is_same = here < len(steps) and values[here] == values[begin]
+        if not is_same or steps[here] != steps[here - 1] + 1:
+            yield int(steps[begin]), int(steps[here - 1]), values[begin]
+            begin = here

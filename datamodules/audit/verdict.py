@@ -1,0 +1,147 @@
+"""Which of the recorded steps made it into the weights, and whether they are exact.
+
+A session that resumes takes the place of all that earlier sessions did from its first step on: they
+trained it, but after the checkpoint, so that it was lost with their processes. What is left of each
+session is a piece of the run, and the pieces must join. The last session may have been killed, and
+then its ranks stop at different steps, of which those count that all ranks recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from datamodules.audit.epoch import NOT_EXACT, SO_FAR, EpochReport, Taken, check, name_ranks, span
+from datamodules.audit.records import NEVER, Session, read_sessions
+from datamodules.audit.writer import FACTS
+
+# The ranks meet in every optimiser step, and a process can only queue up a few of them before that.
+_STEPS_APART = 8
+
+
+@dataclass(frozen=True)
+class Report:
+    """All epochs that have a record, and a line for each thing that is wrong."""
+
+    epochs: list[EpochReport]
+    problems: list[str]
+    restarts: int
+    world_sizes: tuple[int, ...]
+
+    @property
+    def verdict(self) -> str:
+        if self.problems:
+            return NOT_EXACT
+        return self.epochs[-1].verdict if self.epochs else SO_FAR
+
+
+def _ignore(count: int) -> None: ...
+
+
+def audit(folder: Path, advance: Callable[[int], None] = _ignore) -> Report:
+    """Check all that a run recorded; it may still be running.
+
+    Args:
+        folder: what `AuditWriter` was given.
+        advance: is told now and then how many bytes were read since.
+
+    Raises:
+        ValueError: no such folder, or it has no records.
+    """
+    if not folder.is_dir():
+        raise ValueError(
+            f"no such folder: {folder}; a run records what it trains on with "
+            f"`python train.py --data.audit_dir {folder}`"
+        )
+    problems: list[str] = []
+    sessions = read_sessions(folder, problems)
+    if not sessions and not problems:
+        raise ValueError(
+            f"{folder} has no records: no step was trained yet, or the run recorded elsewhere; give "
+            "the folder that the run had as --data.audit_dir"
+        )
+    if not sessions:
+        return Report([], problems, 0, ())
+    lineage = _lineage(sessions)
+    problems += _disagreements(lineage)
+    last = lineage[-1]
+    if len(last.files) < last.world_size:  # a rank was killed before its first step
+        last.end = last.begin
+
+    epochs: list[EpochReport] = []
+    previous = -1
+    while (epoch := _next_epoch(sessions)) is not None:
+        if last.end > (previous + 1, 0) and epoch > previous + 1:
+            problems.append(f"{span('epoch', previous + 1, epoch - 1)}: no records")
+        previous = epoch
+        taken = _take(epoch, sessions, advance)
+        if last.end == NEVER:
+            ends = [file.last for file in last.files.values() if file.pending is None]
+            if ends:
+                last.end = min(ends)[0], min(ends)[1] + 1
+        if last.end > (epoch, 0):
+            epochs.append(check(taken, lineage, problems))
+    problems += _apart(last)
+    world_sizes = sorted({session.world_size for session in lineage})
+    return Report(epochs, problems, len(sessions) - 1, tuple(world_sizes))
+
+
+def _lineage(sessions: list[Session]) -> list[Session]:
+    """Set the end of each session; returns those of which anything is left."""
+    begin = NEVER
+    for session in reversed(sessions):
+        session.end = begin
+        begin = min(begin, session.begin)
+    return [session for session in sessions if session.begin < session.end]
+
+
+def _disagreements(lineage: list[Session]) -> Iterator[str]:
+    for before, after in pairwise(lineage):
+        for name in FACTS:
+            if before.facts[name] != after.facts[name]:
+                yield (
+                    f"session {after.number} goes on with {name} {after.facts[name]} where session "
+                    f"{before.number} had {before.facts[name]}"
+                )
+
+
+def _next_epoch(sessions: list[Session]) -> int | None:
+    files = (file for session in sessions for file in session.files.values())
+    return min((file.pending.epoch for file in files if file.pending), default=None)
+
+
+def _take(epoch: int, sessions: list[Session], advance: Callable[[int], None]) -> Taken:
+    taken = Taken(epoch)
+    for session in sessions:
+        lost = set()
+        for rank, file in session.files.items():
+            if file.pending is None or file.pending.epoch != epoch:
+                continue
+            for record in file.epoch(advance):
+                if record[:2] < session.end:
+                    taken.records.append(record)
+                    taken.sources.append((session, rank))
+                else:
+                    lost.add(record.step)
+        if session is not sessions[-1]:
+            taken.redone += len(lost)
+    return taken
+
+
+def _apart(last: Session) -> Iterator[str]:
+    """Says if some ranks of the last session are further behind than a kill can explain."""
+    furthest = max(file.last for file in last.files.values())
+    epochs, steps = (there - here for there, here in zip(furthest, last.end, strict=True))
+    ahead = epochs * last.length + steps + 1
+    if ahead > _STEPS_APART * last.facts["accumulate"]:
+        slow = [
+            rank
+            for rank in range(last.world_size)
+            if rank not in last.files or last.files[rank].last < last.end
+        ]
+        yield (
+            f"epoch {last.end[0]}, step {last.end[1]}: no record of {name_ranks(slow)}, session "
+            f"{last.number}, and other ranks go on for {ahead} steps"
+        )

@@ -1,0 +1,91 @@
+"""Writes down what a rank trains on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FACTS = ("num_samples", "global_batch", "accumulate", "seed", "dataset")
+"""What all sessions of a run have in common, beside the numbers of session, rank and ranks."""
+
+
+def file_name(session: int, rank: int) -> str:
+    return f"{session}-rank{rank:05d}.jsonl"
+
+
+class AuditWriter:
+    """Appends one line a step to a rank's own file.
+
+    The folder and the file are made with the first record, as Lightning builds loaders that it
+    never iterates. A second writer of the same session and rank goes on in the same file.
+
+    Args:
+        folder: of all sessions and ranks of a run.
+        session: the same on all ranks of one start of the run, and higher with each restart.
+        rank: of this process.
+        world_size: number of ranks.
+        facts: a value for each of `FACTS`; `dataset` is the manifest's digest.
+    """
+
+    def __init__(
+        self, folder: Path, session: int, rank: int, world_size: int, facts: Mapping[str, Any]
+    ) -> None:
+        assert set(facts) == set(FACTS)
+        self.path = folder / file_name(session, rank)
+        self._header = {"session": session, "rank": rank, "world_size": world_size, **facts}
+        self._descriptor: int | None = None
+
+    def record(
+        self, epoch: int, step: int, ids: Sequence[int], unreadable: Sequence[int] = ()
+    ) -> None:
+        """Write down a batch that is handed to the training loop.
+
+        One write, past all buffers of this process: what is recorded survives its SIGKILL.
+
+        Args:
+            epoch: counted from 0.
+            step: of the epoch, in global batches.
+            ids: this rank's samples of the batch.
+            unreadable: those of them that could not be read, and that the loss did not see.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        line: dict[str, Any] = {"epoch": epoch, "step": step, "ids": list(ids)}
+        if unreadable:
+            line["unreadable"] = list(unreadable)
+        data = _encode(line)
+        try:
+            if self._descriptor is None:
+                self._descriptor = self._open()
+                if os.fstat(self._descriptor).st_size == 0:
+                    data = _encode(self._header) + data
+            while data:  # a disk that fills up takes a part
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot write down what is trained ({error.strerror}); make room and resume, or "
+                "train without --data.audit_dir",
+                str(self.path),
+            ) from None
+
+    def close(self) -> None:
+        """Close the file. A record opens it again."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _open(self) -> int:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+
+
+_dump = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _encode(line: Mapping[str, Any]) -> bytes:
+    return (_dump(line) + "\n").encode()
