@@ -19,11 +19,15 @@ from bagnet.optim import Schedule, learning_rate_factor, parameter_groups, scale
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
+UNREADABLE = -1
+"""The label of a place in a batch whose sample could not be read."""
+
 
 class BagNetClassifier(LightningModule):
     """Trains and evaluates one of our networks; the defaults are the paper's recipe (section 3.1 and its appendix).
 
-    A batch is ``(images, labels, sample_ids)``: uint8 (B, 3, H, W), int64 (B,), int64 (B,).
+    A batch is ``(images, labels, sample_ids)``: uint8 (B, 3, H, W), int64 (B,), int64 (B,). A place whose sample could not
+    be read has the label -1: neither the loss nor the metrics see it.
 
     Args:
         name: The network: bagnet9, bagnet17, bagnet33, or a torchvision network of the paper (``bagnet/models.py``).
@@ -101,14 +105,15 @@ class BagNetClassifier(LightningModule):
         """The mean loss of the batch; counts it and the hits in the metrics of ``stage``."""
         images, labels, _ = batch
         logits = self(images).float()
-        losses = F.cross_entropy(logits, labels, reduction="none")
+        losses = F.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="none")
+        counted = labels != UNREADABLE
         hits = (logits.detach(), labels)
-        for name, values in (("loss", (losses.detach(),)), ("top1", hits), ("top5", hits)):
+        for name, values in (("loss", (losses.detach(), counted)), ("top1", hits), ("top5", hits)):
             metric = cast(Metric, self.metrics[f"{stage}/{name}"])
             metric.update(*values)
             in_bar = stage != "train"
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=in_bar)
-        return losses.mean()
+        return losses.sum() / counted.sum().clamp(min=1)
 
     @property
     def global_batch(self) -> int:
@@ -160,7 +165,13 @@ def memory_format(device: torch.device, width: int) -> torch.memory_format:
 def _metrics(num_classes: int) -> dict[str, Metric]:
     # float64: a mean over 50,000 losses must not depend on how many ranks shared the sum.
     # validate_args would synchronise with the GPU in every step.
-    accuracy = partial(MulticlassAccuracy, num_classes, average="micro", validate_args=False)
+    accuracy = partial(
+        MulticlassAccuracy,
+        num_classes,
+        average="micro",
+        ignore_index=UNREADABLE,
+        validate_args=False,
+    )
     return {
         "loss": MeanMetric().set_dtype(torch.float64),
         "top1": accuracy(),

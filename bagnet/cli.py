@@ -19,6 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from bagnet.callbacks.progress import Progress
 from bagnet.callbacks.summary import Summary, describe
 from bagnet.callbacks.throughput import Throughput
+from bagnet.callbacks.unreadable import UnreadableLimit
 from bagnet.loggers import CSVTable, wandb_logger
 from bagnet.shortcuts import Command
 
@@ -118,6 +119,8 @@ class BagNetCLI(LightningCLI):
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
         callbacks: list[Callback] = list(trainer["callbacks"] or [])
+        every = trainer["log_every_n_steps"] or 50  # as Lightning
+        callbacks.append(UnreadableLimit(self.datamodule.max_unreadable, every))
         if trainer["enable_progress_bar"] is not False:
             callbacks.append(Progress())
         if self.fitting:
@@ -131,7 +134,6 @@ class BagNetCLI(LightningCLI):
             # Two of them, as `save_last` of one would save when the monitored figure improves only.
             best = every_epoch(filename=run.best.stem, monitor="val/top1", mode="max")
             last = every_epoch(filename=run.last.stem)
-            every = trainer["log_every_n_steps"] or 50  # as Lightning
             callbacks += [Throughput(every), Summary(run), best, last]
         return callbacks
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
 
+from datamodules.cache import ShardCache
 from datamodules.loader import EvalLoader, TrainLoader
+from datamodules.locations import is_remote, local_path
 from datamodules.manifest import Manifest
-from datamodules.plan import batches_per_epoch, rank_batch
+from datamodules.mixing import clustering_warning
+from datamodules.plan import TrainPlan, batches_per_epoch, rank_batch
+from datamodules.remote import check_cache, default_cache_dir, load_remote, remote_bytes
 from datamodules.stream import Batches
 from datamodules.transforms import eval_transform, train_transform
+
+log = logging.getLogger("datamodules")
 
 
 class ImageNetDataModule(LightningDataModule):
@@ -22,7 +33,7 @@ class ImageNetDataModule(LightningDataModule):
 
     Args:
         root: Folder of packed data, with `train/` and `val/` (`python -m datamodules.pack` makes
-            it).
+            it); a path, or a URL such as https://, s3:// or gs://.
         batch_size: Images in a training batch over all devices and nodes. The ranks share it
             equally.
         workers: Processes that read and decode, for each device; 0 reads in the training process.
@@ -35,6 +46,15 @@ class ImageNetDataModule(LightningDataModule):
         streams: Streams a training epoch is cut into. Where the devices divide it and it divides
             the batch, each device reads its own shards only; the order of the samples is the same
             in any case.
+        max_unreadable: Largest share of the samples that may be unreadable before the run stops.
+            Each is named in the log, its place is filled, and the loss does not see it.
+        audit_dir: Folder in which every device notes the sample ids of each training step, for
+            `python -m datamodules.audit`.
+        cache_dir: Folder for local copies of remote shards, best on a disk of the node's own; by
+            default `bagnet-shards` and the user's name in the temporary folder ($TMPDIR).
+        cache_gib: The most that those copies may take, in GiB, for all processes of a node.
+        allow_pipe: Whether to run the commands that a manifest of yours names as sources
+            (`pipe:...`). One from elsewhere could name any command.
     """
 
     def __init__(
@@ -48,21 +68,34 @@ class ImageNetDataModule(LightningDataModule):
         min_scale: float = 0.08,
         window: int = 2,
         streams: int = 64,
+        max_unreadable: float = 0.001,
+        audit_dir: str | None = None,
+        cache_dir: str | None = None,
+        cache_gib: float = 64.0,
+        allow_pipe: bool = False,
     ) -> None:
         super().__init__()
         for name, value in {"batch_size": batch_size, "window": window, "streams": streams}.items():
             if value < 1:
                 raise ValueError(f"{name} is {value}, but it must be at least 1")
-        self.root = Path(root)
+        if not 0 <= max_unreadable <= 1:
+            raise ValueError(f"max_unreadable is {max_unreadable}, but it is a share, from 0 to 1")
+        self.root = root.rstrip("/") if is_remote(root) else local_path(root)
         self.batch_size = batch_size
         self.workers = workers
         self.seed = seed
         self.window = window
         self.streams = streams
+        self.max_unreadable = max_unreadable
+        self.audit_dir = None if audit_dir is None else Path(audit_dir)
+        folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
+        self.cache = ShardCache(folder, int(cache_gib * 2**30))
+        self.allow_pipe = allow_pipe
         self._train_transform = train_transform(image_size, min_scale)
         self._eval_transform = eval_transform(image_size, resize_size)
         self._manifests: dict[str, Manifest] = {}
         self._loaders: list[TrainLoader | EvalLoader] = []
+        self._session = 0
 
     @property
     def train_manifest(self) -> Manifest:
@@ -77,17 +110,17 @@ class ImageNetDataModule(LightningDataModule):
     @property
     def classes(self) -> tuple[str, ...]:
         """Class ids by label: wnids for ImageNet."""
-        return self._any_manifest.classes
+        return self.val_manifest.classes
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Class names for people, by label."""
-        return self._any_manifest.class_names
+        return self.val_manifest.class_names
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
-        return self._any_manifest.num_classes
+        return self.val_manifest.num_classes
 
     @property
     def steps_per_epoch(self) -> int:
@@ -111,6 +144,13 @@ class ImageNetDataModule(LightningDataModule):
                     "their labels do not match; pack both splits again, from the same class list"
                 )
             self.check_world_size(self._rank_and_world_size[1])
+            if self.trainer is not None:
+                # The same on all ranks, and later than that of an earlier start.
+                self._session = self.trainer.strategy.broadcast(time.time_ns())
+            self._warn_of_clustering()
+            nodes = self.trainer.num_nodes if self.trainer else 1
+            streams = self.streams // nodes if self._streams_are_shared else self.streams
+            check_cache(self.train_manifest, self.cache, streams, self.window)
 
     def check_world_size(self, world_size: int) -> None:
         """Make sure that the ranks can share a batch; asked before there are any, the answer comes once.
@@ -120,11 +160,26 @@ class ImageNetDataModule(LightningDataModule):
         """
         rank_batch(self.batch_size, world_size)
 
+    @rank_zero_only
+    def _warn_of_clustering(self) -> None:
+        manifest = self.train_manifest
+        plan = TrainPlan(
+            manifest.counts,
+            seed=self.seed,
+            epoch=0,
+            global_batch=self.batch_size,
+            streams=self.streams,
+            window=self.window,
+        )
+        warning = clustering_warning(manifest, plan) if len(plan) else None
+        if warning is not None:
+            log.warning(warning)
+
     def train_dataloader(self) -> TrainLoader:
         """The training batches of this rank: resumable, `len()` is that of the whole epoch."""
         rank, world_size = self._rank_and_world_size
         loader = TrainLoader(
-            Batches(self.train_manifest, self._train_transform, self.seed),
+            self._batches("train", self._train_transform),
             self.batch_size,
             rank=rank,
             world_size=world_size,
@@ -133,6 +188,8 @@ class ImageNetDataModule(LightningDataModule):
             accumulate=self._accumulate,
             workers=self.workers,
             pin_memory=self._pin_memory,
+            audit_dir=self.audit_dir,
+            session=self._session,
         )
         self._loaders.append(loader)
         return loader
@@ -141,7 +198,7 @@ class ImageNetDataModule(LightningDataModule):
         """The validation batches of this rank: every sample once over all ranks."""
         rank, world_size = self._rank_and_world_size
         loader = EvalLoader(
-            Batches(self.val_manifest, self._eval_transform, self.seed),
+            self._batches("val", self._eval_transform),
             -(-self.batch_size // world_size),
             rank=rank,
             world_size=world_size,
@@ -167,22 +224,27 @@ class ImageNetDataModule(LightningDataModule):
         while self._loaders:
             self._loaders.pop().close()
 
+    def _batches(self, split: str, transform: Callable[[Tensor], Tensor]) -> Batches:
+        manifest = self._manifest(split)
+        cache = self.cache if remote_bytes(manifest) else None
+        return Batches(manifest, transform, self.seed, cache)
+
     def _manifest(self, split: str) -> Manifest:
         if split not in self._manifests:
-            folder = self.root / split
-            if not folder.is_dir():
-                problem = "has no folder " + split if self.root.is_dir() else "does not exist"
-                raise ValueError(
-                    f"the data folder {self.root} {problem}; pack your images into it (see "
-                    "`python -m datamodules.pack --help`), or try the generated data of `make demo`"
-                )
-            self._manifests[split] = Manifest.load(folder)
+            self._manifests[split] = self._load(split)
         return self._manifests[split]
 
-    @property
-    def _any_manifest(self) -> Manifest:
-        """Either split knows the classes, and who only evaluates may not have the training data."""
-        return self._manifest("train" if (self.root / "train").is_dir() else "val")
+    def _load(self, split: str) -> Manifest:
+        if is_remote(self.root):
+            return load_remote(f"{self.root}/{split}", self.cache)
+        root = Path(self.root)
+        if not (root / split).is_dir():
+            problem = "has no folder " + split if root.is_dir() else "does not exist"
+            raise ValueError(
+                f"the data folder {root} {problem}; pack your images into it (see "
+                "`python -m datamodules.pack --help`), or try the generated data of `make demo`"
+            )
+        return Manifest.load(root / split, allow_pipe=self.allow_pipe)
 
     # Lightning launches processes in many ways, and not all of them set RANK and WORLD_SIZE; the
     # trainer always knows.
@@ -190,6 +252,12 @@ class ImageNetDataModule(LightningDataModule):
     @property
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    @property
+    def _streams_are_shared(self) -> bool:
+        """Whether each rank reads streams of its own: see `TrainPlan`."""
+        _, world_size = self._rank_and_world_size
+        return self.streams % world_size == 0 and self.batch_size % self.streams == 0
 
     @property
     def _accumulate(self) -> int:

@@ -8,19 +8,19 @@ it can be read again.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Sampler
 
-from datamodules.plan import EvalPlan, Ids, TrainPlan, rank_batch
-from datamodules.stream import Batch, Batches, SampleError
-
-Index = tuple[int, Ids]
-"""What a worker needs to know to read a batch: epoch and sample ids."""
+from datamodules.ahead import Course, FetchAhead
+from datamodules.audit.writer import FACTS, AuditWriter
+from datamodules.plan import EvalPlan, TrainPlan, rank_batch
+from datamodules.stream import Batch, Batches
+from datamodules.workers import Index, Workers
 
 
 class EpochSampler(Sampler[Index]):
@@ -48,6 +48,10 @@ class EpochSampler(Sampler[Index]):
     def __iter__(self) -> Iterator[Index]:
         for step in range(self.step, len(self)):
             yield self.epoch, self.plan.batch(step, self._rank, self._world_size)
+
+    def course(self) -> Course:
+        """The batches from here on, over all epochs."""
+        return Course(self._make_plan, self._rank, self._world_size, self.epoch, self.step)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch, or stay where we are if it is the current one."""
@@ -80,6 +84,8 @@ class TrainLoader:
         workers: processes of this rank that read; 0 reads in the process itself.
         pin_memory: put batches into page-locked memory, for CUDA.
         start_method: of the workers; the platform's default if None.
+        audit_dir: where the sample ids of each batch are written down as it is handed out.
+        session: the number of this start of the run in the audit; see `AuditWriter`.
 
     Raises:
         ValueError: the ranks do not divide the global batch, or there are fewer samples than one
@@ -99,6 +105,8 @@ class TrainLoader:
         workers: int = 0,
         pin_memory: bool = False,
         start_method: str | None = None,
+        audit_dir: Path | None = None,
+        session: int = 0,
     ) -> None:
         rank_batch(global_batch, world_size)
         manifest = batches.manifest
@@ -107,6 +115,7 @@ class TrainLoader:
             "global_batch": global_batch,
             "streams": streams,
             "window": window,
+            "accumulate": accumulate,
             "dataset": manifest.digest,
         }
         plan = partial(
@@ -126,7 +135,13 @@ class TrainLoader:
                 "use a smaller batch size"
             )
         self._global_batch = global_batch
-        self._workers = _Workers(batches, self.sampler, workers, pin_memory, start_method)
+        self._audit: AuditWriter | None = None
+        if audit_dir is not None:
+            identity = {"num_samples": manifest.num_samples, **self._identity}
+            facts = {name: identity[name] for name in FACTS}
+            self._audit = AuditWriter(audit_dir, session, rank, world_size, facts)
+        self._batches, self._start_method = batches, start_method
+        self._workers = Workers(batches, self.sampler, workers, pin_memory, start_method)
 
     def __len__(self) -> int:
         """Batches in the whole epoch, also after a resume."""
@@ -138,9 +153,28 @@ class TrainLoader:
         sampler = self.sampler
         if sampler.step >= len(sampler):
             sampler.set_epoch(sampler.epoch + 1)
-        for batch in self._workers:
-            sampler.step += 1
-            yield batch
+        with self._fetching_ahead() as took_a_batch:
+            for batch, unreadable in self._workers:
+                if self._audit is not None:
+                    ids = batch[2].tolist()
+                    left_out = [error.sample_id for error in unreadable]
+                    self._audit.record(sampler.epoch, sampler.step, ids, left_out)
+                sampler.step += 1
+                took_a_batch()
+                yield batch
+
+    @contextmanager
+    def _fetching_ahead(self) -> Iterator[Callable[[], None]]:
+        """A process that fetches remote shards while this lasts, and what tells it of our progress."""
+        manifest, cache = self._batches.manifest, self._batches.cache
+        if cache is None:
+            yield lambda: None
+            return
+        ahead = FetchAhead(manifest, cache, self.sampler.course(), self._start_method)
+        try:
+            yield ahead.step
+        finally:
+            ahead.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training stands, in numbers that hold for all ranks and any number of them."""
@@ -166,6 +200,8 @@ class TrainLoader:
     def close(self) -> None:
         """Stop the workers. Iterating starts them again."""
         self._workers.close()
+        if self._audit is not None:
+            self._audit.close()
 
 
 class EvalLoader:
@@ -197,93 +233,15 @@ class EvalLoader:
     ) -> None:
         plan = EvalPlan(batches.manifest.num_samples, batch_size, world_size)
         self._indices = [(0, plan.batch(step, rank)) for step in range(len(plan))]
-        self._workers = _Workers(batches, self._indices, workers, pin_memory, start_method)
+        self._workers = Workers(batches, self._indices, workers, pin_memory, start_method)
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __iter__(self) -> Iterator[Batch]:
-        yield from self._workers
+        for batch, _ in self._workers:
+            yield batch
 
     def close(self) -> None:
         """Stop the workers. Iterating starts them again."""
         self._workers.close()
-
-
-class _Workers:
-    """Reads batches in worker processes that start with the first batch and stay for all epochs."""
-
-    def __init__(
-        self,
-        batches: Batches,
-        indices: Sampler[Index] | list[Index],
-        workers: int,
-        pin_memory: bool,
-        start_method: str | None,
-    ) -> None:
-        if workers < 0:
-            raise ValueError(f"workers is {workers}, but it is a number of processes, at least 0")
-        self._reader = _Reader(batches)
-        self._indices = indices
-        self._options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory}
-        if workers:
-            self._options |= {"persistent_workers": True, "multiprocessing_context": start_method}
-        self._loader: DataLoader[Batch | SampleError] | None = None
-        self._batches: Iterator[Batch | SampleError] | None = None
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._loader is None:
-            self._loader = DataLoader(
-                self._reader,
-                sampler=self._indices,
-                batch_size=None,
-                collate_fn=_unchanged,
-                worker_init_fn=_ignore_signals,
-                generator=torch.Generator(),  # or it would draw from that of the training
-                **self._options,
-            )
-        self._batches = iter(self._loader)
-        while self._batches is not None:  # until it is closed
-            batch = next(self._batches, None)
-            if batch is None:
-                return
-            if isinstance(batch, SampleError):
-                raise batch
-            images, labels, sample_ids = batch  # a list, if it went through pinned memory
-            yield images, labels, sample_ids
-
-    def close(self) -> None:
-        # The last references, so the workers end here and now. Where a garbage collector finds
-        # them, it has cut their queues before, and then torch waits for each of them in vain.
-        self._loader = self._batches = None
-
-
-class _Reader(Dataset["Batch | SampleError"]):
-    """Returns bad data as a value.
-
-    An exception would reach the user as a page of traceback through a worker, which says all about
-    the code, and the fault is not in the code.
-    """
-
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
-
-    def __getitem__(self, index: Index) -> Batch | SampleError:
-        try:
-            return self._batches[index]
-        except SampleError as error:
-            return error
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
-
-
-def _ignore_signals(worker: int) -> None:
-    """Leave Ctrl-C, and Slurm's warnings of its time limit, to the training process.
-
-    They are sent to its workers too, which would die of them and take the training along before it
-    has saved.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)

@@ -2,7 +2,8 @@
 
 Two files stand beside the shards. ``samples.npy`` has one fixed-size row a sample and is
 memory-mapped, so that ImageNet loads in milliseconds and all workers of a machine share one copy.
-``manifest.json`` has the rest; it is written last, so a folder that has one is complete.
+``manifest.json`` has the rest, the hash of the index included; it is written last, so a folder that
+has one is complete. Shards that lie elsewhere (``python -m datamodules.pack index``) have a URL.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,34 +21,36 @@ import numpy as np
 
 MANIFEST = "manifest.json"
 INDEX = "samples.npy"
-VERSION = 1
+VERSION = 2
 
 
 def SAMPLE_DTYPE(key_length: int) -> np.dtype:
-    """Row of the index; offset and size (bytes) are those of the image's data in its shard."""
-    fields = [("offset", "<u8"), ("size", "<u4"), ("label", "<i4"), ("key", f"S{key_length}")]
-    return np.dtype(fields)
+    """Row of the index; offset and size (bytes) and CRC-32 are those of the image's file in its shard."""
+    numbers = [("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4"), ("label", "<i4")]
+    return np.dtype([*numbers, ("key", f"S{key_length}")])
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file: its name in the folder, its samples, its length in bytes, its sha256."""
+    """One tar file: its name, its samples, its length in bytes, its sha256, and its URL or path if it lies elsewhere."""
 
     name: str
     samples: int
     bytes: int
     sha256: str
+    url: str | None = None
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Where one image lies: ``size`` bytes from ``offset`` on in ``shard``."""
+    """Where one image lies: ``size`` bytes from ``offset`` on in ``shard``, whose bytes have the CRC-32 ``crc32``."""
 
     id: int
-    shard: str
+    shard: Shard
     key: str
     offset: int
     size: int
+    crc32: int
     label: int
 
 
@@ -56,11 +59,12 @@ class Manifest:
     """A split, as a table. A sample's id is its position: shard by shard, in the shard's order.
 
     Attributes:
-        root: The folder of the shards.
+        root: The folder of the manifest, and of the shards that have no URL.
         classes: Class ids (folder names, wnids); a label is a position in this list.
         class_names: Names for people, one a class; the ids where nothing better is known.
         shards: The tar files, in the order of the sample ids.
         samples: ``(num_samples,)`` of ``SAMPLE_DTYPE``; memory-mapped and read-only after ``load``.
+        base: The URL of the shards' folder, where the manifest is the local copy of a remote one.
     """
 
     root: Path
@@ -68,6 +72,7 @@ class Manifest:
     class_names: tuple[str, ...]
     shards: tuple[Shard, ...] = field(repr=False)
     samples: np.ndarray = field(repr=False)
+    base: str | None = None
 
     @classmethod
     def assemble(
@@ -84,22 +89,33 @@ class Manifest:
         return cls(Path(root), tuple(classes), tuple(class_names), tuple(shards), samples)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Manifest:
+    def load(
+        cls, folder: str | Path, base: str | None = None, allow_pipe: bool = False
+    ) -> Manifest:
         """Open and check the manifest of a folder.
 
+        Args:
+            folder: Where ``manifest.json`` and ``samples.npy`` are.
+            base: The URL of the remote folder that they were copied from.
+            allow_pipe: Whether shards may be the output of commands (``pipe:...``). A manifest from
+                elsewhere could name any command.
+
         Raises:
-            ValueError: No such folder, no manifest, an unreadable one, counts that disagree with
-                the index, a label outside the classes, or no samples.
+            ValueError: No such folder, no manifest, an unreadable one, an index that is not the one
+                it was saved with, no samples, or a shard that may not be opened.
         """
         folder = Path(folder)
         header = _read_header(folder)
         try:
+            if sha256_of(folder / INDEX) != header["index_sha256"]:
+                raise ValueError(f"{INDEX} has changed")
             manifest = cls(
                 root=folder,
                 classes=tuple(header["classes"]),
                 class_names=tuple(header["class_names"]),
                 shards=tuple(Shard(**shard) for shard in header["shards"]),
                 samples=np.load(folder / INDEX, mmap_mode="r", allow_pickle=False),
+                base=base,
             )
         except FileNotFoundError:
             raise ValueError(f"{folder} has {MANIFEST} but no {INDEX}; pack it again") from None
@@ -109,11 +125,13 @@ class Manifest:
                 "pack it again"
             ) from None
         manifest._check()
+        manifest._check_urls(allow_pipe)
         return manifest
 
     def save(self) -> None:
         """Write both files, each under a temporary name first, ``manifest.json`` last."""
         self._check()
+        self._check_labels()
         self.root.mkdir(parents=True, exist_ok=True)
         # Without a manifest the folder counts as incomplete while the index changes.
         (self.root / MANIFEST).unlink(missing_ok=True)
@@ -122,13 +140,15 @@ class Manifest:
             "num_samples": self.num_samples,
             "classes": self.classes,
             "class_names": self.class_names,
-            "shards": [asdict(shard) for shard in self.shards],
+            "shards": [_without_none(asdict(shard)) for shard in self.shards],
         }
-        text = json.dumps(header, indent=1, ensure_ascii=False) + "\n"
         index, manifest = self.root / f".{INDEX}.tmp", self.root / f".{MANIFEST}.tmp"
         try:
             with open(index, "wb") as file:
                 np.save(file, self.samples, allow_pickle=False)
+            header["index_bytes"] = index.stat().st_size
+            header["index_sha256"] = sha256_of(index)
+            text = json.dumps(header, indent=1, ensure_ascii=False) + "\n"
             manifest.write_text(text, encoding="utf-8")
             os.replace(index, self.root / INDEX)
             os.replace(manifest, self.root / MANIFEST)
@@ -139,8 +159,8 @@ class Manifest:
     def __reduce__(self) -> str | tuple[Any, ...]:
         # Spawned workers map the index themselves instead of receiving a copy of it.
         if isinstance(self.samples, np.memmap):
-            return Manifest.load, (self.root,)
-        return Manifest, (self.root, self.classes, self.class_names, self.shards, self.samples)
+            return Manifest.load, (self.root, self.base, True)  # it was allowed to load here
+        return Manifest, tuple(getattr(self, each.name) for each in fields(self))
 
     @property
     def num_samples(self) -> int:
@@ -174,12 +194,19 @@ class Manifest:
         row = self.samples[sample_id]
         return Sample(
             id=int(sample_id),
-            shard=self.shards[int(self.shard_of(sample_id))].name,
+            shard=self.shards[int(self.shard_of(sample_id))],
             key=row["key"].decode("utf-8"),
             offset=int(row["offset"]),
             size=int(row["size"]),
+            crc32=int(row["crc32"]),
             label=int(row["label"]),
         )
+
+    def location(self, shard: Shard) -> str:
+        """Path or URL of a shard."""
+        if shard.url is not None:
+            return shard.url
+        return str(self.root / shard.name) if self.base is None else f"{self.base}/{shard.name}"
 
     def shard_of(self, ids: np.ndarray | Sequence[int] | int) -> np.ndarray:
         """Positions in ``shards`` of the samples ``ids``, int64 of the same shape."""
@@ -194,9 +221,7 @@ class Manifest:
             raise ValueError(f"{where} has an index of the wrong format; pack it again")
         if self.num_samples == 0:
             raise ValueError(f"{where} lists no samples; pack a folder with images")
-        for (
-            shard
-        ) in self.shards:  # a manifest may come from elsewhere, and never leads out of its folder
+        for shard in self.shards:  # a manifest may come from elsewhere: never leave its folder
             if "/" in shard.name or "\\" in shard.name or shard.name in ("", ".", ".."):
                 raise ValueError(f"{where} lists the shard {shard.name!r}, which is no file name")
         if len(self.class_names) != self.num_classes:
@@ -208,13 +233,42 @@ class Manifest:
                 f"{where} counts {int(self.counts.sum())} samples in its shards but its index "
                 f"has {self.num_samples}; pack it again"
             )
+
+    def _check_labels(self) -> None:
+        """Raise a ValueError for a label outside the classes; in a loaded manifest that sample is bad data."""
         low, high = int(self.samples["label"].min()), int(self.samples["label"].max())
         if low < 0 or high >= self.num_classes:
-            label = low if low < 0 else high
             raise ValueError(
-                f"{where} has the label {label}, outside its {self.num_classes} classes; "
-                "correct the labels and pack it again"
+                f"the manifest in {self.root} has the label {low if low < 0 else high}, outside its "
+                f"{self.num_classes} classes; correct the labels and pack it again"
             )
+
+    def _check_urls(self, allow_pipe: bool) -> None:
+        """Raise a ValueError for a shard that must not be opened on the word of a manifest alone."""
+        urls = [shard.url for shard in self.shards if shard.url is not None]
+        if urls and self.base is not None:
+            raise ValueError(
+                f"the manifest in {self.base} lists shards outside its folder, which a remote "
+                "manifest may not; copy it here and give its folder as --data.root"
+            )
+        if not allow_pipe and any(url.startswith("pipe:") for url in urls):
+            raise ValueError(
+                f"the manifest in {self.root} reads its shards through commands (pipe:...), and one "
+                "from elsewhere could run anything; if you trust it, say --data.allow_pipe true"
+            )
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file in blocks: hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _without_none(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if value is not None}
 
 
 def _read_header(folder: Path) -> dict[str, Any]:

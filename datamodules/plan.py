@@ -141,6 +141,11 @@ class TrainPlan:
         """Global batches in the epoch."""
         return batches_per_epoch(self.num_samples, self.global_batch, self.accumulate)
 
+    @property
+    def steps_per_window(self) -> int:
+        """Global batches in which each stream goes through one shuffle window; the most, where they differ."""
+        return -(-len(self) // self._windows)
+
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Ids:
         """The rank's part of global batch `step`: sample ids, int64 (global_batch / world_size,).
 

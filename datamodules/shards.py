@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def write_shard(
     # The process id keeps two runs into one folder from writing into the same file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     digest = hashlib.sha256()
-    rows: dict[bytes, tuple[int, int, int]] = {}
+    rows: dict[bytes, tuple[int, int, int, int]] = {}
     position = 0
     try:
         with open(temporary, "wb") as file:
@@ -50,7 +51,8 @@ def write_shard(
                 if encoded in rows:
                     raise ValueError(f"the key {key!r} comes twice in {path.name}")
                 head, body = _member(f"{key}.jpg", image), _member(f"{key}.cls", b"%d" % label)
-                rows[encoded] = (position + tarfile.BLOCKSIZE, len(image), label)
+                data = position + tarfile.BLOCKSIZE
+                rows[encoded] = (data, len(image), zlib.crc32(image), label)
                 for block in (head, body):
                     digest.update(block)
                     file.write(block)

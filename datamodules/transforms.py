@@ -13,6 +13,8 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
+from datamodules.headers import FORMATS, check_size
+
 
 def train_transform(image_size: int = 224, min_scale: float = 0.08) -> v2.Transform:
     """Random resized crop and flip: uint8 (3, H, W) -> (3, image_size, image_size).
@@ -65,8 +67,9 @@ def decode(data: bytes) -> Tensor:
     """Decode an image file to RGB: uint8 (3, H, W).
 
     Raises:
-        ValueError: neither torchvision nor Pillow can read it.
+        ValueError: neither torchvision nor Pillow can read it, or it has too many pixels.
     """
+    check_size(data)
     try:
         image = decode_image(
             torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB
@@ -76,7 +79,7 @@ def decode(data: bytes) -> Tensor:
     except (RuntimeError, ValueError):
         pass  # BMP and TIFF, for instance: torchvision knows JPEG, PNG, WebP and GIF only
     try:
-        with Image.open(io.BytesIO(data)) as file:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
             pixels = np.array(file.convert("RGB"))
     except Exception as error:  # Pillow's plugins raise whatever their parsers happen to raise
         raise ValueError(f"not a readable image ({error})") from error

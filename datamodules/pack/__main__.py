@@ -6,7 +6,7 @@ import argparse
 import errno
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -14,15 +14,18 @@ from rich.console import Console
 
 from datamodules.manifest import MANIFEST, Manifest
 from datamodules.pack.arguments import parse_arguments
+from datamodules.pack.expand import shards_by_split
 from datamodules.pack.ilsvrc import list_ilsvrc
 from datamodules.pack.imagefolder import list_imagefolder
 from datamodules.pack.images import ImageOptions
+from datamodules.pack.index import Index
 from datamodules.pack.job import SKIPPED, Job, Options, Packed
 from datamodules.pack.listing import Listing
 from datamodules.pack.progress import progress
-from datamodules.pack.verify import packed_splits, verify
-from datamodules.pack.wds import list_wds
+from datamodules.pack.verify import has_pipes, packed_splits, verify
+from datamodules.pack.wds import decide_classes, list_wds
 from datamodules.pack.workers import Workers
+from datamodules.sources import SourceError
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -32,22 +35,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     # `kill` and SLURM's time limit end a run as Ctrl-C does: at once, with nothing half-written.
     previous = signal.signal(signal.SIGTERM, _interrupt)
+    commands = {"verify": _verify, "index": _index}
+    again = "begins again" if options.command in commands else "goes on where it stopped"
     try:
-        return _verify(options) if options.command == "verify" else _pack(options)
+        return commands.get(options.command, _pack)(options)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr)
+        print(f"\ninterrupted; the same command {again}", file=sys.stderr)
         return 130
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             print(
                 f"error: {options.out} cannot take more data ({error.strerror}); make room, then "
-                "the same command goes on where it stopped",
+                f"the same command {again}",
                 file=sys.stderr,
             )
         else:
             print(f"error: {error}", file=sys.stderr)
         return 2
-    except ValueError as error:
+    except (ValueError, SourceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
@@ -64,7 +69,8 @@ def _pack(options: argparse.Namespace) -> int:
         ]
         for job in jobs:  # all of them before the first one takes an hour
             job.check()
-        _check_classes(options.out, [job.listing for job in jobs])
+        splits = [job.listing.split for job in jobs]
+        _check_classes(options.out, splits, jobs[0].listing.classes)
         for job in jobs:
             packed = job.finished()
             if packed is None:
@@ -72,10 +78,26 @@ def _pack(options: argparse.Namespace) -> int:
                 with progress(console, job.listing.split, total) as update:
                     packed = job.run(workers, update)
             _say(job.listing.split, packed)
-    for split in ("train", "val"):
-        if not (options.out / split / MANIFEST).exists():
-            console.print(f"note: there is no {split} split yet")
-    console.print(f"next: python train.py --data.root {options.out}")
+    _say_next(options.out)
+    return 0
+
+
+def _index(options: argparse.Namespace) -> int:
+    shards = shards_by_split(options.src, options.split)
+    indexes = [Index(split, locations, options.out / split) for split, locations in shards.items()]
+    known = _classes_there(options.out, shards)
+    scans = {}
+    with Workers(options.workers) as workers:
+        for index in indexes:
+            with progress(console, index.split, None) as update:
+                scans[index.split] = index.read(workers, update)
+    classes, class_names = decide_classes(scans, options.class_names, known)
+    _check_classes(options.out, shards, classes)
+    for index in indexes:  # before the first one is complete
+        index.report()
+    for index in indexes:
+        _say(index.split, index.save(classes, class_names))
+    _say_next(options.out)
     return 0
 
 
@@ -89,28 +111,32 @@ def _listings(options: argparse.Namespace, workers: Workers) -> list[Listing]:
     with progress(console, "list", None) as update:
         if options.command == "ilsvrc":
             return list_ilsvrc(sources[0], workers, update, options.val_labels, options.class_names)
-        known: tuple[str, ...] = ()
-        if options.split is not None:
-            other = options.out / ("val" if options.split == "train" else "train")
-            known = Manifest.load(other).classes if (other / MANIFEST).exists() else ()
-        return list_wds(options.src, workers, update, options.split, options.class_names, known)
+        shards = shards_by_split(options.src, options.split)
+        known = _classes_there(options.out, shards)
+        return list_wds(shards, workers, update, options.class_names, known)
 
 
-def _check_classes(out: Path, listings: list[Listing]) -> None:
-    """Refuse a split whose classes differ from those of the split that is there already."""
-    for other in {"train", "val"} - {listing.split for listing in listings}:
+def _classes_there(out: Path, splits: Iterable[str]) -> tuple[str, ...]:
+    """The classes of the split that is there already and not among these; none if there is none."""
+    for other in {"train", "val"} - set(splits):
         if (out / other / MANIFEST).exists():
-            classes = Manifest.load(out / other).classes
-            if classes != listings[0].classes:
-                raise ValueError(
-                    f"{out / other} has {len(classes)} classes and this input "
-                    f"{len(listings[0].classes)}, or others; pack both from one source"
-                )
+            return Manifest.load(out / other, allow_pipe=True).classes
+    return ()
+
+
+def _check_classes(out: Path, splits: Iterable[str], classes: tuple[str, ...]) -> None:
+    """Refuse splits whose classes differ from those of the split that is there already."""
+    there = _classes_there(out, splits)
+    if there and there != classes:
+        raise ValueError(
+            f"the other split in {out} has {len(there)} classes and this input {len(classes)}, or "
+            "others; take both from one source"
+        )
 
 
 def _verify(options: argparse.Namespace) -> int:
     wrong = 0
-    manifests = packed_splits(options.out)
+    manifests = packed_splits(options.out, options.allow_pipe)
     with Workers(options.workers) as workers:
         for manifest in manifests:
             name = manifest.root.name
@@ -136,6 +162,17 @@ def _say(split: str, packed: Packed) -> None:
         console.print(f"  skipped {name} ({reason})", markup=False)
     if len(packed.skipped) > 10:
         console.print(f"  all of them: {packed.manifest.root / SKIPPED}", markup=False)
+
+
+def _say_next(out: Path) -> None:
+    pipes = False
+    for split in ("train", "val"):
+        if (out / split / MANIFEST).exists():
+            pipes |= has_pipes(Manifest.load(out / split, allow_pipe=True))
+        else:
+            console.print(f"note: there is no {split} split yet")
+    allowed = " --data.allow_pipe true" if pipes else ""
+    console.print(f"next: python train.py --data.root {out}{allowed}", markup=False)
 
 
 def _sizes(manifest: Manifest) -> str:

@@ -21,6 +21,9 @@ examples:
   python -m datamodules.pack wds imagenet-1k-wds/ packed/
   python -m datamodules.pack wds 'in1k-train-{0000..1023}.tar' packed/
 
+  # the same without packing them again: train from where they are
+  python -m datamodules.pack index 'https://host/train-{000..639}.tar' indexed/
+
   # smaller files: the shorter side at most 256 pixels
   python -m datamodules.pack imagefolder imagenet/ packed/ --resize 256
 
@@ -28,7 +31,7 @@ examples:
   python -m datamodules.pack verify packed/
 
 Makes packed/train and packed/val. After an interruption the same command goes
-on where it stopped.
+on where it stopped; index begins again.
 """
 
 
@@ -63,14 +66,28 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     help_text = "shards with jpg (or png, webp) and cls members: files, brace lists, globs, folders"
     new.add_argument("src", nargs="+", metavar="SRC", help=help_text)
     _add_packing(new)
-    new.add_argument(
-        "--split",
-        choices=("train", "val"),
-        help="what the shards are, where their names do not say train or val(idation)",
-    )
+    _add_split(new)
 
-    new = commands.add_parser("verify", help="read packed data again", allow_abbrev=False)
+    new = commands.add_parser(
+        "index",
+        help="WebDataset shards to train from where they are",
+        description="Read WebDataset shards once and write only a manifest. The shards stay where "
+        "they are, and as they are: in their order, and at full size. Images are not decoded; "
+        "verify does that.",
+        allow_abbrev=False,
+    )
+    help_text = (
+        "shards as for wds, and URLs (https, s3, gs, ...) and 'pipe:COMMAND', brace lists too"
+    )
+    new.add_argument("src", nargs="+", metavar="SRC", help=help_text)
     _add_common(new)
+    _add_class_names(new)
+    _add_split(new)
+
+    new = commands.add_parser("verify", help="read all data again", allow_abbrev=False)
+    _add_common(new)
+    help_text = "run the commands that an index of pipe: shards names"
+    new.add_argument("--allow-pipe", action="store_true", help=help_text)
     return parser.parse_args(arguments)
 
 
@@ -109,11 +126,19 @@ def _add_packing(parser: argparse.ArgumentParser) -> None:
         metavar="Q",
         help="JPEG quality, 1 to 95, of images that must be encoded again (default: 90)",
     )
-    add(
-        "--class-names",
-        type=Path,
-        metavar="FILE",
-        help="text with a line `id<TAB>name` for each class (default: SRC/classes.tsv, if any)",
+    _add_class_names(parser, " (default: SRC/classes.tsv, if any)")
+
+
+def _add_class_names(parser: argparse.ArgumentParser, default: str = "") -> None:
+    help_text = f"text with a line `id<TAB>name` for each class{default}"
+    parser.add_argument("--class-names", type=Path, metavar="FILE", help=help_text)
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split",
+        choices=("train", "val"),
+        help="what the shards are, where their names do not say train or val(idation)",
     )
 
 

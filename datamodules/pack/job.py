@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.manifest import INDEX, MANIFEST, SAMPLE_DTYPE, Manifest, Shard
+from datamodules.manifest import INDEX, MANIFEST, SAMPLE_DTYPE, VERSION, Manifest, Shard, sha256_of
 from datamodules.pack.images import ImageOptions, UnreadableImage, to_rgb_jpeg
 from datamodules.pack.listing import Listing, Problem, Source
 from datamodules.pack.workers import Workers, advance
@@ -78,7 +78,7 @@ class Job:
     def __init__(self, listing: Listing, folder: Path, options: Options) -> None:
         self.listing, self.folder, self.options = listing, folder, options
         input_hash = listing.fingerprint()
-        self._record: dict[str, Any] = {"input": input_hash, **asdict(options)}
+        self._record: dict[str, Any] = {"format": VERSION, "input": input_hash, **asdict(options)}
         self._fingerprint = hashlib.sha256(json.dumps(self._record).encode()).hexdigest()
 
     def check(self) -> None:
@@ -182,7 +182,7 @@ def _write(task: _Task) -> _Part:
         return _Part(None, np.empty(0, SAMPLE_DTYPE(1)), tuple(skipped))
     shard, rows = write_shard(task.path, itertools.chain([first], samples))
     if not skipped:  # one that lacks images is tried again by the next run
-        columns = [rows[name].tolist() for name in ("offset", "size", "label")]
+        columns = [rows[name].tolist() for name in ("offset", "size", "crc32", "label")]
         state = {
             "fingerprint": task.fingerprint,
             "shard": asdict(shard),
@@ -226,15 +226,6 @@ def _reuse(task: _Task) -> _Part | None:
     return _Part(shard, rows, reused=True)
 
 
-def sha256_of(path: Path) -> str:
-    """Hash a file in blocks."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _state_path(task: _Task) -> Path:
     return task.path.parent / PARTIAL / f"{task.path.stem}.json"
 
@@ -258,6 +249,8 @@ def _read_skipped(folder: Path) -> tuple[Problem, ...]:
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Say in words what distinguishes the job in the folder from the one that is wanted."""
+    if old.get("format") != new["format"]:
+        return "an older format"
     old, new = ({**job, **job.get("images", {})} for job in (old, new))
     for name in ("samples_per_shard", "seed", "resize", "quality"):
         if old.get(name) != new.get(name):

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import braceexpand
 import numpy as np
 
+from datamodules.locations import is_remote, name_for_people
 from datamodules.pack.classes import names_of, read_class_names
 from datamodules.pack.listing import Listing, Problem, Source, found, printable, tabulate
 from datamodules.pack.tars import members
 from datamodules.pack.workers import Workers, advance
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "ppm")
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-}
+MAX_CLASSES = 1 << 20
+"""A label from here on is a mistake; the classes up to it would fill the memory."""
 # timm and others put the class's id and name into the sample's json under one of these.
 ID_FIELDS = ("class_id", "wnid", "synset")
 NAME_FIELDS = ("class_name", "label_name", "name")
@@ -41,41 +35,74 @@ class Scan:
 
 
 def list_wds(
-    patterns: Sequence[str],
+    shards: Mapping[str, Sequence[str]],
     workers: Workers,
     progress: Callable[[int], Any],
-    split: str | None = None,
     class_names: Path | None = None,
     known: Sequence[str] = (),
 ) -> list[Listing]:
-    """List shards, told apart into train and val by their names or all of ``split``.
+    """List the samples of local shards.
 
     Args:
-        patterns: Files, brace lists, globs, or folders that hold ``.tar`` files.
+        shards: What ``shards_by_split`` found.
         workers: Read the shards' headers.
         progress: Called with the number of samples found so far.
-        split: ``train`` or ``val``, for shards whose names do not say it.
+        class_names: As for ``decide_classes``.
+        known: As for ``decide_classes``.
+
+    Raises:
+        ValueError: A shard that is remote, or what ``scan`` and ``decide_classes`` refuse.
+    """
+    for location in (location for part in shards.values() for location in part):
+        if is_remote(location):
+            raise ValueError(
+                f"{name_for_people(location)} is remote, and only local shards can be packed; "
+                "download it, or use `python -m datamodules.pack index`, which packs nothing"
+            )
+    archives = {split: tuple(map(Path, locations)) for split, locations in shards.items()}
+    scans: dict[str, list[Scan]] = {}
+    for split, paths in archives.items():
+        done = dict(workers.run(_scan_archive, list(enumerate(paths)), progress))
+        scans[split] = [done[at] for at in range(len(paths))]
+    classes, names = decide_classes(scans, class_names, known)
+    return [
+        Listing(
+            split,
+            Source(Path(), archives[split]),
+            tabulate(scan.rows for scan in part),
+            classes,
+            names,
+            tuple(problem for scan in part for problem in scan.problems),
+        )
+        for split, part in scans.items()
+    ]
+
+
+def decide_classes(
+    scans: Mapping[str, Iterable[Scan]], class_names: Path | None, known: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Find the ids and names of the classes, by label.
+
+    Args:
+        scans: Of all shards of each split.
         class_names: A file of ``id<TAB>name`` in the order of the labels.
         known: The class ids of a split that was packed before; the labels must fit them.
 
     Raises:
-        ValueError: No such shard, no split in its name, or labels outside the classes.
+        ValueError: A split without samples, or labels outside the classes.
     """
-    by_split: dict[str, list[Path]] = {}
-    for path in _expand(patterns):
-        by_split.setdefault(split or _split_of(path), []).append(path)
-    scans: dict[str, list[Scan]] = {}
-    for name, paths in sorted(by_split.items()):
-        found_scans = dict(workers.run(_scan, list(enumerate(paths)), progress))
-        scans[name] = [found_scans[at] for at in range(len(paths))]
-    tables = {name: tabulate(scan.rows for scan in part) for name, part in scans.items()}
-    for name, table in tables.items():
-        if not len(table):
+    highest = -1
+    about: dict[int, set[tuple[str, str]]] = {}
+    for split, part in scans.items():
+        labels = [int(scan.rows["label"].max()) for scan in part if len(scan.rows)]
+        if not labels:
             raise ValueError(
-                f"{by_split[name][0]} and the other {name} shards have no sample with an image "
-                f"({', '.join(IMAGES)}) and a cls member"
+                f"the {split} shards have no sample with an image ({', '.join(IMAGES)}) and a "
+                "cls member"
             )
-    highest = max(int(table["label"].max()) for table in tables.values())
+        highest = max(highest, *labels)
+        for label, told in (item for scan in part for item in scan.about.items()):
+            about.setdefault(label, set()).add(told)
     named = read_class_names(class_names) if class_names else {}
     classes = tuple(named) or tuple(known)
     if classes and highest >= len(classes):
@@ -83,61 +110,23 @@ def list_wds(
             f"the shards have the label {highest} but there are {len(classes)} classes "
             f"in {class_names or 'the split that is packed already'}"
         )
-    about: dict[int, set[tuple[str, str]]] = {}
-    for scan in (scan for part in scans.values() for scan in part):
-        for label, told in scan.about.items():
-            about.setdefault(label, set()).add(told)
     own, own_names = _classes_from_json(highest + 1, about)
     if not classes:
         classes = own
-    names = named or (own_names if classes == own else {})
-    return [
-        Listing(
-            name,
-            Source(Path(), tuple(by_split[name])),
-            table,
-            classes,
-            names_of(classes, names),
-            tuple(problem for scan in scans[name] for problem in scan.problems),
-        )
-        for name, table in sorted(tables.items())
-    ]
+    return classes, names_of(classes, named or (own_names if classes == own else {}))
 
 
-def _expand(patterns: Sequence[str]) -> list[Path]:
-    paths: list[Path] = []
-    for pattern in patterns:
-        if Path(pattern).is_dir():
-            matches = sorted(Path(pattern).rglob("*.tar"))
-        else:
-            expanded = list(braceexpand.braceexpand(pattern))
-            matches = [
-                Path(match)
-                for each in expanded
-                for match in (sorted(glob.glob(each)) if re.search(r"[*?\[]", each) else [each])
-            ]
-        if not matches:
-            raise ValueError(f"no shards (.tar) match {pattern}")
-        if missing := next((path for path in matches if not path.is_file()), None):
-            raise ValueError(f"no such shard: {missing}")
-        paths += matches
-    return list(dict.fromkeys(paths))
+def scan(path: Path, name: str, archive: int = 0) -> Scan:
+    """List one shard by its headers and its small members.
 
+    Args:
+        path: A local file.
+        name: Of the shard, for people.
+        archive: Its number, for the rows.
 
-def _split_of(path: Path) -> str:
-    """Read the split off the file's name, or off its folder's where the file's is mute."""
-    for text in (path.name, path.parent.name):
-        told = {
-            SPLIT_WORDS[word] for word in re.findall("[a-z]+", text.lower()) if word in SPLIT_WORDS
-        }
-        if len(told) == 1:
-            return told.pop()
-    raise ValueError(f"the name of {path} says neither train nor val; give --split train or val")
-
-
-def _scan(task: tuple[int, Path]) -> Scan:
-    """List one shard by its headers and its small members."""
-    archive, path = task
+    Raises:
+        ValueError: No complete, uncompressed tar file.
+    """
     mtime = path.stat().st_mtime_ns
     rows, problems, about = [], [], {}
     with open(path, "rb") as file:
@@ -152,19 +141,33 @@ def _scan(task: tuple[int, Path]) -> Scan:
             try:
                 if image is None:
                     raise ValueError("no image")
+                if not 0 < image[1] < 1 << 32:
+                    raise ValueError(f"an image of {image[1]} bytes")
                 if "cls" not in fields:
                     raise ValueError("no cls")
                 label = int(read(fields["cls"]))
-                if not 0 <= label < 1 << 31:
+                if not 0 <= label < MAX_CLASSES:
                     raise ValueError(f"the label {label} is out of range")
             except ValueError as error:
-                problems.append((f"{path.name}: {printable(key)}", printable(str(error))))
+                problems.append((f"{name}: {printable(key)}", printable(str(error))))
                 continue
             if "json" in fields and label not in about:
                 about[label] = _told_by(read(fields["json"]))
-            name = image[2].encode("utf-8", "surrogateescape")
-            rows.append((archive, image[0], image[1], mtime, label, name))
+            encoded = image[2].encode("utf-8", "surrogateescape")
+            rows.append((archive, image[0], image[1], mtime, label, encoded))
     return Scan(found(rows), tuple(problems), about)
+
+
+def key_and_suffix(name: str) -> tuple[str, str]:
+    """Cut a member's name as webdataset does: at the first dot after the folders."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, suffix = file.partition(".")
+    return folder + slash + stem, suffix
+
+
+def _scan_archive(task: tuple[int, Path]) -> Scan:
+    archive, path = task
+    return scan(path, path.name, archive)
 
 
 def _grouped(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int, str]]]]:
@@ -172,11 +175,9 @@ def _grouped(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int, str]]]
     current: str | None = None
     fields: dict[str, tuple[int, int, str]] = {}
     for member in members(path):
-        folder, slash, name = member.name.rpartition("/")
-        stem, dot, suffix = name.partition(".")
-        if not stem or not dot:
+        key, suffix = key_and_suffix(member.name)
+        if not key or key.endswith("/") or not suffix:
             continue
-        key = folder + slash + stem
         if key != current:
             if current is not None:
                 yield current, fields

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from bagnet.checkpoints import save_weights
-from bagnet.classifier import BagNetClassifier, memory_format
+from bagnet.classifier import UNREADABLE, BagNetClassifier, memory_format
 from bagnet.models import normalize
 from bagnet.optim import learning_rate_factor
 
@@ -137,3 +137,39 @@ def test_weights_are_laid_out_for_the_device(width):
     weight = module.model.layer1[0].conv2.weight
     expected = memory_format(torch.device("cpu"), width)
     assert weight.is_contiguous(memory_format=expected)
+
+
+def test_neither_loss_nor_gradients_nor_metrics_see_what_could_not_be_read():
+    module = classifier().eval()
+    images, labels, ids = batches(8)[0]
+    good = torch.tensor([0, 2, 3, 7])
+    marked = labels.clone()
+    marked[[1, 4, 5, 6]] = UNREADABLE
+
+    def step(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        module.zero_grad()
+        loss = module.training_step(batch, 0)
+        loss.backward()
+        return loss, [parameter.grad.clone() for parameter in module.parameters()]
+
+    module.log = lambda *args, **kwargs: None
+    loss, gradients = step((images, marked, ids))
+    expected, expected_gradients = step((images[good], labels[good], ids[good]))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-7)
+    for name in ("loss", "top1", "top5"):
+        metric = module.metrics[f"train/{name}"]
+        both = metric.compute()  # of the same samples twice
+        metric.reset()
+        module.training_step((images[good], labels[good], ids[good]), 0)
+        torch.testing.assert_close(metric.compute(), both)
+
+
+def test_a_batch_of_nothing_readable_has_no_loss_and_no_gradient():
+    module = classifier()
+    module.log = lambda *args, **kwargs: None
+    images, labels, ids = batches(4)[0]
+    loss = module.training_step((images, torch.full_like(labels, UNREADABLE), ids), 0)
+    loss.backward()
+    assert loss.item() == 0
+    assert all((parameter.grad == 0).all() for parameter in module.parameters())

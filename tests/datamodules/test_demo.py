@@ -110,7 +110,7 @@ def test_shards_hold_the_planted_images_as_jpeg(demo: Path) -> None:
     assert manifest.num_samples == len(planted["images"]) == COUNTS["val"]
     for number in range(manifest.num_samples):
         sample = manifest.sample(number)
-        data = (demo / "val" / sample.shard).read_bytes()[sample.offset :][: sample.size]
+        data = (demo / "val" / sample.shard.name).read_bytes()[sample.offset :][: sample.size]
         image = Image.open(io.BytesIO(data))
         assert (image.format, image.mode) == ("JPEG", "RGB")
         assert image.size == (planted["image_size"],) * 2
@@ -126,7 +126,7 @@ def test_the_data_module_shows_the_network_the_pixels_as_they_are(demo: Path) ->
     manifest = Manifest.load(demo / "val")
     for number in range(12):
         sample = manifest.sample(number)
-        data_bytes = (demo / "val" / sample.shard).read_bytes()[sample.offset :][: sample.size]
+        data_bytes = (demo / "val" / sample.shard.name).read_bytes()[sample.offset :][: sample.size]
         pixels = np.asarray(Image.open(io.BytesIO(data_bytes)))
         assert labels[number] == sample.label
         # Decoders may round differently, and a box must not be off by one.
@@ -140,7 +140,7 @@ def test_both_splits_have_all_classes_and_no_picture_in_common(demo: Path) -> No
     for split, manifest in shards.items():
         assert set(manifest.samples["label"]) == set(range(len(CLASS_NAMES)))
         samples = [manifest.sample(number) for number in range(manifest.num_samples)]
-        data = (demo / split / samples[0].shard).read_bytes()
+        data = (demo / split / samples[0].shard.name).read_bytes()
         images[split] = {data[s.offset :][: s.size] for s in samples}
         assert len(images[split]) == manifest.num_samples
     assert not images["train"] & images["val"]

@@ -1,7 +1,9 @@
 """Loaders: the same global batches for any workers, ranks and start, and an exact resume."""
 
+import errno
 import io
 import itertools
+import json
 import os
 import pickle
 import signal
@@ -17,6 +19,7 @@ from datamodules.manifest import Manifest
 from datamodules.shards import shard_name, write_shard
 from datamodules.stream import Batches
 from datamodules.transforms import eval_transform, train_transform
+from datamodules.unreadable import UNREADABLE
 
 COUNTS = (13, 1, 30, 8)
 SAMPLES = sum(COUNTS)
@@ -157,6 +160,7 @@ def test_the_state_is_the_same_on_all_ranks_and_is_numbers(train):
         ("global_batch", {"batch": 4}),
         ("streams", {"streams": 8}),
         ("window", {"window": 1}),
+        ("accumulate", {"accumulate": 2}),
     ],
 )
 def test_a_state_of_another_order_is_an_error_that_names_the_difference(train, name, options):
@@ -242,20 +246,77 @@ def test_evaluation_reads_every_sample_once_on_any_number_of_ranks(folder, ranks
     assert len(lengths) == 1
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_sample_is_one_clear_error_in_the_training_process(folder, tmp_path, workers):
+@pytest.fixture
+def damaged(folder, tmp_path):
+    """The data without its third shard: 30 of the 52 samples are gone."""
     copy = tmp_path / "data" / "train"
     copy.mkdir(parents=True)
     for file in folder.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    (copy / "shard-000002.tar").write_bytes(b"")
-    batches = Batches(Manifest.load(copy), eval_transform(12, 14))
+    (copy / "shard-000002.tar").unlink()
+    return copy
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_samples_change_no_number_of_batches_and_no_other_sample(
+    damaged, reference, workers, caplog
+):
+    for ranks in (1, 2):
+        loaders = [
+            TrainLoader(
+                Batches(Manifest.load(damaged), train_transform(12), 3),
+                BATCH,
+                rank=rank,
+                world_size=ranks,
+                streams=4,
+                workers=workers,
+            )
+            for rank in range(ranks)
+        ]
+        caplog.clear()
+        with caplog.at_level("INFO", "datamodules"):
+            found = merged([contents(loader) for loader in loaders])
+        assert [set(batch) for batch in found] == [set(batch) for batch in reference[0]]
+        gone = 0
+        for batch, expected in zip(found, reference[0], strict=True):
+            for sample_id, (pixels, label) in batch.items():
+                if 14 <= sample_id < 44:
+                    gone += 1
+                    assert (set(pixels), label) == ({128}, UNREADABLE)
+                else:
+                    assert (pixels, label) == expected[sample_id]
+        named = {record.getMessage().split("'")[1] for record in caplog.records}
+        assert len(named) == gone
+        warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert len(warnings) == ranks  # the first of each, then at most one in ten seconds
+        for loader in loaders:
+            loader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_is_an_error_of_its_own_in_the_training_process(folder, workers):
+    batches = Batches(Manifest.load(folder), no_space)
     loader = EvalLoader(batches, 4, workers=workers)
-    with pytest.raises(ValueError, match=r"^cannot read sample 'key14' of \S+000002.tar: ") as info:
+    with pytest.raises(OSError, match="No space") as info:
         list(loader)
-    assert "worker" not in str(info.value)
-    assert "Traceback" not in str(info.value)
+    assert info.value.errno == errno.ENOSPC
     loader.close()
+
+
+def no_space(image):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_audit_knows_which_samples_each_step_used(train, reference, tmp_path, workers):
+    loader = train(workers=workers, audit_dir=tmp_path / "audit", session=5)
+    assert not (tmp_path / "audit").exists()
+    for _ in itertools.islice(loader, 2):
+        pass
+    (file,) = (tmp_path / "audit").iterdir()
+    header, *records = map(json.loads, file.read_text().splitlines())
+    assert (header["session"], header["seed"], header["global_batch"]) == (5, 3, BATCH)
+    assert [record["ids"] for record in records] == [list(b) for b in reference[0][:2]]
 
 
 def test_workers_leave_interrupts_to_the_training_process(train, reference):

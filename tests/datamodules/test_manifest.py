@@ -19,6 +19,7 @@ def make(root, counts=(3, 1, 4), label=None):
     samples = np.zeros(total, SAMPLE_DTYPE(12))
     samples["offset"] = np.arange(total) * 1024 + 512
     samples["size"] = np.arange(total) + 1
+    samples["crc32"] = np.arange(total) * 1001
     samples["label"] = np.arange(total) % 2 if label is None else label
     samples["key"] = [f"schlüssel{i}".encode() for i in range(total)]
     shards = tuple(Shard(f"s{i}.tar", n, 9999, f"{i:064d}") for i, n in enumerate(counts))
@@ -45,7 +46,9 @@ def test_sample_ids_count_through_the_shards(tmp_path):
     manifest = make(tmp_path)
     assert manifest.shard_of(np.arange(8)).tolist() == [0, 0, 0, 1, 2, 2, 2, 2]
     assert manifest.shard_of([7, 0]).tolist() == [2, 0]
-    assert manifest.sample(3) == Sample(3, "s1.tar", "schlüssel3", 3 * 1024 + 512, 4, 1)
+    assert manifest.sample(3) == Sample(
+        3, manifest.shards[1], "schlüssel3", 3 * 1024 + 512, 4, 3003, 1
+    )
     for outside in (-1, 8):
         with pytest.raises(IndexError, match="of 8"):
             manifest.sample(outside)
@@ -93,6 +96,17 @@ def cut(name, length):
     return damage
 
 
+def flip_a_bit(folder):
+    content = bytearray((folder / INDEX).read_bytes())
+    content[-20] ^= 1
+    (folder / INDEX).write_bytes(content)
+
+
+def replace_index(folder):
+    np.save(folder / INDEX, np.arange(8))
+    damage_json(lambda h: h.update(index_sha256=module.sha256_of(folder / INDEX)))(folder)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -108,12 +122,14 @@ def cut(name, length):
         (damage_json(lambda h: h["shards"][0].update(samples=4)), "counts 9 samples.* 8"),
         (damage_json(lambda h: h["shards"].pop()), "counts 4 samples.* 8"),
         (damage_json(lambda h: h.update(class_names=["a"])), "1 class names for 2"),
-        (damage_json(lambda h: h.update(classes=["a"], class_names=["a"])), "label 1, outside"),
+        (damage_json(lambda h: h.pop("index_sha256")), "damaged"),
         (damage_json(lambda h: h["shards"][0].update(name="../s0.tar")), "no file name"),
         (damage_json(lambda h: h["shards"][0].update(name="/etc/passwd")), "no file name"),
         (cut(INDEX, 300), "damaged"),
         (cut(INDEX, 0), "damaged"),
-        (lambda f: np.save(f / INDEX, np.arange(8)), "wrong format"),
+        (flip_a_bit, "damaged .*samples.npy has changed"),
+        (lambda f: np.save(f / INDEX, np.arange(8)), "damaged .*samples.npy has changed"),
+        (replace_index, "wrong format"),
     ],
 )
 def test_a_damaged_manifest_is_one_clear_error(tmp_path, damage, message):
@@ -137,6 +153,49 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path, manifest, message):
     with pytest.raises(ValueError, match=message):
         make(tmp_path / "train", **manifest).save()
     assert not (tmp_path / "train").exists()
+
+
+def test_a_label_outside_the_classes_is_left_to_the_reader(tmp_path):
+    make(tmp_path).save()
+    damage_json(lambda header: header.update(classes=["a"], class_names=["a"]))(tmp_path)
+    assert Manifest.load(tmp_path).sample(1).label == 1
+
+
+def elsewhere(root, *urls):
+    manifest = make(root)
+    shards = [
+        dataclasses.replace(shard, url=url)
+        for shard, url in zip(manifest.shards, urls, strict=True)
+    ]
+    return dataclasses.replace(manifest, shards=tuple(shards))
+
+
+def test_shards_lie_in_the_folder_or_where_their_url_says(tmp_path):
+    saved = elsewhere(tmp_path, None, "https://host/a.tar", "/other/b.tar")
+    saved.save()
+    loaded = Manifest.load(tmp_path)
+    found = [loaded.location(shard) for shard in loaded.shards]
+    assert found == [str(tmp_path / "s0.tar"), "https://host/a.tar", "/other/b.tar"]
+    assert loaded.digest == make(tmp_path).digest
+
+
+def test_a_remote_manifest_has_its_shards_beside_it_and_nowhere_else(tmp_path):
+    make(tmp_path).save()
+    loaded = Manifest.load(tmp_path, base="https://host/train")
+    again = pickle.loads(pickle.dumps(loaded))
+    for manifest in (loaded, again):
+        assert manifest.location(manifest.shards[1]) == "https://host/train/s1.tar"
+    elsewhere(tmp_path, None, "/etc/passwd", None).save()
+    with pytest.raises(ValueError, match="https://host/train lists shards outside its folder"):
+        Manifest.load(tmp_path, base="https://host/train")
+
+
+def test_commands_of_a_manifest_are_not_run_unasked(tmp_path):
+    elsewhere(tmp_path, None, None, "pipe:touch /tmp/pwned").save()
+    with pytest.raises(ValueError, match="through commands .* --data.allow_pipe true"):
+        Manifest.load(tmp_path)
+    loaded = Manifest.load(tmp_path, allow_pipe=True)
+    assert pickle.loads(pickle.dumps(loaded)).shards == loaded.shards
 
 
 def test_a_save_that_fails_leaves_no_manifest_and_no_half_file(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def images(folder):
     result = {}
     for number in range(manifest.num_samples):
         sample = manifest.sample(number)
-        data = (folder / sample.shard).read_bytes()[sample.offset :][: sample.size]
+        data = (folder / sample.shard.name).read_bytes()[sample.offset :][: sample.size]
         result[sample.key] = (data, manifest.classes[sample.label])
     assert len(result) == manifest.num_samples
     return result

@@ -79,7 +79,10 @@ def images(folder):
     manifest = Manifest.load(folder)
     samples = [manifest.sample(i) for i in range(manifest.num_samples)]
     return {
-        s.key: ((folder / s.shard).read_bytes()[s.offset :][: s.size], manifest.classes[s.label])
+        s.key: (
+            (folder / s.shard.name).read_bytes()[s.offset :][: s.size],
+            manifest.classes[s.label],
+        )
         for s in samples
     }
 

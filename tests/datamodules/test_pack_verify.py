@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -51,7 +52,7 @@ def test_whole_data_is_whole(tmp_path, capsys):
 
 def flip_a_byte(folder):
     sample = Manifest.load(folder).sample(4)
-    with open(folder / sample.shard, "r+b") as file:
+    with open(folder / sample.shard.name, "r+b") as file:
         file.seek(sample.offset + sample.size // 2)
         old = file.read(1)
         file.seek(-1, 1)
@@ -75,16 +76,20 @@ def rewrite_label(folder):
     (folder / "manifest.json").write_text(json.dumps(header))
 
 
+def change_index(folder, name, value):
+    """Change a row, as a program with a mistake would: the index's hash is right."""
+    manifest = Manifest.load(folder)
+    samples = np.array(manifest.samples)
+    samples[name][4] = value
+    dataclasses.replace(manifest, samples=samples).save()
+
+
 def shift_index(folder):
-    index = np.load(folder / "samples.npy")
-    index["offset"][4] += 512
-    np.save(folder / "samples.npy", index)
+    change_index(folder, "offset", Manifest.load(folder).sample(4).offset + 512)
 
 
 def relabel_index(folder):
-    index = np.load(folder / "samples.npy")
-    index["label"][4] = 0
-    np.save(folder / "samples.npy", index)
+    change_index(folder, "label", 0)
 
 
 def append(folder):

@@ -1,0 +1,133 @@
+"""Where shards are: their paths, URLs or commands, and a local copy of each while it is read."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO
+from urllib.parse import urlsplit
+
+import braceexpand
+
+from datamodules.locations import is_remote, local_path, name_for_people
+from datamodules.pack.workers import advance
+from datamodules.sources import open_source, with_retries
+
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+}
+_BLOCK = 1 << 20  # bytes; the user's wish to stop is obeyed in between
+
+
+def shards_by_split(patterns: Sequence[str], split: str | None = None) -> dict[str, list[str]]:
+    """Find shards and tell them apart into ``train`` and ``val``.
+
+    Args:
+        patterns: Files, brace lists, globs, or folders that hold ``.tar`` files; URLs and commands
+            (``pipe:...``), which may have brace lists.
+        split: What all of them are, for shards whose names do not say it.
+
+    Returns:
+        Locations, each one once: absolute paths, and URLs and commands as they are.
+
+    Raises:
+        ValueError: No such shard, or no split in its name.
+    """
+    by_split: dict[str, list[str]] = {}
+    for location in _expand(patterns):
+        by_split.setdefault(split or _split_of(location), []).append(location)
+    return dict(sorted(by_split.items()))
+
+
+def path_in(location: str) -> PurePosixPath:
+    """Path of the file that a location names; empty for a command that has no ``NAME.tar``."""
+    if location.startswith("pipe:"):
+        names = re.findall(r"[^\s'\"]+\.tar\b", location)
+        return path_in(names[-1]) if names else PurePosixPath()
+    return PurePosixPath(urlsplit(location).path if is_remote(location) else location)
+
+
+@contextmanager
+def local_copy(location: str) -> Iterator[Path]:
+    """Give the path of a local shard, or of a copy of a remote one in the temporary folder.
+
+    To be used in a worker; the copy is gone at the end, and where the worker is told to stop.
+
+    Raises:
+        SourceError: It cannot be read, after some attempts.
+        ValueError: Nothing installed opens such a location, or the temporary folder is full.
+    """
+    if not is_remote(location):
+        yield Path(local_path(location))
+        return
+    with tempfile.NamedTemporaryFile(prefix="shard-", suffix=".tar") as file:
+        try:
+            with_retries(partial(_download, location, file))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise ValueError(
+                f"{tempfile.gettempdir()} has no room for a copy of {name_for_people(location)} "
+                f"({error.strerror}); set TMPDIR to a larger folder, or give fewer --workers"
+            ) from None
+        yield Path(file.name)
+
+
+def _download(location: str, file: IO[bytes]) -> None:
+    advance(0)
+    file.seek(0)
+    file.truncate()
+    with open_source(location) as source:
+        while block := source.read(_BLOCK):
+            file.write(block)
+            advance(0)
+    file.flush()
+
+
+def _expand(patterns: Sequence[str]) -> list[str]:
+    locations: list[str] = []
+    for pattern in patterns:
+        if is_remote(pattern):
+            locations += braceexpand.braceexpand(pattern)
+            continue
+        path = local_path(pattern)
+        if os.path.isdir(path):
+            matches = [str(match) for match in sorted(Path(path).rglob("*.tar"))]
+        else:
+            matches = [
+                match
+                for each in braceexpand.braceexpand(path)
+                for match in (sorted(glob.glob(each)) if re.search(r"[*?\[]", each) else [each])
+            ]
+        if not matches:
+            raise ValueError(f"no shards (.tar) match {pattern}")
+        if missing := next((match for match in matches if not os.path.isfile(match)), None):
+            raise ValueError(f"no such shard: {missing}")
+        locations += map(os.path.abspath, matches)
+    return list(dict.fromkeys(locations))
+
+
+def _split_of(location: str) -> str:
+    """Read the split off the file's name, or off its folder's where the file's is mute."""
+    path = path_in(location)
+    for text in (path.name, path.parent.name):
+        told = {
+            SPLIT_WORDS[word] for word in re.findall("[a-z]+", text.lower()) if word in SPLIT_WORDS
+        }
+        if len(told) == 1:
+            return told.pop()
+    raise ValueError(
+        f"the name of {name_for_people(location)} says neither train nor val; "
+        "give --split train or val"
+    )
