@@ -15,7 +15,7 @@ from datamodules.locations import is_remote
 from datamodules.manifest import Manifest
 from datamodules.plan import Ids, TrainPlan
 from datamodules.sources import SourceError
-from datamodules.workers import leave_signals_to_the_parent
+from datamodules.workers import leave_signals_to_the_parent, worker_context
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class FetchAhead:
     """A process that stays one shuffle window ahead of a rank's training.
 
     Without it, all workers would stand still at the end of each window until the shards of the next
-    one are there. It is no thread, as those do not go together with the fork of workers.
+    one are there.
 
     Args:
         manifest: what the shards hold.
         cache: where they are fetched to.
         course: the batches to come.
-        start_method: of the process; the platform's default if None.
+        start_method: of the process, if not from the fork server.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class FetchAhead:
         course: Course,
         start_method: str | None = None,
     ) -> None:
-        context = multiprocessing.get_context(start_method)
+        context = worker_context(start_method)
         self._steps = context.Semaphore(course.plan(epoch=course.epoch).steps_per_window)
         self._process = context.Process(  # type: ignore[attr-defined]
             target=_fetch, args=(manifest, cache, course, self._steps), daemon=True

@@ -46,9 +46,6 @@ class ShardCache:
         limit: Bytes, of complete copies and of downloads at their final size.
         delays: Seconds between the attempts to fetch a shard.
         timeout: Seconds without a byte after which an attempt has failed.
-
-    Raises:
-        ValueError: The folder belongs to another user.
     """
 
     folder: Path
@@ -68,7 +65,7 @@ class ShardCache:
             sha256: Its hash, 64 hexadecimal digits.
 
         Raises:
-            ValueError: No hash, a shard that is larger than the limit, or nothing installed that
+            ValueError: The folder belongs to another user, no hash, a shard that is larger than the limit, or nothing installed that
                 opens the location.
             SourceError: The last attempt failed, or one that no other could better.
             OSError: The local disk, for example a full one.

@@ -20,6 +20,7 @@ from datamodules.plan import TrainPlan, batches_per_epoch, rank_batch
 from datamodules.remote import check_cache, default_cache_dir, load_remote, remote_bytes
 from datamodules.stream import Batches
 from datamodules.transforms import eval_transform, train_transform
+from datamodules.workers import worker_context
 
 log = logging.getLogger("datamodules")
 
@@ -96,6 +97,8 @@ class ImageNetDataModule(LightningDataModule):
         self._manifests: dict[str, Manifest] = {}
         self._loaders: list[TrainLoader | EvalLoader] = []
         self._session = 0
+        if workers:
+            worker_context()  # its imports take seconds; meanwhile the network is built
 
     @property
     def train_manifest(self) -> Manifest:

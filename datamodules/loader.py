@@ -83,7 +83,7 @@ class TrainLoader:
         accumulate: batches for each optimiser step.
         workers: processes of this rank that read; 0 reads in the process itself.
         pin_memory: put batches into page-locked memory, for CUDA.
-        start_method: of the workers; the platform's default if None.
+        start_method: of the workers, if not from a fork server.
         audit_dir: where the sample ids of each batch are written down as it is handed out.
         session: the number of this start of the run in the audit; see `AuditWriter`.
 
@@ -214,7 +214,7 @@ class EvalLoader:
         world_size: number of ranks.
         workers: processes of this rank that read; 0 reads in the process itself.
         pin_memory: put batches into page-locked memory, for CUDA.
-        start_method: of the workers; the platform's default if None.
+        start_method: of the workers, if not from a fork server.
 
     Raises:
         ValueError: fewer samples than ranks.

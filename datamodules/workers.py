@@ -1,9 +1,18 @@
-"""The processes of a rank that read and decode."""
+"""The processes of a rank that read and decode.
+
+They are forked from a server that has no threads, not from the training process: a fork copies the
+locks that threads hold at that moment, and then a worker, and with it all ranks, hangs for ever.
+That happens (pytorch issue 130610, and once in a few hundred starts in our own tests). The server
+has imported what takes seconds, so its workers start as fast as those of a fork.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from collections.abc import Iterator
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import torch
@@ -13,8 +22,25 @@ from datamodules.plan import Ids
 from datamodules.stream import Batches, ReadBatch
 from datamodules.unreadable import UnreadableLog
 
+_IMPORTED = ["torch.utils.data", "torchvision.transforms.v2", "webdataset", "fsspec"]
+_LEFT_TO_THE_TRAINING = {signal.SIGUSR1, signal.SIGUSR2}
+
 Index = tuple[int, Ids]
 """What a worker needs to know to read a batch: epoch and sample ids."""
+
+
+def worker_context(start_method: str | None = None) -> BaseContext:
+    """What starts the processes; by default from the fork server, which it starts if need be."""
+    if start_method in (None, "forkserver"):
+        forkserver.set_forkserver_preload(_IMPORTED)
+        # Slurm's warnings of its time limit go to all processes of a job. The server inherits the
+        # mask and stays.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_TRAINING)
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return multiprocessing.get_context(start_method or "forkserver")
 
 
 class Workers:
@@ -25,7 +51,7 @@ class Workers:
         indices: what to read, anew at each iteration.
         workers: processes; 0 reads in this one.
         pin_memory: put batches into page-locked memory, for CUDA.
-        start_method: of the processes; the platform's default if None.
+        start_method: of the processes, if not from a fork server.
 
     Raises:
         ValueError: a negative number of workers.
@@ -43,15 +69,17 @@ class Workers:
             raise ValueError(f"workers is {workers}, but it is a number of processes, at least 0")
         self._reader = _Reader(batches)
         self._indices = indices
+        self._start_method = start_method
         self._options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory}
-        if workers:
-            self._options |= {"persistent_workers": True, "multiprocessing_context": start_method}
         self._loader: DataLoader[ReadBatch | OSError] | None = None
         self._batches: Iterator[ReadBatch | OSError] | None = None
         self._log = UnreadableLog()
 
     def __iter__(self) -> Iterator[ReadBatch]:
         if self._loader is None:
+            if self._options["num_workers"]:
+                context = worker_context(self._start_method)
+                self._options |= {"persistent_workers": True, "multiprocessing_context": context}
             self._loader = DataLoader(
                 self._reader,
                 sampler=self._indices,
@@ -105,5 +133,5 @@ def leave_signals_to_the_parent(worker: int = 0) -> None:
     They are sent to its workers too, which would die of them and take the training along before it
     has saved.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, *_LEFT_TO_THE_TRAINING):
         signal.signal(number, signal.SIG_IGN)

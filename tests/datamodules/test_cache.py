@@ -1,5 +1,6 @@
 """Many processes, one folder: whole shards only, each fetched once, never over the limit."""
 
+import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -39,6 +40,7 @@ def remote(http_server):
 
 @pytest.fixture
 def cache(tmp_path):
+    (tmp_path / "cache").mkdir(mode=0o700)  # tests look into it before the first download
     return ShardCache(tmp_path / "cache", 3 * SIZE, QUICK, timeout=10.0)
 
 
@@ -219,8 +221,8 @@ def test_parts_that_nobody_writes_make_room_and_other_files_stay(cache, remote):
     assert set(files(cache)) == names
 
 
-def test_waits_for_room_that_is_promised_to_downloads(remote, tmp_path, http_server):
-    cache = ShardCache(tmp_path / "cache", SIZE + 1, QUICK)
+def test_waits_for_room_that_is_promised_to_downloads(cache, remote, http_server):
+    cache = dataclasses.replace(cache, limit=SIZE + 1)
     http_server.fail("/0.tar", ("stall", 1000))
     first = start(cache.fetch, *remote[0][:3])
     until(lambda: files(cache))
@@ -240,8 +242,8 @@ def _read_at_random(cache, shards, seed):
 
 
 @pytest.mark.parametrize(("room", "processes"), [(3, 4), (1, 3)])
-def test_many_processes_never_exceed_the_limit(remote, tmp_path, room, processes):
-    cache = ShardCache(tmp_path / "cache", room * SIZE, QUICK)
+def test_many_processes_never_exceed_the_limit(cache, remote, room, processes):
+    cache = dataclasses.replace(cache, limit=room * SIZE)
     readers = [start(_read_at_random, cache, remote, seed) for seed in range(processes)]
     sizes = []
     while any(reader.is_alive() for reader in readers):
@@ -294,10 +296,17 @@ def test_a_full_disk_is_an_oserror_at_once(cache, remote, http_server):
     assert len(http_server.requests) == 1
 
 
-def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
+def test_a_folder_of_another_user_is_refused(cache, remote, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(ValueError, match="belongs to another user"):
-        ShardCache(tmp_path, 1)
+        cache.open(*remote[0][:3])
+
+
+def test_nothing_is_made_before_the_first_download(tmp_path, http_server, remote):
+    cache = ShardCache(tmp_path / "new" / "cache", SIZE)
+    assert not (tmp_path / "new").exists()
+    os.close(cache.open(*remote[0][:3]))
+    assert cache.folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_threads_of_one_process_share_it_too(cache, remote, http_server):

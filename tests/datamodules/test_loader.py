@@ -6,8 +6,10 @@ import itertools
 import json
 import os
 import pickle
+import re
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,7 +94,8 @@ def test_epochs_are_exact_and_differ(reference):
 
 
 @pytest.mark.parametrize(
-    ("workers", "start_method"), [(1, "fork"), (2, "fork"), (1, "forkserver"), (1, "spawn")]
+    ("workers", "start_method"),
+    [(1, None), (3, None), (1, "fork"), (1, "forkserver"), (1, "spawn")],
 )
 def test_workers_and_the_way_they_start_change_nothing(train, reference, workers, start_method):
     loader = train(workers=workers, start_method=start_method)
@@ -329,6 +332,24 @@ def test_workers_leave_interrupts_to_the_training_process(train, reference):
     time.sleep(0.2)
     assert worker.is_alive()
     assert contents(itertools.chain(head, batches)) == reference[0]
+
+
+def test_workers_are_not_forked_from_the_training_process(train):
+    """Its threads may hold locks, which such workers would wait for, for ever."""
+    loader = train(workers=1)
+    next(iter(loader))
+    (worker,) = torch.multiprocessing.active_children()
+    status = Path(f"/proc/{worker.pid}/status").read_text()
+    (parent,) = re.findall(r"^PPid:\s*(\d+)", status, re.MULTILINE)
+    assert int(parent) != os.getpid()
+    server = Path(f"/proc/{parent}/status").read_text()
+    assert re.search(r"^Threads:\s*1$", server, re.MULTILINE)
+    # And Slurm's signals do not end it.
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(int(parent), number)
+    loader.close()
+    assert contents(train(workers=1))
+    assert Path(f"/proc/{parent}").exists()
 
 
 def test_workers_stay_between_epochs_and_stop_on_close(train):

@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-from scipy.stats import chi2
 
 from datamodules.manifest import SAMPLE_DTYPE, Manifest, Shard
 from datamodules.mixing import clustering_warning, main, meetings
@@ -57,26 +56,6 @@ def test_packed_shards_never_alarm_and_sorted_ones_always_do(tmp_path, seed):
     assert "python -m datamodules.pack wds" in warning
     everything = plan(by_class, seed=seed, streams=2, window=40)
     assert clustering_warning(by_class, everything) is None
-
-
-def test_the_class_mix_of_a_batch_cannot_be_told_from_random_sampling(tmp_path):
-    """Chi-square of the class counts of all batches of five epochs."""
-    manifest = make(tmp_path, "mixed")
-    labels = np.asarray(manifest.samples["label"])
-    shares = np.bincount(labels, minlength=CLASSES) / len(labels)
-
-    def statistic(labels, **options):
-        total, freedom = 0.0, 0
-        for epoch in range(5):
-            epoch_plan = plan(manifest, epoch=epoch, **options)
-            for step in range(len(epoch_plan)):
-                counts = np.bincount(labels[epoch_plan.batch(step)], minlength=CLASSES)
-                total += (((counts - 32 * shares) ** 2) / (32 * shares)).sum()
-                freedom += CLASSES - 1
-        return chi2.sf(total, freedom)
-
-    assert 0.001 < statistic(labels) < 0.9999
-    assert statistic(np.sort(labels)) < 1e-6  # the test can fail
 
 
 def test_larger_windows_bring_samples_of_one_shard_together_less_often(tmp_path):

@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("start_method", "cases"), [("fork", 7 * 4 * 4), ("forkserver", 2 * 3), ("spawn", 2 * 3)]
+    ("start_method", "cases"), [("forkserver", 7 * 4 * 4), ("fork", 3), ("spawn", 3)]
 )
 def test_ranks_together_read_every_sample_once_and_the_same_batches(folder, start_method, cases):
     counts = [len(Manifest.load(path).shards) for path in sorted(folder.glob("shards-*"))]

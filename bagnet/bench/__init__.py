@@ -1,0 +1,1 @@
+"""Benchmarks: the project and its alternatives side by side in one run (``python -m bagnet.bench --help``)."""

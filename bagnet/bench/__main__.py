@@ -1,0 +1,33 @@
+"""Benchmarks: ``python -m bagnet.bench NAME``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from bagnet.bench import data
+
+BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {"data": data.main}
+"""By name; each takes the words after its name and returns the exit code."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m bagnet.bench NAME ...\n")
+        for name, run in BENCHMARKS.items():
+            print(f"  {name:10}{sys.modules[run.__module__].__doc__.splitlines()[0]}")  # type: ignore[union-attr]
+        print("\npython -m bagnet.bench NAME --help says the rest.")
+        return 0
+    if arguments[0] not in BENCHMARKS:
+        known = ", ".join(BENCHMARKS)
+        print(f"error: no benchmark {arguments[0]!r}; there is {known}", file=sys.stderr)
+        return 2
+    try:
+        return BENCHMARKS[arguments[0]](arguments[1:])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
