@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from datamodules.headers import FORMATS, check_size
+from datamodules.images import pixels
 
 
 def train_transform(image_size: int = 224, min_scale: float = 0.08) -> v2.Transform:
@@ -64,26 +60,12 @@ def _check_size(name: str, value: int) -> None:
 
 
 def decode(data: bytes) -> Tensor:
-    """Decode an image file to RGB: uint8 (3, H, W).
+    """Decode an image file to RGB: uint8 (3, H, W), in channels-last memory.
 
     Raises:
-        ValueError: neither torchvision nor Pillow can read it, or it has too many pixels.
+        ValueError: it cannot be decoded to its end, or has too many pixels.
     """
-    check_size(data)
-    try:
-        image = decode_image(
-            torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB
-        )
-        if image.ndim == 3:  # an animation has a fourth dimension; Pillow gives its first frame
-            return v2.functional.to_dtype(image, torch.uint8, scale=True)  # 16-bit PNG
-    except (RuntimeError, ValueError):
-        pass  # BMP and TIFF, for instance: torchvision knows JPEG, PNG, WebP and GIF only
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
-            pixels = np.array(file.convert("RGB"))
-    except Exception as error:  # Pillow's plugins raise whatever their parsers happen to raise
-        raise ValueError(f"not a readable image ({error})") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return torch.from_numpy(pixels(data)).permute(2, 0, 1)
 
 
 @contextmanager

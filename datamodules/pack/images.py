@@ -6,10 +6,9 @@ import io
 import warnings
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
-from datamodules.headers import FORMATS
+from datamodules.images import FORMATS, to_rgb
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
@@ -47,25 +46,16 @@ def to_rgb_jpeg(data: bytes, options: ImageOptions = ImageOptions()) -> bytes:
                     image.draft("RGB", (1, 1))
                     image.load()
                     return data
-                pixels = _to_rgb(image)
+                picture = to_rgb(image)
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes make PIL raise nearly anything
         raise UnreadableImage(str(error).split(" <_io.")[0] or type(error).__name__) from None
     if shrink:
         assert options.resize is not None
-        scale = options.resize / min(pixels.size)
-        width, height = (max(options.resize, round(side * scale)) for side in pixels.size)
-        pixels = pixels.resize((width, height), Image.Resampling.BICUBIC)
+        scale = options.resize / min(picture.size)
+        width, height = (max(options.resize, round(side * scale)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     encoded = io.BytesIO()
-    pixels.save(encoded, "JPEG", quality=options.quality)
+    picture.save(encoded, "JPEG", quality=options.quality)
     return encoded.getvalue()
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255
-        wide = np.asarray(image).astype(np.int64)
-        return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "P":  # a palette may carry transparency, which only RGBA can hold
-        return image.convert("RGBA").convert("RGB")
-    return image.convert("RGB")
