@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from datamodules.manifest import Manifest
 from train import main
 
 REPOSITORY = Path(__file__).parent.parent
@@ -215,3 +217,50 @@ def test_two_processes_train_together_and_validate_like_one(shards, capsys, monk
     ((top1, top5, loss),) = re.findall(pattern, capsys.readouterr().out, re.MULTILINE)
     assert (top1, top5) == tuple(f"{float(best[f'val/{name}']):.2%}" for name in ("top1", "top5"))
     assert float(loss) == pytest.approx(float(best["val/loss"]), rel=1e-5)
+
+
+@pytest.fixture
+def damaged(shards: Path, tmp_path: Path) -> Path:
+    """The data with one wrong bit in the first image of the second shard."""
+    copy = tmp_path / "damaged"
+    shutil.copytree(shards, copy)
+    sample = Manifest.load(copy / "train").sample(50)
+    with (copy / "train" / sample.shard.name).open("r+b") as file:
+        file.seek(sample.offset + 300)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    return copy
+
+
+def test_a_bad_sample_is_named_counted_and_left_out(damaged, capsys, caplog):
+    flags = ("--trainer.max_epochs", "2", "--data.max_unreadable", "0.01")
+    assert train(damaged, "--data.batch_size", "10", *flags) == 0
+    epochs = [row for row in table("bagnet9") if row["val/top1"]]
+    assert [(row["train/unreadable"], row["val/unreadable"]) for row in epochs] == [("1", "0")] * 2
+    assert "cannot read sample 'train1_0' of" in caplog.text
+
+
+def test_too_many_bad_samples_stop_all_ranks_with_one_clear_error(damaged):
+    """No rank is left behind, waiting for the other."""
+    (damaged / "train" / "shard-000000.tar").unlink()
+    flags = ("--trainer.devices", "2", "--trainer.log_every_n_steps", "2")
+    run = spawn(*TINY, "--data.root", str(damaged), *flags)
+    assert run.returncode == 2
+    errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert re.search(r"error: \d+ of the 150 train samples could not be read so far", errors[0])
+    assert "Traceback" not in run.stderr
+
+
+def test_an_audit_of_a_run(shards, tmp_path):
+    flags = ("--trainer.max_epochs", "2", "--data.audit_dir", "audit")
+    assert train(shards, *flags) == 0
+    for expected in (0, 1):
+        command = [sys.executable, "-m", "datamodules.audit", str(tmp_path / "audit")]
+        run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+        assert run.returncode == expected, run.stdout
+        (file,) = (tmp_path / "audit").iterdir()
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(lines[:3] + lines[4:]))  # a step that nobody did
+    assert "epoch 0, step 2: no records" in run.stdout
