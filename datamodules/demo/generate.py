@@ -15,6 +15,7 @@ from PIL import Image
 
 from datamodules.demo.pictures import CLASS_NAMES, SIZE, draw
 from datamodules.manifest import MANIFEST, Manifest, Shard
+from datamodules.manifest import VERSION as FORMAT
 from datamodules.shards import shard_name, write_shard
 
 PLANTED = "planted.json"
@@ -64,7 +65,7 @@ def generate(
 
 
 def _parameters(count: int, seed: int) -> dict[str, int]:
-    return {"version": VERSION, "images": count, "seed": seed}
+    return {"version": VERSION, "manifest": FORMAT, "images": count, "seed": seed}
 
 
 def _is_done(folder: Path, count: int, seed: int) -> bool:

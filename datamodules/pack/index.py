@@ -21,7 +21,7 @@ import numpy as np
 from datamodules.locations import is_remote, name_for_people
 from datamodules.manifest import MANIFEST, SAMPLE_DTYPE, Manifest, Shard
 from datamodules.pack.expand import local_copy, path_in
-from datamodules.pack.job import JOB, MAX_SKIPPED, SKIPPED, Packed
+from datamodules.pack.job import JOB, Packed, report_skipped
 from datamodules.pack.listing import Problem, printable
 from datamodules.pack.wds import Scan, key_and_suffix, scan
 from datamodules.pack.workers import Workers, advance
@@ -90,20 +90,8 @@ class Index:
         Raises:
             ValueError: They are more than ``MAX_SKIPPED`` of all.
         """
-        path, skipped = self.folder / SKIPPED, self._skipped
-        if not skipped:
-            path.unlink(missing_ok=True)
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        text = "".join(f"{name}\t{reason}\n" for name, reason in skipped)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-        total = len(skipped) + sum(part.shard.samples for part in self._parts)
-        if len(skipped) > MAX_SKIPPED * total:
-            raise ValueError(
-                f"{len(skipped):,} of the {total:,} samples of {self.split} cannot be used, more "
-                f"than {MAX_SKIPPED:.1%}; the first is {skipped[0][0]} ({skipped[0][1]}), all are "
-                f"in {path}. Repair them, or leave their shards out"
-            )
+        total = len(self._skipped) + sum(part.shard.samples for part in self._parts)
+        report_skipped(self.folder, self._skipped, total, "Repair them, or leave their shards out")
 
     def save(self, classes: Sequence[str], class_names: Sequence[str]) -> Packed:
         """Write the manifest."""

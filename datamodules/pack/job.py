@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,9 @@ class Job:
             parts[position] = part
         done = [part for part in parts if part is not None]
         skipped = sorted(itertools.chain(self.listing.problems, *(p.skipped for p in done)))
-        self._report(skipped)
+        total = len(self.listing.entries) + len(self.listing.problems)
+        remedy = f"Repair or remove them, delete {self.folder} and pack again"
+        report_skipped(self.folder, skipped, total, remedy)
         shards = [(part.shard, part.rows) for part in done if part.shard is not None]
         classes, names = self.listing.classes, self.listing.class_names
         manifest = Manifest.assemble(self.folder, classes, names, shards)
@@ -154,19 +156,31 @@ class Job:
             for at in range(count)
         ]
 
-    def _report(self, skipped: list[Problem]) -> None:
-        path = self.folder / SKIPPED
-        if not skipped:
-            path.unlink(missing_ok=True)
-            return
-        _write_text(path, "".join(f"{name}\t{reason}\n" for name, reason in skipped))
-        total = len(self.listing.entries) + len(self.listing.problems)
-        if len(skipped) > MAX_SKIPPED * total:
-            raise ValueError(
-                f"{len(skipped):,} of the {total:,} images of {self.listing.split} are unreadable, "
-                f"more than {MAX_SKIPPED:.1%}; the first is {skipped[0][0]} ({skipped[0][1]}), all "
-                f"are in {path}. Repair or remove them, delete {self.folder} and pack again"
-            )
+
+def report_skipped(folder: Path, skipped: Sequence[Problem], total: int, remedy: str) -> None:
+    """Write the list of what is left out, if anything is.
+
+    Args:
+        folder: Of the split.
+        skipped: What is left out.
+        total: How many there are with them.
+        remedy: What to do if they are too many.
+
+    Raises:
+        ValueError: They are more than ``MAX_SKIPPED`` of all.
+    """
+    path = folder / SKIPPED
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_text(path, "".join(f"{name}\t{reason}\n" for name, reason in skipped))
+    if len(skipped) > MAX_SKIPPED * total:
+        raise ValueError(
+            f"{len(skipped):,} of the {total:,} images of {folder.name} are unreadable, more than "
+            f"{MAX_SKIPPED:.1%}; the first is {skipped[0][0]} ({skipped[0][1]}), all are in {path}. "
+            + remedy
+        )
 
 
 def _write(task: _Task) -> _Part:

@@ -44,4 +44,4 @@ def test_memory_does_not_grow_over_epochs(shards, tmp_path):
     # The first epochs fill the allocator's pools and stop at about 36 MB. After them, a batch of
     # 400 kB that was kept in each epoch would make 14 MB.
     growth = [last - first for first, last in zip(sizes[WARM_UP], sizes[-1], strict=True)]
-    assert max(growth) < 2.0, sizes
+    assert max(growth) < 5.0, sizes

@@ -213,7 +213,7 @@ def test_samples_that_cannot_be_used_are_left_out_and_told(tmp_path, capsys):
     assert Manifest.load(tmp_path / "out/train").counts.tolist() == [3000, 0]
     write_tar(tmp_path / "train-0.tar", [*good, *bad, ("d.jpg", b"x"), ("d.cls", b"cat")])
     assert pack("index", tmp_path / "train-0.tar", tmp_path / "new") == 2
-    assert "4 of the 3,004 samples of train cannot be used" in capsys.readouterr().err
+    assert "4 of the 3,004 images of train are unreadable" in capsys.readouterr().err
     assert "d\tinvalid literal" in (tmp_path / "new/train/skipped.tsv").read_text()
     assert not (tmp_path / "new/train/manifest.json").exists()
 
