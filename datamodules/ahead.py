@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.synchronize import Semaphore
@@ -15,7 +14,7 @@ from datamodules.locations import is_remote
 from datamodules.manifest import Manifest
 from datamodules.plan import Ids, TrainPlan
 from datamodules.sources import SourceError
-from datamodules.workers import leave_signals_to_the_parent, worker_context
+from datamodules.workers import settle, worker_context
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,10 @@ class FetchAhead:
 
 
 def _fetch(manifest: Manifest, cache: ShardCache, course: Course, steps: Semaphore) -> None:
-    leave_signals_to_the_parent()
-    parent = multiprocessing.parent_process()
+    settle()
     fetched: dict[int, None] = {}  # the latest, in the order of their first use
     for ids in course:
-        while not steps.acquire(timeout=1.0):
-            if parent is None or not parent.is_alive():
-                return
+        steps.acquire()
         for number in np.unique(manifest.shard_of(ids)).tolist():
             if number in fetched:
                 continue
@@ -92,7 +88,6 @@ def _fetch(manifest: Manifest, cache: ShardCache, course: Course, steps: Semapho
             shard = manifest.shards[number]
             location = manifest.location(shard)
             if is_remote(location):
-                with contextlib.suppress(
-                    SourceError, OSError
-                ):  # who needs it meets the same, and tells it
+                # Whoever needs it meets the same error, and tells it.
+                with contextlib.suppress(SourceError, OSError):
                     cache.fetch(location, shard.bytes, shard.sha256)

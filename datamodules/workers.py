@@ -9,7 +9,9 @@ has imported what takes seconds, so its workers start as fast as those of a fork
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
@@ -85,7 +87,7 @@ class Workers:
                 sampler=self._indices,
                 batch_size=None,
                 collate_fn=_unchanged,
-                worker_init_fn=leave_signals_to_the_parent,
+                worker_init_fn=settle,
                 generator=torch.Generator(),  # or it would draw from that of the training
                 **self._options,
             )
@@ -127,11 +129,20 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def leave_signals_to_the_parent(worker: int = 0) -> None:
-    """Leave Ctrl-C, and Slurm's warnings of its time limit, to the training process.
+def settle(worker: int = 0) -> None:
+    """Make this process live and die with the training process.
 
-    They are sent to its workers too, which would die of them and take the training along before it
-    has saved.
+    Ctrl-C, and Slurm's warnings of its time limit, are sent to it too; it would die of them and take
+    the training along before that has saved. And where the training is killed, nobody else tells
+    it: its parent in the eyes of the system is the fork server, which waits for its children.
     """
     for number in (signal.SIGINT, *_LEFT_TO_THE_TRAINING):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_follow_the_training, daemon=True).start()
+
+
+def _follow_the_training() -> None:
+    training = multiprocessing.parent_process()
+    if training is not None:
+        training.join()
+        os._exit(1)
