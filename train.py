@@ -8,9 +8,11 @@ python train.py --help
 from __future__ import annotations
 
 import errno
+import shlex
 import sys
 
-from bagnet.shortcuts import SHORT_HELP, expand, wants_short_help
+from bagnet import signals
+from bagnet.shortcuts import SHORT_HELP, Command, expand, wants_short_help
 
 ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
@@ -22,18 +24,39 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         command = expand(arguments)
-        # After --help was answered: these take seconds to import.
-        from bagnet.classifier import BagNetClassifier
-        from bagnet.cli import BagNetCLI
-        from datamodules.imagenet import ImageNetDataModule
-
-        BagNetCLI(BagNetClassifier, ImageNetDataModule, command)
+        if command.arguments[0] != "fit":
+            run(command)
+            return 0
+        with signals.listening():  # from now on: the imports take seconds
+            run(command)
+    except signals.Stopped as stop:
+        return stopped(stop, arguments)
     except Exception as error:
         if not is_for_user(error):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def run(command: Command) -> None:
+    # After --help was answered: these take seconds to import.
+    from bagnet.classifier import BagNetClassifier
+    from bagnet.cli import BagNetCLI
+    from datamodules.imagenet import ImageNetDataModule
+
+    BagNetCLI(BagNetClassifier, ImageNetDataModule, command)
+
+
+def stopped(stop: signals.Stopped, arguments: list[str]) -> int:
+    """Say how to go on; the exit code is that of a program that the signal ended."""
+    from pytorch_lightning.utilities import rank_zero_only
+
+    resume = [] if "--resume" in arguments else ["--resume", "auto"]
+    again = shlex.join(["python", "train.py", *arguments, *resume])
+    saved = "saved" if stop.checkpoint else "nothing to save yet"
+    rank_zero_only(print)(f"\nstopped by {stop.signal.name}, {saved}; go on with: {again}")
+    return 128 + stop.signal
 
 
 def is_for_user(error: Exception) -> bool:

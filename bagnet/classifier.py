@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -18,6 +18,8 @@ from bagnet.models import build_model, normalize
 from bagnet.optim import Schedule, learning_rate_factor, parameter_groups, scaled_learning_rate
 
 Batch = tuple[Tensor, Tensor, Tensor]
+
+METRICS = ("loss", "top1", "top5")
 
 UNREADABLE = -1
 """The label of a place in a batch whose sample could not be read."""
@@ -115,6 +117,27 @@ class BagNetClassifier(LightningModule):
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=in_bar)
         return losses.sum() / counted.sum().clamp(min=1)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what the epoch has counted so far, over all ranks, so that its figures are whole after a resume."""
+        trainer = self.trainer
+        if trainer.training and trainer.global_step % self.steps_per_epoch:
+            checkpoint["train_metrics"] = {
+                name: _summed(cast(Metric, self.metrics[f"train/{name}"])) for name in METRICS
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count on from there: on rank 0, as the ranks' counts are added up at the end."""
+        for name, states in checkpoint.get("train_metrics", {}).items():
+            if self.global_rank == 0:
+                metric = self.metrics[f"train/{name}"]
+                for state, value in states.items():
+                    setattr(metric, state, value.to(self.device))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps."""
+        return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+
     @property
     def global_batch(self) -> int:
         """Images of one optimizer step, over all ranks and accumulated batches."""
@@ -138,9 +161,8 @@ class BagNetClassifier(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate of this step: a function of the step alone, so a resumed run needs no state for it."""
         trainer, hparams = self.trainer, self.hparams
-        steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
         factor = learning_rate_factor(
-            trainer.global_step / steps_per_epoch,
+            trainer.global_step / self.steps_per_epoch,
             schedule=hparams["schedule"],
             max_epochs=trainer.max_epochs or 1,
             warmup_epochs=hparams["warmup_epochs"],
@@ -160,6 +182,14 @@ def memory_format(device: torch.device, width: int) -> torch.memory_format:
     """
     is_safe = device.type != "cpu" or width % 16 == 0
     return torch.channels_last if is_safe else torch.contiguous_format
+
+
+def _summed(metric: Metric) -> dict[str, Tensor]:
+    """The states of a metric, summed over all ranks."""
+    with metric.sync_context():
+        return {
+            name: cast(Tensor, value).cpu().clone() for name, value in metric.metric_state.items()
+        }
 
 
 def _metrics(num_classes: int) -> dict[str, Metric]:

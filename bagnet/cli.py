@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_only
 
+from bagnet.callbacks.preemption import Preemption
 from bagnet.callbacks.progress import Progress
 from bagnet.callbacks.summary import Summary, describe
 from bagnet.callbacks.throughput import Throughput
@@ -134,7 +135,7 @@ class BagNetCLI(LightningCLI):
             # Two of them, as `save_last` of one would save when the monitored figure improves only.
             best = every_epoch(filename=run.best.stem, monitor="val/top1", mode="max")
             last = every_epoch(filename=run.last.stem)
-            callbacks += [Throughput(every), Summary(run), best, last]
+            callbacks += [Throughput(every), Summary(run), Preemption(run), best, last]
         return callbacks
 
     def fit(self, **kwargs: Any) -> None:

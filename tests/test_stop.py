@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import random
@@ -116,6 +117,28 @@ def test_killed_and_resumed_on_other_numbers_of_ranks_the_epochs_are_exact(
     said = capsys.readouterr().out
     assert "2 epochs, 3 restarts" in said
     assert "NOT" not in said
+
+
+def test_when_the_training_process_dies_its_workers_do_not_stay(shards, tmp_path):
+    run = run_until(tmp_path, shards, 1, 3, "--trainer.max_epochs", "4000", "--data.workers", "2")
+    assert len(group(run.pid)) >= 4  # with two workers and their server
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    deadline = time.monotonic() + 30
+    while group(run.pid):
+        assert time.monotonic() < deadline, group(run.pid)
+        time.sleep(0.1)
+
+
+def group(leader: int) -> list[int]:
+    """The processes of a process group that live."""
+    members = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, _, leader_of_it = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(leader_of_it) == leader and state != "Z":
+                members.append(int(stat.parent.name))
+    return members
 
 
 LONG = ("--trainer.max_epochs", "40", "--trainer.log_every_n_steps", "5")
