@@ -6,7 +6,6 @@ import logging
 import re
 import sys
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,9 +13,11 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
-from bagnet.callbacks.preemption import Preemption
+from bagnet import slurm
+from bagnet.callbacks.preemption import LastCheckpoint
 from bagnet.callbacks.progress import Progress
 from bagnet.callbacks.summary import Summary, describe
 from bagnet.callbacks.throughput import Throughput
@@ -84,6 +85,12 @@ class BagNetCLI(LightningCLI):
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("data.batch_size", "model.batch_size")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.add_argument(
+            "--checkpoint_minutes",
+            type=float,
+            default=30.0,
+            help="save amid an epoch after so many minutes, which is what a crash costs at most",
+        )
 
     def before_instantiate_classes(self) -> None:
         if self.fitting:  # fail before anything is built
@@ -98,6 +105,8 @@ class BagNetCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.command.arguments[0]]["trainer"]
         check_devices(config["accelerator"], config["devices"])
+        if str(config["devices"]).isdigit():
+            slurm.check_setup(int(config["devices"]), config["num_nodes"])
         on_gpu = config["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         precision = config["precision"] or default_precision(on_gpu)
         self.config[self.command.arguments[0]]["trainer"]["precision"] = precision  # what is saved
@@ -106,6 +115,8 @@ class BagNetCLI(LightningCLI):
             torch.backends.cudnn.allow_tf32 = False
         return super().instantiate_trainer(
             precision=precision,
+            # Lightning's own requeueing would save in the signal handler (`callbacks/preemption.py` does not).
+            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             logger=self._loggers(config["logger"]),
             callbacks=self._callbacks(config),
         )
@@ -126,16 +137,17 @@ class BagNetCLI(LightningCLI):
             callbacks.append(Progress())
         if self.fitting:
             run = self.command.run
-            every_epoch = partial(
-                ModelCheckpoint,
-                dirpath=run.checkpoints,
+            best = ModelCheckpoint(
+                run.checkpoints,
+                run.best.stem,
+                monitor="val/top1",
+                mode="max",
                 save_on_train_epoch_end=True,
                 enable_version_counter=False,
             )
-            # Two of them, as `save_last` of one would save when the monitored figure improves only.
-            best = every_epoch(filename=run.best.stem, monitor="val/top1", mode="max")
-            last = every_epoch(filename=run.last.stem)
-            callbacks += [Throughput(every), Summary(run), Preemption(run), best, last]
+            minutes = self.config_init["fit"]["checkpoint_minutes"]
+            # The last one behind it: it holds which was the best so far.
+            callbacks += [Throughput(every), Summary(run), best, LastCheckpoint(run, minutes)]
         return callbacks
 
     def fit(self, **kwargs: Any) -> None:

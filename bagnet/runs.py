@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +53,13 @@ class Run:
 
     @property
     def last(self) -> Path:
-        """The checkpoint of the last epoch."""
+        """The newest checkpoint, of an epoch's end or amid one."""
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        """The one before it."""
+        return self.checkpoints / "previous.ckpt"
 
     @property
     def best(self) -> Path:
@@ -74,16 +82,33 @@ class Run:
         """The checkpoint that a training goes on from, or None to start anew.
 
         Args:
-            resume: ``"auto"`` for the run's last checkpoint, if it has one, or a file.
+            resume: ``"auto"`` for the run's newest checkpoint that is whole, if it has one, or a file.
 
         Raises:
-            ValueError: A file that does not exist.
+            ValueError: A file that does not exist or is damaged, or no whole one among the run's.
         """
-        if resume == "auto":
-            return self.last if self.last.exists() else None
-        if not Path(resume).is_file():
-            raise ValueError(f"--resume {resume}: no such file; give a checkpoint, or 'auto'")
-        return Path(resume)
+        if resume != "auto":
+            if not Path(resume).is_file():
+                raise ValueError(f"--resume {resume}: no such file; give a checkpoint, or 'auto'")
+            if not is_whole(Path(resume)):
+                raise ValueError(f"--resume {resume}: the file is damaged; give another one")
+            return Path(resume)
+        candidates = [path for path in (self.last, self.previous) if path.exists()]
+        for path in candidates:
+            if is_whole(path):
+                return path
+            print(f"{path} is damaged and left out", file=sys.stderr)
+        if candidates:
+            raise ValueError(f"{self.checkpoints} has no whole checkpoint; delete {self.folder}")
+        return None
+
+    def keep_previous(self) -> None:
+        """Give the last checkpoint the name of the one before; a new one is about to be written."""
+        if self.last.exists():
+            new = self.previous.with_suffix(".tmp")
+            new.unlink(missing_ok=True)
+            os.link(self.last, new)  # it has both names until the new one takes the first
+            os.replace(new, self.previous)
 
     def wandb_id(self, resuming: bool) -> str:
         """The id of the run in W&B: kept in the folder, and the same until the run starts anew."""
@@ -92,3 +117,12 @@ class Run:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(f"{self.name}-{secrets.token_hex(4)}\n")
         return file.read_text().strip()
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every byte of a checkpoint is as it was written; reads all of it."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError):
+        return False

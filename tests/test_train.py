@@ -248,7 +248,8 @@ def test_too_many_bad_samples_stop_all_ranks_with_one_clear_error(damaged):
     run = spawn(*TINY, "--data.root", str(damaged), *flags)
     assert run.returncode == 2
     errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 2
+    # One a rank, unless the launcher ends the second before it has told.
+    assert len(set(errors)) == 1
     assert re.search(r"error: \d+ of the 150 train samples could not be read so far", errors[0])
     assert "Traceback" not in run.stderr
 
