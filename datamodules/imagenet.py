@@ -16,7 +16,7 @@ from datamodules.loader import EvalLoader, TrainLoader
 from datamodules.locations import is_remote, local_path
 from datamodules.manifest import Manifest
 from datamodules.mixing import clustering_warning
-from datamodules.plan import TrainPlan, batches_per_epoch, rank_batch
+from datamodules.plan import TrainPlan, rank_batch
 from datamodules.remote import check_cache, default_cache_dir, load_remote, remote_bytes
 from datamodules.stream import Batches
 from datamodules.transforms import eval_transform, train_transform
@@ -124,12 +124,6 @@ class ImageNetDataModule(LightningDataModule):
     def num_classes(self) -> int:
         """Number of classes."""
         return self.val_manifest.num_classes
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches in a training epoch, in whole windows of gradient accumulation."""
-        samples = self.train_manifest.num_samples
-        return batches_per_epoch(samples, self.batch_size, self._accumulate)
 
     def setup(self, stage: str) -> None:
         """Find what is wrong with the data before anything is trained.

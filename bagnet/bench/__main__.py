@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 
@@ -15,7 +16,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m bagnet.bench NAME ...\n")
         for name, run in BENCHMARKS.items():
-            print(f"  {name:10}{sys.modules[run.__module__].__doc__.splitlines()[0]}")  # type: ignore[union-attr]
+            about = inspect.getdoc(sys.modules[run.__module__]) or ""
+            print(f"  {name:10}{about.partition(chr(10))[0]}")
         print("\npython -m bagnet.bench NAME --help says the rest.")
         return 0
     if arguments[0] not in BENCHMARKS:
