@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import errno
 import shlex
-import signal
 import sys
 
-from bagnet import signals, slurm
+from bagnet import signals
 from bagnet.shortcuts import SHORT_HELP, Command, expand, wants_short_help
 
 ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
@@ -50,18 +49,18 @@ def run(command: Command) -> None:
 
 
 def stopped(stop: signals.Stopped, arguments: list[str]) -> int:
-    """Requeue the job of SLURM, or say how to go on; the exit code is that of a program that the signal ended."""
+    """Say how to go on; the exit code is that of a program that the signal ended, by which a job knows to requeue itself.
+
+    Rank 0 has it alone: srun would kill the others at the first that comes back with an error.
+    """
     from pytorch_lightning.utilities import rank_zero_only
 
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return 0
     saved = "saved" if stop.checkpoint else "nothing to save yet"
     resume = [] if "--resume" in arguments else ["--resume", "auto"]
     again = shlex.join(["python", "train.py", *arguments, *resume])
-    rank_zero_only(print)(
-        f"\nstopped by {stop.signal.name}, {saved}; go on with: {again}", flush=True
-    )
-    # Its warning of the time limit. Who preempts a job queues it himself, and who cancels it wants no more.
-    if stop.signal == signal.SIGUSR1 and slurm.is_first_task():
-        slurm.requeue()
+    print(f"\nstopped by {stop.signal.name}, {saved}; go on with: {again}", flush=True)
     return 128 + stop.signal
 
 

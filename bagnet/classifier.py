@@ -126,7 +126,18 @@ class BagNetClassifier(LightningModule):
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Count on from there: on rank 0, as the ranks' counts are added up at the end."""
+        """Count on from there: on rank 0, as the ranks' counts are added up at the end.
+
+        Raises:
+            ValueError: The checkpoint belongs to a run with other settings.
+        """
+        for name, value in checkpoint["hyper_parameters"].items():
+            if name in self.hparams and self.hparams[name] != value:
+                raise ValueError(
+                    f"cannot resume: the checkpoint belongs to a run with {name} {value}, and this one has "
+                    f"{self.hparams[name]}; give this run another name (--run), or the same settings, or start from "
+                    "the checkpoint's weights (--model.weights FILE)"
+                )
         for name, states in checkpoint.get("train_metrics", {}).items():
             if self.global_rank == 0:
                 metric = self.metrics[f"train/{name}"]

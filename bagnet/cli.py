@@ -17,12 +17,15 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet import slurm
+from bagnet.callbacks.agreement import SameEverywhere
 from bagnet.callbacks.preemption import LastCheckpoint
 from bagnet.callbacks.progress import Progress
 from bagnet.callbacks.summary import Summary, describe
 from bagnet.callbacks.throughput import Throughput
 from bagnet.callbacks.unreadable import UnreadableLimit
-from bagnet.loggers import CSVTable, wandb_logger
+from bagnet.checkpoint_io import WholeCheckpointIO
+from bagnet.claims import Claim
+from bagnet.loggers import CSVTable, WandbRun
 from bagnet.shortcuts import Command
 
 TRAINER_DEFAULTS = {
@@ -49,6 +52,7 @@ class BagNetCLI(LightningCLI):
     def __init__(self, model: type[LightningModule], data: Any, command: Command) -> None:
         self.command = command
         self.fitting = command.arguments[0] == "fit"
+        self.claim = Claim(command.run.starts)
         logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_news)
         # Lightning 2.6 calls a part of torch that newer releases of it deprecate.
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
@@ -91,6 +95,12 @@ class BagNetCLI(LightningCLI):
             default=30.0,
             help="save amid an epoch after so many minutes, which is what a crash costs at most",
         )
+        parser.add_argument(
+            "--wandb_artifacts",
+            type=bool,
+            default=False,
+            help="give the best and the last checkpoint to W&B when the training ends",
+        )
 
     def before_instantiate_classes(self) -> None:
         if self.fitting:  # fail before anything is built
@@ -113,10 +123,13 @@ class BagNetCLI(LightningCLI):
         if on_gpu and precision == "32-true":
             # Asked for float32, cuDNN would round to TF32: the authors' BagNet-33 then loses 2.5 points of top-1.
             torch.backends.cudnn.allow_tf32 = False
+        plugins: list[Any] = [WholeCheckpointIO()]
+        if SLURMEnvironment.detect():
+            # Its own requeueing would save in the signal handler (`callbacks/preemption.py` does not).
+            plugins.append(SLURMEnvironment(auto_requeue=False))
         return super().instantiate_trainer(
             precision=precision,
-            # Lightning's own requeueing would save in the signal handler (`callbacks/preemption.py` does not).
-            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+            plugins=plugins,
             logger=self._loggers(config["logger"]),
             callbacks=self._callbacks(config),
         )
@@ -126,12 +139,15 @@ class BagNetCLI(LightningCLI):
             return False
         if chosen is not None:
             return chosen
-        run, resuming = self.command.run, self.resumed_from is not None
-        return [CSVTable(run.metrics), wandb_logger(run, resuming)]
+        run, resuming = self.command.run, self.command.resume is not None
+        table = CSVTable(run.metrics, self.claim)
+        artifacts = self.config_init["fit"]["wandb_artifacts"]
+        return [table, WandbRun(run, resuming, table, self.claim, artifacts)]
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
         callbacks: list[Callback] = list(trainer["callbacks"] or [])
         every = trainer["log_every_n_steps"] or 50  # as Lightning
+        callbacks.append(SameEverywhere())
         callbacks.append(UnreadableLimit(self.datamodule.max_unreadable, every))
         if trainer["enable_progress_bar"] is not False:
             callbacks.append(Progress())
@@ -147,7 +163,8 @@ class BagNetCLI(LightningCLI):
             )
             minutes = self.config_init["fit"]["checkpoint_minutes"]
             # The last one behind it: it holds which was the best so far.
-            callbacks += [Throughput(every), Summary(run), best, LastCheckpoint(run, minutes)]
+            last = LastCheckpoint(run, self.claim, minutes)
+            callbacks += [Throughput(every), Summary(run), best, last]
         return callbacks
 
     def fit(self, **kwargs: Any) -> None:

@@ -52,6 +52,11 @@ class Run:
         return self.folder / "checkpoints"
 
     @property
+    def starts(self) -> Path:
+        """The list of all starts of the run, the latest last (``bagnet/claims.py``)."""
+        return self.folder / "starts.jsonl"
+
+    @property
     def last(self) -> Path:
         """The newest checkpoint, of an epoch's end or amid one."""
         return self.checkpoints / "last.ckpt"
@@ -105,7 +110,7 @@ class Run:
     def keep_previous(self) -> None:
         """Give the last checkpoint the name of the one before; a new one is about to be written."""
         if self.last.exists():
-            new = self.previous.with_suffix(".tmp")
+            new = self.previous.with_suffix(".link")
             new.unlink(missing_ok=True)
             os.link(self.last, new)  # it has both names until the new one takes the first
             os.replace(new, self.previous)
@@ -116,7 +121,33 @@ class Run:
         if not (resuming and file.exists()):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(f"{self.name}-{secrets.token_hex(4)}\n")
+            self._wandb_finished.unlink(missing_ok=True)
         return file.read_text().strip()
+
+    def wandb_step(self) -> int:
+        """The last step in the finished folders of W&B's offline mode; -1 where there is none."""
+        finished = self._finished_in_wandb()
+        return int(finished[-1][1]) if finished else -1
+
+    def finish_wandb(self, folder: str, step: int) -> None:
+        """Remember that a folder of W&B's offline mode is complete, up to a step."""
+        with self._wandb_finished.open("a") as file:
+            file.write(f"{folder} {step}\n")
+
+    def put_unfinished_wandb_aside(self) -> None:
+        """Rename those folders of W&B's offline mode whose start was killed: part of their rows may not be there."""
+        finished = {folder for folder, _ in self._finished_in_wandb()}
+        for path in (self.folder / "wandb").glob("offline-run-*"):
+            if path.name not in finished:
+                path.rename(path.with_name(f"unfinished-{path.name}"))
+
+    @property
+    def _wandb_finished(self) -> Path:
+        return self.folder / "wandb-finished.txt"
+
+    def _finished_in_wandb(self) -> list[list[str]]:
+        file = self._wandb_finished
+        return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def is_whole(checkpoint: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,11 @@ from types import FrameType
 STOPPING = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 """SLURM's warning of the time limit (--signal=USR1@120); preemption and scancel; Ctrl-C."""
 
+_ECHO_SECONDS = 5.0
+"""slurmd sends SIGTERM to the tasks, and srun passes it on to them once more."""
+
 _received: signal.Signals | None = None
+_received_at = 0.0
 
 
 class Stopped(Exception):
@@ -34,7 +39,7 @@ class Stopped(Exception):
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Remember the first of these signals while this lasts; the second ends the program at once."""
+    """Remember the first of these signals while this lasts; a second one ends the program at once."""
     global _received
     _received = None
     before = {number: signal.getsignal(number) for number in STOPPING}
@@ -44,6 +49,19 @@ def listening() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let these signals wait while this lasts, and never reach the processes that it starts.
+
+    SLURM may send them to all processes of a job, and what dies of them can save nothing.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def listen() -> None:
@@ -58,9 +76,12 @@ def received() -> signal.Signals | None:
 
 
 def _remember(number: int, frame: FrameType | None) -> None:
-    global _received
+    global _received, _received_at
     if _received is None:
-        _received = signal.Signals(number)
-    elif number != signal.SIGUSR1:  # a warning may come twice; any other means now
+        _received, _received_at = signal.Signals(number), time.monotonic()
+        return
+    # A warning may come twice, and SIGTERM has an echo. Any other means now.
+    is_echo = number == signal.SIGTERM and time.monotonic() - _received_at < _ECHO_SECONDS
+    if number != signal.SIGUSR1 and not is_echo:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

@@ -1,34 +1,21 @@
-"""What a job of SLURM needs from the training. Imports nothing heavy."""
+"""What a training has to know of SLURM. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 
-def job_id() -> str | None:
-    """The job that this process is a task of (of an array: ``ARRAYJOB_TASK``), as scontrol takes it; None elsewhere."""
-    if "SLURM_PROCID" not in os.environ:
-        return None
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    task = os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
-
-
-def is_first_task() -> bool:
-    return os.environ.get("SLURM_PROCID") == "0"
-
-
-def requeue() -> None:
-    """Put this job back into the queue; SLURM ends all its tasks then."""
-    job = job_id()
-    assert job is not None
-    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-    if done.returncode:
-        print(f"job {job} could not be requeued: {done.stderr.strip()}", file=sys.stderr)
-    else:
-        print(f"job {job} is requeued, and goes on from the checkpoint")
+def facts() -> dict[str, str | int]:
+    """Job, nodes and restarts, for the record; empty outside of a job."""
+    environment = os.environ
+    if "SLURM_JOB_ID" not in environment:
+        return {}
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return {
+        "slurm_job_id": f"{array}_{task}" if array else environment["SLURM_JOB_ID"],
+        "slurm_restart_count": int(environment.get("SLURM_RESTART_COUNT", 0)),
+        "slurm_nodes": environment.get("SLURM_JOB_NODELIST", ""),
+    }
 
 
 def check_setup(devices: int, nodes: int) -> None:

@@ -199,7 +199,7 @@ class _Command:
 
     def close(self) -> None:
         if self._pipe.proc.poll() is None:
-            self._pipe.proc.terminate()  # else closing waits until it ends by itself
+            self._pipe.proc.kill()  # else closing waits until it ends by itself
         self._pipe.close()
 
 

@@ -35,9 +35,10 @@ def worker_context(start_method: str | None = None) -> BaseContext:
     """What starts the processes; by default from the fork server, which it starts if need be."""
     if start_method in (None, "forkserver"):
         forkserver.set_forkserver_preload(_IMPORTED)
-        # Slurm's warnings of its time limit go to all processes of a job. The server inherits the
-        # mask and stays.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_TRAINING)
+        # Slurm's signals go to all processes of a job. The server inherits the mask and stays; its
+        # children do so until they have settled.
+        left = _LEFT_TO_THE_TRAINING | {signal.SIGTERM}
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, left)
         try:
             forkserver.ensure_running()
         finally:
@@ -132,17 +133,26 @@ def _unchanged(batch: Any) -> Any:
 def settle(worker: int = 0) -> None:
     """Make this process live and die with the training process.
 
-    Ctrl-C, and Slurm's warnings of its time limit, are sent to it too; it would die of them and take
+    Ctrl-C, and what Slurm sends before it ends a job, reach it too; it would die of them and take
     the training along before that has saved. And where the training is killed, nobody else tells
     it: its parent in the eyes of the system is the fork server, which waits for its children.
     """
     for number in (signal.SIGINT, *_LEFT_TO_THE_TRAINING):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_follow_the_training, daemon=True).start()
-
-
-def _follow_the_training() -> None:
     training = multiprocessing.parent_process()
     if training is not None:
-        training.join()
-        os._exit(1)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(training.pid,), daemon=True).start()
+        threading.Thread(target=_follow, args=(training,), daemon=True).start()
+
+
+def _obey(training: int) -> None:
+    """End at a SIGTERM from the training, as torch and multiprocessing end workers; others' are not for us."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != training:
+        pass
+    os._exit(1)
+
+
+def _follow(training: multiprocessing.process.BaseProcess) -> None:
+    training.join()
+    os._exit(1)

@@ -30,6 +30,17 @@ class UnreadableLimit(Callback):
         self.limit, self.every = limit, every
         self._counts: dict[str, Tensor | int] = {"train": 0, "val": 0}
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["train_unreadable"] = self._total(trainer, "train")
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.is_global_zero:  # the ranks' counts are added up
+            self._counts["train"] = checkpoint.get("train_unreadable", 0)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._counts["train"] = 0
 
@@ -70,10 +81,12 @@ class UnreadableLimit(Callback):
         # On the device, so that nothing waits for the GPU here.
         self._counts[split] = self._counts[split] + (batch[1] == UNREADABLE).sum()
 
+    def _total(self, trainer: Trainer, split: str) -> int:
+        count = torch.as_tensor(self._counts[split], device=trainer.strategy.root_device).clone()
+        return int(trainer.strategy.reduce(count, reduce_op="sum"))
+
     def _check(self, trainer: Trainer, split: str) -> int:
-        device = trainer.strategy.root_device
-        count = torch.as_tensor(self._counts[split], device=device).clone()
-        total = int(trainer.strategy.reduce(count, reduce_op="sum"))
+        total = self._total(trainer, split)
         if not trainer.sanity_checking:
             for logger in trainer.loggers:
                 step = max(0, trainer.global_step - 1)

@@ -98,3 +98,18 @@ def test_the_wandb_id_lives_as_long_as_the_run(run):
     first = run.wandb_id(resuming=False)
     assert run.wandb_id(resuming=True) == first
     assert run.wandb_id(resuming=False) != first  # a new run in its place is another one
+
+
+def test_folders_of_wandb_that_were_not_finished_are_put_aside(run):
+    wandb = run.folder / "wandb"
+    for name in ("offline-run-1", "offline-run-2", "offline-run-3"):
+        (wandb / name).mkdir(parents=True)
+    assert run.wandb_step() == -1
+    run.finish_wandb("offline-run-1", 10)
+    run.finish_wandb("offline-run-3", 30)
+    run.put_unfinished_wandb_aside()
+    left = sorted(path.name for path in wandb.iterdir())
+    assert left == ["offline-run-1", "offline-run-3", "unfinished-offline-run-2"]
+    assert run.wandb_step() == 30
+    run.wandb_id(resuming=False)
+    assert run.wandb_step() == -1  # another run's

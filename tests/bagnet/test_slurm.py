@@ -1,4 +1,4 @@
-"""Jobs of SLURM: which one to requeue, and set-ups that cannot work."""
+"""Jobs of SLURM: what is written down about them, and set-ups that cannot work."""
 
 from __future__ import annotations
 
@@ -32,14 +32,17 @@ def task(monkeypatch):
     return become
 
 
-def test_the_job_is_named_as_scontrol_takes_it(task):
-    assert slurm.job_id() is None
-    task()
-    assert slurm.job_id() == "7"
-    assert slurm.is_first_task()
-    task(ARRAY_JOB_ID="5", ARRAY_TASK_ID="2", PROCID="1")
-    assert slurm.job_id() == "5_2"
-    assert not slurm.is_first_task()
+def test_the_record_of_a_start_names_its_job(task):
+    assert slurm.facts() == {}
+    task(JOB_NODELIST="node[1-2]")
+    assert slurm.facts() == {
+        "slurm_job_id": "7",
+        "slurm_restart_count": 0,
+        "slurm_nodes": "node[1-2]",
+    }
+    task(ARRAY_JOB_ID="5", ARRAY_TASK_ID="2", RESTART_COUNT="3")
+    assert slurm.facts()["slurm_job_id"] == "5_2"
+    assert slurm.facts()["slurm_restart_count"] == 3
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -329,9 +330,13 @@ def test_workers_leave_interrupts_to_the_training_process(train, reference):
     (worker,) = torch.multiprocessing.active_children()
     for number in (signal.SIGINT, signal.SIGUSR1):
         os.kill(worker.pid, number)
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # not from the training
     time.sleep(0.2)
     assert worker.is_alive()
     assert contents(itertools.chain(head, batches)) == reference[0]
+    worker.terminate()  # from the training
+    worker.join(30)
+    assert not worker.is_alive()
 
 
 def test_workers_are_not_forked_from_the_training_process(train):
@@ -345,7 +350,7 @@ def test_workers_are_not_forked_from_the_training_process(train):
     server = Path(f"/proc/{parent}/status").read_text()
     assert re.search(r"^Threads:\s*1$", server, re.MULTILINE)
     # And Slurm's signals do not end it.
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
         os.kill(int(parent), number)
     loader.close()
     assert contents(train(workers=1))

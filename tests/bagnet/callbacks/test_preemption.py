@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from bagnet import signals
 from bagnet.callbacks.preemption import LastCheckpoint
+from bagnet.claims import Claim
 from bagnet.classifier import BagNetClassifier
 from bagnet.runs import Run
 
@@ -23,10 +24,15 @@ def run(tmp_path, monkeypatch) -> Run:
 
 
 class At(Callback):
-    """Does something, once, when a step is done."""
+    """Does something, once, before a step, or when so many batches were validated."""
 
-    def __init__(self, step, action) -> None:
-        self.step, self.action = step, action
+    def __init__(self, step, action, validated=None) -> None:
+        self.step, self.action, self.validated = step, action, validated
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if batch_idx + 1 == self.validated and not trainer.sanity_checking:
+            self.validated = None
+            self.action()
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         if trainer.global_step == self.step:
@@ -42,7 +48,15 @@ def ask() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def fit(run: Run, minutes: float, *callbacks: Callback, every: int = 2, **options) -> None:
+def fit(
+    run: Run,
+    minutes: float,
+    *callbacks: Callback,
+    every: int = 2,
+    validate: bool = False,
+    resume=None,
+    **options,
+) -> None:
     torch.manual_seed(0)
     images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
     batches = [(images, torch.arange(4) % 3, torch.arange(4))] * 10
@@ -50,14 +64,15 @@ def fit(run: Run, minutes: float, *callbacks: Callback, every: int = 2, **option
         accelerator="cpu",
         max_epochs=2,
         logger=False,
-        callbacks=[*callbacks, LastCheckpoint(run, minutes, every)],
+        callbacks=[*callbacks, LastCheckpoint(run, Claim(run.starts), minutes, every)],
         enable_progress_bar=False,
         enable_model_summary=False,
         **options,
     )
     with signals.listening():
         module = BagNetClassifier("bagnet9", num_classes=3, width=4, batch_size=4)
-        trainer.fit(module, DataLoader(batches, batch_size=None))
+        loader = DataLoader(batches, batch_size=None)
+        trainer.fit(module, loader, loader if validate else None, ckpt_path=resume)
 
 
 def step(path) -> int:
@@ -86,6 +101,24 @@ def test_a_signal_before_the_first_look_has_nothing_to_save(run):
         fit(run, 60.0, At(0, ask), every=100, limit_train_batches=3)
     assert step(run.last) == 3  # the end of the epoch saved
     assert caught.value.checkpoint == run.last
+
+
+def test_a_signal_amid_a_validation_ends_it_and_the_last_step_is_done_again(run):
+    seen = []
+    with pytest.raises(signals.Stopped) as caught:
+        fit(run, 60.0, At(-1, ask, validated=3), validate=True)
+    assert caught.value.checkpoint == run.last
+    assert step(run.last) == 9
+    count = At(-1, lambda: seen.append("whole"), validated=10)
+    fit(run, 60.0, count, validate=True, resume=run.last)
+    assert seen == ["whole"]
+    assert step(run.last) == 20
+
+
+def test_a_start_that_has_lost_its_claim_gives_up_and_saves_nothing(run):
+    with pytest.raises(ValueError, match="mine was started again at .*; this one stops"):
+        fit(run, 0.0, At(5, lambda: Claim(run.starts).take()))
+    assert step(run.last) == 4
 
 
 def test_handlers_are_given_back():
