@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -37,6 +37,7 @@ def worker_context(start_method: str | None = None) -> BaseContext:
         forkserver.set_forkserver_preload(_IMPORTED)
         # Slurm's signals go to all processes of a job. The server inherits the mask and stays; its
         # children do so until they have settled.
+        resource_tracker.ensure_running()  # by itself: it would unblock SIGTERM here
         left = _LEFT_TO_THE_TRAINING | {signal.SIGTERM}
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, left)
         try:
