@@ -114,9 +114,9 @@ class BagNetCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.command.arguments[0]]["trainer"]
-        check_devices(config["accelerator"], config["devices"])
         if str(config["devices"]).isdigit():
             slurm.check_setup(int(config["devices"]), config["num_nodes"])
+        check_devices(config["accelerator"], config["devices"])
         on_gpu = config["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         precision = config["precision"] or default_precision(on_gpu)
         self.config[self.command.arguments[0]]["trainer"]["precision"] = precision  # what is saved

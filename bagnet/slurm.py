@@ -46,6 +46,11 @@ def check_setup(devices: int, nodes: int) -> None:
                 "run `srun python train.py ...`"
             )
         return
+    if devices > 1 and "SLURM_GPUS_PER_TASK" in environment:
+        raise ValueError(
+            "with --gpus-per-task each task sees one GPU only, and takes another one's number; "
+            f"use --gpus-per-node={devices} instead"
+        )
     if int(tasks) != devices * nodes:
         raise ValueError(
             f"srun started {tasks} tasks for {nodes} nodes with {devices} devices each; it must be one a device: "

@@ -50,6 +50,7 @@ def test_the_record_of_a_start_names_its_job(task):
     [
         ({}, 8, 1, "srun started 16 tasks for 1 nodes with 8 devices"),
         ({"PROCID": None, "STEP_NUM_TASKS": None}, 8, 2, "srun did not start this process"),
+        ({"GPUS_PER_TASK": "1"}, 8, 2, "use --gpus-per-node=8 instead"),
         ({"JOB_NAME": "interactive", "NTASKS": "4"}, 4, 1, "salloc -J dev"),
         ({"JOB_NAME": "bash", "NTASKS": "2"}, 2, 1, "each task would train alone"),
     ],
