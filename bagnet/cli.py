@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet import slurm
 from bagnet.callbacks.agreement import SameEverywhere
+from bagnet.callbacks.evidence_logger import EvidenceLogger
 from bagnet.callbacks.preemption import LastCheckpoint
 from bagnet.callbacks.progress import Progress
 from bagnet.callbacks.summary import Summary, describe
@@ -96,6 +97,12 @@ class BagNetCLI(LightningCLI):
             help="save amid an epoch after so many minutes, which is what a crash costs at most",
         )
         parser.add_argument(
+            "--evidence_images",
+            type=int,
+            default=12,
+            help="validation images whose evidence is drawn after each epoch",
+        )
+        parser.add_argument(
             "--wandb_artifacts",
             type=bool,
             default=False,
@@ -161,10 +168,11 @@ class BagNetCLI(LightningCLI):
                 save_on_train_epoch_end=True,
                 enable_version_counter=False,
             )
-            minutes = self.config_init["fit"]["checkpoint_minutes"]
+            config = self.config_init["fit"]
             # The last one behind it: it holds which was the best so far.
-            last = LastCheckpoint(run, self.claim, minutes)
-            callbacks += [Throughput(every), Summary(run), best, last]
+            evidence = EvidenceLogger(run, config["evidence_images"])
+            last = LastCheckpoint(run, self.claim, config["checkpoint_minutes"])
+            callbacks += [Throughput(every), Summary(run), evidence, best, last]
         return callbacks
 
     def fit(self, **kwargs: Any) -> None:

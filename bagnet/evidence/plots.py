@@ -158,6 +158,13 @@ def contact_sheet(examples: Sequence[Example], box: BoxOf, columns: int = 3) -> 
     return figure
 
 
+def rgb(figure: Figure) -> np.ndarray:
+    """The pixels of a figure, uint8 (H, W, 3)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure; the same figure gives the same bytes, and the file appears complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
