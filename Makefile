@@ -1,11 +1,12 @@
 # make demo   makes the demo data, trains a BagNet on it and shows where it looks
-# make test   lint, types and the whole test suite
+# make test   lint, types, scripts and the whole test suite
 # Both set up .venv first, and do nothing again that is already done.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := data/demo
 RUN := runs/demo
+SCRIPTS := $(wildcard slurm/*.sbatch slurm/*.sh) .ci/run
 
 .PHONY: demo test lint setup clean
 .DELETE_ON_ERROR:
@@ -30,6 +31,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for script in $(SCRIPTS); do bash -n $$script || exit; done
+	$(BIN)/shellcheck $(SCRIPTS)
 
 test: lint
 	$(BIN)/python -m pytest

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import shlex
+import signal
 import sys
 
 from bagnet import signals
@@ -53,6 +54,7 @@ def stopped(stop: signals.Stopped, arguments: list[str]) -> int:
 
     Rank 0 has it alone: srun would kill the others at the first that comes back with an error.
     """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # srun's, to those who end later than others
     from pytorch_lightning.utilities import rank_zero_only
 
     if getattr(rank_zero_only, "rank", 0) != 0:

@@ -130,8 +130,10 @@ def _outlived(method: Callable[..., None]) -> Callable[..., None]:
         try:
             method(self, *args)
         except Exception as error:
+            # SLURM's signals may end its process too, and then there is nothing to tell.
+            if not self.failed and signals.received() is None:
+                print(f"W&B has failed ({error!r}); the next start of the run sends it the rest")
             self.failed = True
-            print(f"W&B has failed ({error!r}); the next start of the run sends it what is missing")
             with suppress(Exception):
                 wandb.teardown()
 

@@ -1,4 +1,4 @@
-"""Fetches remote shards into the node's cache before they are needed."""
+"""Fetches shards into the node's cache before they are needed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from multiprocessing.synchronize import Semaphore
 import numpy as np
 
 from datamodules.cache import ShardCache
-from datamodules.locations import is_remote
 from datamodules.manifest import Manifest
 from datamodules.plan import Ids, TrainPlan
 from datamodules.sources import SourceError
@@ -87,7 +86,7 @@ def _fetch(manifest: Manifest, cache: ShardCache, course: Course, steps: Semapho
                 del fetched[next(iter(fetched))]
             shard = manifest.shards[number]
             location = manifest.location(shard)
-            if is_remote(location):
+            if cache.serves(location):
                 # Whoever needs it meets the same error, and tells it.
                 with contextlib.suppress(SourceError, OSError):
                     cache.fetch(location, shard.bytes, shard.sha256)

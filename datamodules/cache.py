@@ -1,4 +1,4 @@
-"""Whole, verified copies of remote shards in a folder of this node, within a limit of bytes.
+"""Whole, verified copies of shards in a folder of this node, within a limit of bytes.
 
 All processes of a node share the folder, and need nothing but the folder to agree:
 
@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from datamodules.locations import name_for_people
+from datamodules.locations import is_remote, name_for_people
 from datamodules.sources import BLOCK, DELAYS, TIMEOUT, SourceError, open_source, with_retries
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -46,12 +46,18 @@ class ShardCache:
         limit: Bytes, of complete copies and of downloads at their final size.
         delays: Seconds between the attempts to fetch a shard.
         timeout: Seconds without a byte after which an attempt has failed.
+        local: Whether shards with a path are copied too: it may lead to a slow disk that nodes share.
     """
 
     folder: Path
     limit: int
     delays: Sequence[float] = DELAYS
     timeout: float = TIMEOUT
+    local: bool = False
+
+    def serves(self, location: str) -> bool:
+        """Whether a shard is read from a copy in here, and not in place."""
+        return self.local or is_remote(location)
 
     def open(self, location: str, size: int, sha256: str) -> int:
         """A read-only file descriptor of the shard, for the caller to close; fetches if need be.

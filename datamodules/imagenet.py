@@ -17,7 +17,7 @@ from datamodules.locations import is_remote, local_path
 from datamodules.manifest import Manifest
 from datamodules.mixing import clustering_warning
 from datamodules.plan import TrainPlan, rank_batch
-from datamodules.remote import check_cache, default_cache_dir, load_remote, remote_bytes
+from datamodules.remote import cached_bytes, check_cache, default_cache_dir, load_remote
 from datamodules.stream import Batches
 from datamodules.transforms import eval_transform, train_transform
 from datamodules.workers import worker_context
@@ -51,8 +51,9 @@ class ImageNetDataModule(LightningDataModule):
             Each is named in the log, its place is filled, and the loss does not see it.
         audit_dir: Folder in which every device notes the sample ids of each training step, for
             `python -m datamodules.audit`.
-        cache_dir: Folder for local copies of remote shards, best on a disk of the node's own; by
-            default `bagnet-shards` and the user's name in the temporary folder ($TMPDIR).
+        cache_dir: Folder for copies of all shards, best on a disk of the node's own; also of those
+            on a file system that nodes share, which is then read once a node. By default only
+            remote shards are copied, into a folder of the user's in the temporary one ($TMPDIR).
         cache_gib: The most that those copies may take, in GiB, for all processes of a node.
         allow_pipe: Whether to run the commands that a manifest of yours names as sources
             (`pipe:...`). One from elsewhere could name any command.
@@ -90,7 +91,7 @@ class ImageNetDataModule(LightningDataModule):
         self.max_unreadable = max_unreadable
         self.audit_dir = None if audit_dir is None else Path(audit_dir)
         folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
-        self.cache = ShardCache(folder, int(cache_gib * 2**30))
+        self.cache = ShardCache(folder, int(cache_gib * 2**30), local=cache_dir is not None)
         self.allow_pipe = allow_pipe
         self._train_transform = train_transform(image_size, min_scale)
         self._eval_transform = eval_transform(image_size, resize_size)
@@ -223,7 +224,7 @@ class ImageNetDataModule(LightningDataModule):
 
     def _batches(self, split: str, transform: Callable[[Tensor], Tensor]) -> Batches:
         manifest = self._manifest(split)
-        cache = self.cache if remote_bytes(manifest) else None
+        cache = self.cache if cached_bytes(manifest, self.cache) else None
         return Batches(manifest, transform, self.seed, cache)
 
     def _manifest(self, split: str) -> Manifest:

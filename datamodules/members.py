@@ -1,4 +1,4 @@
-"""Reads samples' bytes at the manifest's offsets, from local shards or local copies of remote ones."""
+"""Reads samples' bytes at the manifest's offsets, from shards in place or from copies of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from datamodules.cache import ShardCache
-from datamodules.locations import is_remote, local_path, name_for_people
+from datamodules.locations import local_path, name_for_people
 from datamodules.manifest import Shard
 from datamodules.sources import SourceError
 from datamodules.unreadable import SampleError
@@ -30,10 +30,10 @@ _SECONDS_GIVEN_UP = 300.0
 class MemberReader:
     """A pipeline stage that adds each sample's bytes (`image`), after checking them.
 
-    Keeps the latest local shards open. Pickles without them: each worker opens its own.
+    Keeps the latest shards that it reads in place open. Pickles without them: each worker opens its own.
 
     Args:
-        cache: Holds the copies of remote shards.
+        cache: Holds the copies of those shards that it serves; needed for remote ones.
         delays: Seconds to wait before a read of a local file that failed is tried once more. (The
             cache has its own.) After the last, and for the next five minutes, its shard gets no
             further patience.
@@ -80,10 +80,9 @@ class MemberReader:
         """The bytes, fewer only at the end of the file."""
         until, failure = self._given_up.get(location, (0.0, SourceError("")))
         given_up = time.monotonic() < until
-        if is_remote(location):
+        if self._cache is not None and self._cache.serves(location):
             if given_up:
                 raise failure.with_traceback(None)
-            assert self._cache is not None
             try:
                 file = self._cache.open(location, shard.bytes, shard.sha256)
             except SourceError as failure:

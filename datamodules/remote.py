@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from datamodules.cache import ShardCache
-from datamodules.locations import is_remote, name_for_people
+from datamodules.locations import name_for_people
 from datamodules.manifest import INDEX, MANIFEST, Manifest
 from datamodules.sources import SourceError, read_source
 
@@ -51,10 +51,10 @@ def load_remote(url: str, cache: ShardCache) -> Manifest:
     return Manifest.load(folder, base=url)
 
 
-def remote_bytes(manifest: Manifest) -> int:
-    """The length of all shards that are not local, in bytes."""
-    locations = ((shard, manifest.location(shard)) for shard in manifest.shards)
-    return sum(shard.bytes for shard, location in locations if is_remote(location))
+def cached_bytes(manifest: Manifest, cache: ShardCache) -> int:
+    """The length of all shards that are read from copies, in bytes."""
+    shards = manifest.shards
+    return sum(shard.bytes for shard in shards if cache.serves(manifest.location(shard)))
 
 
 def check_cache(manifest: Manifest, cache: ShardCache, streams: int, window: int) -> None:
@@ -69,7 +69,7 @@ def check_cache(manifest: Manifest, cache: ShardCache, streams: int, window: int
     Raises:
         ValueError: It is too small.
     """
-    total = remote_bytes(manifest)
+    total = cached_bytes(manifest, cache)
     if not total:
         return
     # A window begins and ends within shards, and the next one is fetched meanwhile.
@@ -77,8 +77,8 @@ def check_cache(manifest: Manifest, cache: ShardCache, streams: int, window: int
     needed = min(total, shards * max(shard.bytes for shard in manifest.shards))
     if cache.limit < needed:
         raise ValueError(
-            f"--data.cache_gib allows {cache.limit / 2**30:.3g} GiB, but each node reads remote "
-            f"shards of {needed / 2**30:.3g} GiB at a time; allow as much, or lower --data.window "
+            f"--data.cache_gib allows {cache.limit / 2**30:.3g} GiB, but each node reads "
+            f"copies of {needed / 2**30:.3g} GiB at a time; allow as much, or lower --data.window "
             "or --data.streams"
         )
 

@@ -41,7 +41,7 @@ class Batches(Dataset[ReadBatch]):
             from torch's generator depends on (seed, epoch, sample id) only, whichever process runs
             it.
         seed: of the run.
-        cache: holds local copies of remote shards.
+        cache: holds copies of those shards that are not read in place.
     """
 
     def __init__(

@@ -27,21 +27,23 @@ from datamodules.pack.wds import decide_classes, list_wds
 from datamodules.pack.workers import Workers
 from datamodules.sources import SourceError
 
+STOPPING = (signal.SIGTERM, signal.SIGUSR1)
+
 console = Console(highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; returns the exit code, which is 128 + the signal where one ended it."""
     options = parse_arguments(arguments)
-    # `kill` and SLURM's time limit end a run as Ctrl-C does: at once, with nothing half-written.
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    # `kill` and SLURM's warning of its time limit end a run as Ctrl-C does: at once, with nothing half-written.
+    previous = {each: signal.signal(each, _interrupt) for each in STOPPING}
     commands = {"verify": _verify, "index": _index}
     again = "begins again" if options.command in commands else "goes on where it stopped"
     try:
         return commands.get(options.command, _pack)(options)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted; the same command {again}", file=sys.stderr)
-        return 130
+        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             print(
@@ -56,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for each, handler in previous.items():
+            signal.signal(each, handler)
 
 
 def _pack(options: argparse.Namespace) -> int:
@@ -186,7 +189,7 @@ def _sizes(manifest: Manifest) -> str:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":

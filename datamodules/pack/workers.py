@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.sharedctypes import Synchronized
 from types import TracebackType
 from typing import Any, TypeVar
@@ -39,7 +40,8 @@ class Workers:
     def __init__(self, count: int) -> None:
         # spawn, because a progress bar has a thread and forking a process with threads may hang.
         context = multiprocessing.get_context("spawn")
-        self._done, self._stop = context.Value("q", 0), context.Value("b", 0)
+        with _deaf():  # the first semaphore starts a process that looks after them
+            self._done, self._stop = context.Value("q", 0), context.Value("b", 0)
         self._count = count
         self._pool = ProcessPoolExecutor(
             count, mp_context=context, initializer=_start, initargs=(self._done, self._stop)
@@ -74,13 +76,8 @@ class Workers:
             ValueError: A worker was killed from outside.
         """
         self._done.value = 0
-        # Ctrl-C reaches the whole group. Workers inherit the mask and never see it: the parent
-        # decides, and tells them by `stop`.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _deaf():
             futures = {self._pool.submit(function, task): at for at, task in enumerate(tasks)}
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         waiting = set(futures)
         try:
             while waiting:
@@ -100,6 +97,19 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Start processes that never see what ends a run: they inherit the mask.
+
+    Ctrl-C and SLURM's signals reach the whole group; the parent decides, and tells the workers by `stop`.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _start(done: Synchronized[int], stop: Synchronized[int]) -> None:

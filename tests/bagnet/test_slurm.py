@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from bagnet import slurm
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +71,3 @@ def test_set_ups_that_work_are_left_alone(task, variables, devices, nodes):
     slurm.check_setup(devices, nodes)  # no job
     task(**variables)
     slurm.check_setup(devices, nodes)
-
-
-@pytest.mark.parametrize("script", sorted((REPOSITORY / "slurm").glob("*.sbatch")))
-def test_the_scripts_are_shell(script):
-    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -44,8 +45,17 @@ def hear_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_run_goes_on_where_it_stopped(slow, tmp_path, capsys, how):
+@pytest.mark.parametrize(
+    ("how", "send"),
+    [
+        (signal.SIGKILL, os.kill),
+        (signal.SIGTERM, os.kill),
+        (signal.SIGTERM, os.killpg),  # all processes get it: from SLURM, or from the keyboard
+        (signal.SIGUSR1, os.killpg),
+        (signal.SIGINT, os.killpg),
+    ],
+)
+def test_a_killed_run_goes_on_where_it_stopped(slow, tmp_path, capsys, how, send):
     words = ["imagefolder", str(slow / "tree"), str(tmp_path), "--samples-per-shard", "2"]
     command = [sys.executable, "-m", "datamodules.pack", *words, "--workers", "1"]
     run = subprocess.Popen(
@@ -54,13 +64,14 @@ def test_a_killed_run_goes_on_where_it_stopped(slow, tmp_path, capsys, how):
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=hear_ctrl_c,
+        start_new_session=True,
     )
     states = tmp_path / "train" / ".partial"
     while run.poll() is None and len(list(states.glob("*.json"))) < 3:
         time.sleep(0.002)
-    run.send_signal(how)
+    send(run.pid, how)
     _, stderr = run.communicate(timeout=30)
-    assert run.returncode == (-9 if how == signal.SIGKILL else 130)
+    assert run.returncode == (-9 if how == signal.SIGKILL else 128 + how)
     if how != signal.SIGKILL:
         assert stderr.strip() == "interrupted; the same command goes on where it stopped"
         assert not list(tmp_path.rglob(".*.tmp"))

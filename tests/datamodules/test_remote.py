@@ -150,7 +150,7 @@ def test_a_cache_that_would_fetch_for_ever_is_refused_with_the_size_it_needs(sha
         shards=tuple(dataclasses.replace(shard, bytes=GIB) for shard in local.shards * 100),
     )
     check_cache(remote, dataclasses.replace(cache, limit=5 * GIB), streams=1, window=2)
-    with pytest.raises(ValueError, match=r"allows 5 GiB, .* shards of 40 GiB at a time"):
+    with pytest.raises(ValueError, match=r"allows 5 GiB, .* copies of 40 GiB at a time"):
         check_cache(remote, dataclasses.replace(cache, limit=5 * GIB), streams=8, window=2)
     check_cache(dataclasses.replace(remote, base=None), cache, streams=64, window=2)  # local
 
