@@ -1,0 +1,243 @@
+"use strict";
+// What the page shows. What it holds is written by page.py, what it does is in events.js, which follows this.
+// Texts from outside become text nodes, never HTML.
+const $ = (id) => document.getElementById(id);
+const data = JSON.parse($("data").textContent);
+const style = getComputedStyle(document.documentElement);
+const colour = (name) => style.getPropertyValue(name).split(" ").map(Number);
+const FOR = colour("--for");
+const AGAINST = colour("--against");
+const STRONGEST = 255 * Number(style.getPropertyValue("--strongest"));
+// Two decimals where logits are a few units, more where they are small, and powers of ten beyond.
+const SIZE = Math.floor(Math.log10(Math.max(...data.images.map((image) => image.limit))));
+const DECIMALS = Math.max(2, 2 - SIZE);
+
+// The image with its arrays; the chosen class; the patch (map row, column); whether it stays while the pointer
+// moves; and the threshold: 0 for none, k for the k-th of the image.
+const now = { number: 0, image: null, class: 0, row: 0, column: 0, held: false, step: 0 };
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+function number(value) {
+  const text = Math.abs(SIZE) > 4 ? value.toExponential(3) : value.toFixed(DECIMALS);
+  return (Number(text) === 0 ? text.replace("-", "") : text).replace(/^-/, "−");
+}
+
+function array(base64, Type) {
+  const binary = atob(base64);
+  const bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+  return new Type(bytes.buffer);
+}
+
+const jpeg = (image) => `data:image/jpeg;base64,${image.jpeg}`;
+const isWrong = (image) => image.true !== null && image.true !== image.top[0];
+const threshold = () => (now.step ? now.image.thresholds[now.step - 1] : -Infinity);
+const counted = (vote, t = threshold()) => (vote >= t ? vote : 0);
+const decision = () => (now.step ? now.image.decisions[now.step - 1] : now.image.top[0]);
+
+/** The votes of all patches for a class, row by row; undefined if the page does not hold them. */
+function evidence(id) {
+  const at = now.image.classes.indexOf(id);
+  const size = now.image.rows * now.image.columns;
+  return at < 0 ? undefined : now.image.maps.subarray(at * size, (at + 1) * size);
+}
+
+/** The mean of a class's votes, those below t counted as 0. */
+function score(id, t = threshold()) {
+  const votes = evidence(id);
+  return votes.reduce((sum, vote) => sum + counted(vote, t), 0) / votes.length;
+}
+
+/** A row of a list: name, bar and number; a button where there is evidence to show. */
+function classRow(id, value, largest, tags) {
+  const has = now.image.classes.includes(id);
+  const row = element(has ? "button" : "div", has ? "" : "plain");
+  const name = element("span", "name", data.names[id]);
+  row.title = has ? data.names[id] : `${data.names[id]} (this page does not hold its map)`;
+  if (tags.length) name.append(element("span", "tag", tags.join(", ")));
+  const axis = element("span", "axis");
+  const bar = element("i", value < 0 ? "below" : "");
+  const length = 50 * Math.min(Math.abs(value) / (largest || 1), 1);
+  bar.style.width = `${length}%`;
+  bar.style.left = `${value < 0 ? 50 - length : 50}%`;
+  axis.append(bar);
+  row.append(name, axis, element("span", "number", number(value)));
+  if (has) {
+    row.type = "button";
+    row.dataset.class = id;
+    row.setAttribute("aria-pressed", id === now.class);
+  }
+  const item = element("li");
+  item.append(row);
+  return item;
+}
+
+/** Fill a list, and leave the keyboard's focus on the class it was on. */
+function fill(list, rows) {
+  const focused = list.contains(document.activeElement) && document.activeElement.dataset.class;
+  list.replaceChildren(...rows);
+  if (focused) list.querySelector(`[data-class="${focused}"]`)?.focus();
+}
+
+function drawHeat() {
+  const { rows, columns, width, height, limit } = now.image;
+  const cells = new ImageData(columns, rows);
+  evidence(now.class).forEach((vote, i) => {
+    const value = counted(vote);
+    const opacity = STRONGEST * Math.min(Math.abs(value) / limit, 1);
+    cells.data.set([...(value < 0 ? AGAINST : FOR), Math.round(opacity)], 4 * i);
+  });
+  const small = element("canvas");
+  small.width = columns;
+  small.height = rows;
+  small.getContext("2d").putImageData(cells, 0, 0);
+  const heat = $("heat");
+  heat.width = 2 * width; // a cell may begin at half a pixel
+  heat.height = 2 * height;
+  const context = heat.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  const inset = data.patch - data.stride;
+  context.drawImage(small, inset, inset, 2 * data.stride * columns, 2 * data.stride * rows);
+}
+
+function showClasses() {
+  const { image } = now;
+  const extra = [image.true, decision(), now.class].filter((id) => id !== null && id >= 0);
+  const ids = [...new Set([...image.top, ...extra])];
+  // No score is larger at any threshold, so the bars' scale stays.
+  const largest = Math.max(...ids.flatMap((id) => [Math.abs(score(id, -Infinity)), score(id, 0)]));
+  fill($("classes"), ids.map((id) => {
+    const tags = [];
+    if (id === image.top[0]) tags.push("predicted");
+    if (now.step && id === decision() && id !== image.top[0]) tags.push("predicted with the threshold");
+    if (id === image.true) tags.push("true");
+    return classRow(id, score(id), largest, tags);
+  }));
+  $("score").textContent = now.step
+    ? `score: mean of all votes, those below ${number(threshold())} as 0`
+    : "logit: mean of all votes";
+}
+
+function showEvidence() {
+  drawHeat();
+  const logit = now.image.logits[now.image.classes.indexOf(now.class)];
+  $("shown").textContent = data.names[now.class];
+  $("caption").textContent =
+    `mean of the shown evidence = ${number(score(now.class))}, logit = ${number(logit)}` +
+    (now.step ? " (of all votes)" : "");
+}
+
+function showPatch() {
+  const { image, row, column } = now;
+  const [left, top] = [data.stride * column, data.stride * row];
+  const box = $("box").style;
+  box.left = `${(100 * left) / image.width}%`;
+  box.top = `${(100 * top) / image.height}%`;
+  box.width = `${(100 * data.patch) / image.width}%`;
+  box.height = `${(100 * data.patch) / image.height}%`;
+  $("box").className = now.held ? "held" : "";
+  const last = data.patch - 1;
+  $("pixels").textContent = `pixels x ${left} to ${left + last}, y ${top} to ${top + last}`;
+  $("hold").textContent = now.held ? "held; click or Esc lets it go" : "click or tap to hold it";
+  const at = row * image.columns + column;
+  const vote = evidence(now.class)[at];
+  const uncounted = counted(vote) === vote ? "" : ", counted as 0";
+  $("vote").textContent = `${number(vote)} for ${data.names[now.class]}${uncounted}`;
+  const count = image.patchClasses.length / (image.rows * image.columns);
+  const tops = [...image.patchClasses.subarray(at * count, (at + 1) * count)];
+  const votes = [...image.patchLogits.subarray(at * count, (at + 1) * count)];
+  const largest = Math.max(image.limit, ...votes.map(Math.abs));
+  fill($("votes"), tops.map((id, i) => classRow(id, votes[i], largest, [])));
+  const crop = $("crop");
+  const side = (crop.width = crop.height = data.patch);
+  crop.getContext("2d").drawImage($("image"), left, top, side, side, 0, 0, side, side);
+  return `row ${row + 1}, column ${column + 1}: ${data.names[tops[0]]} ${number(votes[0])}`;
+}
+
+function showThreshold() {
+  const { image } = now;
+  const t = number(threshold());
+  $("step").setAttribute("aria-valuetext", now.step ? `votes below ${t} count as 0` : "off: all votes count");
+  $("rule").textContent = now.step
+    ? `t = ${t}: votes below t count as 0; the score of a class is the mean of v·[v ≥ t]`
+    : "off: all votes count";
+  const [before, after] = [image.top[0], decision()];
+  const line = $("decision");
+  if (after < 0) {
+    line.replaceChildren("No vote reaches t: ", element("b", "", "no prediction"));
+    return;
+  }
+  const changed = after === before ? (now.step ? " (unchanged)" : "") : ` (changed from ${data.names[before]})`;
+  line.replaceChildren("Prediction: ", element("b", after === before ? "" : "bad", data.names[after]), changed);
+}
+
+function showAll() {
+  showEvidence();
+  showClasses();
+  showThreshold();
+  return showPatch();
+}
+
+function choose(id) {
+  now.class = id;
+  showAll();
+}
+
+function movePatch(row, column, hold) {
+  now.row = Math.min(Math.max(row, 0), now.image.rows - 1);
+  now.column = Math.min(Math.max(column, 0), now.image.columns - 1);
+  now.held = hold;
+  return showPatch();
+}
+
+function showVerdict() {
+  const { image } = now;
+  const known = image.true !== null;
+  const line = $("verdict");
+  const kind = known ? (isWrong(image) ? "bad" : "good") : "";
+  line.replaceChildren("predicted ", element("b", kind, data.names[image.top[0]]));
+  if (!known) line.append(", true class not known");
+  else if (isWrong(image)) line.append(" ✗, true class ", element("b", "", data.names[image.true]));
+  else line.append(" ✓, which is the true class");
+}
+
+function showImage(index) {
+  const stored = data.images[index];
+  const floats = (text) => array(text, Float32Array);
+  now.number = index;
+  now.image = {
+    ...stored,
+    logits: floats(stored.logits),
+    maps: floats(stored.maps),
+    patchLogits: floats(stored.patchLogits),
+    patchClasses: array(stored.patchClasses, Int32Array),
+  };
+  now.class = stored.top[0];
+  // The patch with the strongest vote for the prediction is the best one to begin with.
+  const votes = evidence(now.class);
+  const strongest = votes.indexOf(votes.reduce((a, b) => Math.max(a, b)));
+  now.row = Math.floor(strongest / stored.columns);
+  now.column = strongest % stored.columns;
+  now.held = false;
+  now.step = 0;
+  $("step").value = 0;
+  $("step").max = stored.thresholds.length;
+  $("name").textContent = stored.name;
+  $("stage").style.aspectRatio = `${stored.width} / ${stored.height}`;
+  $("low").textContent = `≤ ${number(-stored.limit)}`;
+  $("high").textContent = `≥ ${number(stored.limit)}`;
+  $("image").src = jpeg(stored); // the patch is cut out when it has loaded
+  showVerdict();
+  showAll();
+  thumbs.forEach((thumb, i) => thumb.setAttribute("aria-current", i === index));
+  const [list, item] = [$("thumbs"), thumbs[index].parentElement];
+  list.scrollTo(item.offsetLeft - list.clientWidth / 2, item.offsetTop - list.clientHeight / 2);
+  const visible = listed();
+  $("position").textContent = `${visible.indexOf(index) + 1} of ${visible.length}`;
+}
