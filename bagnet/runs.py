@@ -126,8 +126,7 @@ class Run:
 
     def wandb_step(self) -> int:
         """The last step in the finished folders of W&B's offline mode; -1 where there is none."""
-        finished = self._finished_in_wandb()
-        return int(finished[-1][1]) if finished else -1
+        return max((int(step) for _, step in self._finished_in_wandb()), default=-1)
 
     def finish_wandb(self, folder: str, step: int) -> None:
         """Remember that a folder of W&B's offline mode is complete, up to a step."""

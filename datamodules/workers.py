@@ -35,12 +35,12 @@ def worker_context(start_method: str | None = None) -> BaseContext:
     """What starts the processes; by default from the fork server, which it starts if need be."""
     if start_method in (None, "forkserver"):
         forkserver.set_forkserver_preload(_IMPORTED)
-        # Slurm's signals go to all processes of a job. The server inherits the mask and stays; its
-        # children do so until they have settled.
-        resource_tracker.ensure_running()  # by itself: it would unblock SIGTERM here
-        left = _LEFT_TO_THE_TRAINING | {signal.SIGTERM}
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, left)
+        # Slurm's signals go to all processes of a job. What starts here inherits the mask and stays;
+        # workers do so until they have settled.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_TRAINING)
         try:
+            resource_tracker.ensure_running()  # by itself: it unblocks SIGTERM at its end
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)

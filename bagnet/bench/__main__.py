@@ -6,9 +6,12 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 
-from bagnet.bench import data
+from bagnet.bench import data, evidence
 
-BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {"data": data.main}
+BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {
+    "data": data.main,
+    "evidence": evidence.main,
+}
 """By name; each takes the words after its name and returns the exit code."""
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,7 +28,8 @@ import torchvision
 import webdataset
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+
+from bagnet.bench.report import report
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -67,7 +66,7 @@ def _measure_all(options: argparse.Namespace) -> int:
         rounds = [name for _ in range(options.rounds) for name in commands]
         for name in track(rounds, console=Console(stderr=True), transient=True):
             rates[name].append(_measure_apart(*commands[name], options))
-    _report(rates, options)
+    report(rates, options, "images")
     return 0
 
 
@@ -91,27 +90,6 @@ def _measure_apart(checkout: Path, variant: str, root: Path, options: argparse.N
         reason = run.stderr.strip().splitlines()[-1:] or ["no message"]
         raise ValueError(f"{variant} of {checkout} failed: {reason[0]}")
     return float(run.stdout)
-
-
-def _report(rates: dict[str, list[float]], options: argparse.Namespace) -> None:
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    first = next(iter(medians.values()))
-    table = Table("variant", "images/s", "lowest", "highest", "ratio")
-    for name, values in rates.items():
-        figures = [f"{figure:.0f}" for figure in (medians[name], min(values), max(values))]
-        table.add_row(name, *figures, f"{medians[name] / first:.2f}")
-    Console().print(table)
-    facts = {
-        "settings": {key: str(value) for key, value in vars(options).items()},
-        "images_per_second": rates,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "webdataset": webdataset.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-    }
-    if options.out:
-        options.out.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def _unpack(root: Path, files: Path) -> None:

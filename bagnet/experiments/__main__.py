@@ -11,9 +11,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bagnet.experiments import pointing
+from bagnet.experiments import aggregation, deletion, pointing
 
-EXPERIMENTS = {"pointing": pointing}
+EXPERIMENTS = {"aggregation": aggregation, "deletion": deletion, "pointing": pointing}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,9 +27,10 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from bagnet.checkpoints import load_model
-from bagnet.evidence.maps import evaluating, require_bagnet
+from bagnet.evidence.maps import evaluating
 from bagnet.evidence.plots import Box, Example, contact_sheet, save_png
+from bagnet.experiments.results import save_text
+from bagnet.experiments.trained import load_trained
 from bagnet.models import normalize
 from bagnet.network import BagNet
 from datamodules.demo.generate import PLANTED
@@ -71,25 +71,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measure, print a table, and write ``pointing.json`` and ``evidence.png``."""
     planted = load_planted(options.root / "val")
-    model = require_bagnet(load_model(options.checkpoint))
-    data = ImageNetDataModule(
+    size = planted["image_size"]
+    model, data = load_trained(
+        options.checkpoint,
         str(options.root),
         batch_size=BATCH_SIZE,
-        workers=0,
-        image_size=planted["image_size"],
-        resize_size=planted["image_size"],
+        image_size=size,
+        resize_size=size,
     )
-    if model.fc.out_features != data.num_classes:
-        raise ValueError(
-            f"{options.checkpoint} tells {model.fc.out_features} classes apart and {options.root} "
-            f"has {data.num_classes}: give the checkpoint of a network trained on this data"
-        )
     console = Console(highlight=False, soft_wrap=True)
     result, examples = measure(model, data, planted["images"], console)
 
     out = options.out or options.checkpoint.parent
     save_png(contact_sheet(examples, model.box), out / "evidence.png")
-    _save_json(asdict(result), out / "pointing.json")
+    save_text(out / "pointing.json", json.dumps(asdict(result), indent=1) + "\n")
     console.print(_table(result))
     console.print(f"evidence of {len(examples)} images: {out / 'evidence.png'}")
 
@@ -205,13 +200,3 @@ def _table(result: Pointing) -> Table:
         table.add_row(name, f"{share:.1%}")
     table.columns[1].justify = "right"
     return table
-
-
-def _save_json(result: dict[str, Any], path: Path) -> None:
-    """Write a result; the file appears complete or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

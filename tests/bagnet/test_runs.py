@@ -111,5 +111,7 @@ def test_folders_of_wandb_that_were_not_finished_are_put_aside(run):
     left = sorted(path.name for path in wandb.iterdir())
     assert left == ["offline-run-1", "offline-run-3", "unfinished-offline-run-2"]
     assert run.wandb_step() == 30
+    run.finish_wandb("offline-run-4", -1)  # stopped before it logged anything
+    assert run.wandb_step() == 30
     run.wandb_id(resuming=False)
     assert run.wandb_step() == -1  # another run's

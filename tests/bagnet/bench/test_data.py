@@ -29,7 +29,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path, capsys):
     assert "ours of" in (said := capsys.readouterr().err)
     assert "nowhere does not exist" in said
     assert main(["speed"]) == 2
-    assert "no benchmark 'speed'; there is data" in capsys.readouterr().err
+    assert "no benchmark 'speed'; there is data, evidence" in capsys.readouterr().err
 
 
 def test_help_names_the_benchmarks(capsys):

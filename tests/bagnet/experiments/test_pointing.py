@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from bagnet.experiments import pointing
+from bagnet.experiments import pointing, trained
 from bagnet.experiments.__main__ import main
 from bagnet.network import BagNet
 from datamodules.demo.generate import generate
@@ -188,7 +188,7 @@ def test_a_network_with_other_classes(
 def test_a_network_that_is_no_bagnet(
     demo: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(pointing, "load_model", lambda path: nn.Linear(1, 1))
+    monkeypatch.setattr(trained, "load_model", lambda path, name: nn.Linear(1, 1))
     assert "Linear is no BagNet" in failing(capsys, checkpoint, demo)
 
 

@@ -1,0 +1,103 @@
+"""From the patches' evidence to the image's logits: the mean, as BagNets are trained, and ways that are harder to sway.
+
+Every function takes evidence (B, classes, H', W') and returns logits (B, classes) in the same dtype, so one forward pass is
+enough to compare them all.
+
+Sources: Brendel & Bethge, ICLR 2019 ("Effect of logit thresholding" in the appendix: `clamp` and `binarise`); Zhang et
+al., "Clipped BagNet", Deep Learning and Security Workshop 2020 (`clipped`); Xiang et al., "PatchGuard", USENIX Security
+2021 (`masked`). What the last two promise against an attack is in `certified.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn import functional as F
+
+Aggregation = Callable[[Tensor], Tensor]
+"""Evidence (B, classes, H', W') -> logits (B, classes)."""
+
+
+def mean(evidence: Tensor) -> Tensor:
+    """The network's own logits."""
+    return evidence.mean((2, 3))
+
+
+def median(evidence: Tensor) -> Tensor:
+    """The middle of the evidence, or the mean of the two in the middle: it ignores less than half of the patches."""
+    ordered = evidence.flatten(2).sort().values
+    count = ordered.shape[2]
+    return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
+
+
+def clamp(evidence: Tensor, threshold: float) -> Tensor:
+    """mean(max(e, threshold)): evidence against a class counts no more than the threshold."""
+    return mean(evidence.clamp(min=threshold))
+
+
+def binarise(evidence: Tensor, threshold: float) -> Tensor:
+    """mean(1 if e > threshold else 0): the share of the patches that vote for a class, however strongly."""
+    return mean((evidence > threshold).to(evidence.dtype))
+
+
+def clipped(evidence: Tensor) -> Tensor:
+    """mean(tanh(0.05 e - 1)), with the constants of Clipped BagNet: no patch has more than a bounded say."""
+    return mean(squash(evidence))
+
+
+def squash(evidence: Tensor) -> Tensor:
+    """tanh(0.05 e - 1), elementwise: between -1 and 1."""
+    return (0.05 * evidence - 1).tanh()
+
+
+def sigmoid(evidence: Tensor) -> Tensor:
+    """mean(1 / (1 + exp(-e))): as if every patch said for each class by itself whether it is there."""
+    return mean(evidence.sigmoid())
+
+
+def top_mean(evidence: Tensor, count: int) -> Tensor:
+    """The mean of the ``count`` strongest entries of each class.
+
+    Raises:
+        ValueError: The map has not as many entries.
+    """
+    entries = evidence.flatten(2)
+    if not 1 <= count <= entries.shape[2]:
+        raise ValueError(
+            f"there is no mean of the {count} strongest entries: a map of these images has "
+            f"{entries.shape[2]}, so choose from 1 to {entries.shape[2]}"
+        )
+    return entries.topk(count).values.mean(2)
+
+
+def masked(evidence: Tensor, window: int) -> Tensor:
+    """PatchGuard's robust masking: each class loses the window of the map that speaks most for it.
+
+    With e+ = max(e, 0), the sum of e+ over the map less its largest sum over any window x window entries, divided by the
+    entries of the map (PatchGuard's algorithm 1 with the threshold T = 0).
+
+    Args:
+        evidence: (B, classes, H', W').
+        window: Side of the mask in entries; `certified.entries_touched` has it for an attack in pixels.
+
+    Raises:
+        ValueError: The window has no entry.
+    """
+    positive = evidence.clamp(min=0)
+    strongest = window_sums(positive, window).amax((2, 3))
+    return (positive.sum((2, 3)) - strongest) / (evidence.shape[2] * evidence.shape[3])
+
+
+def window_sums(evidence: Tensor, window: int) -> Tensor:
+    """Sums over all windows of window x window entries: (B, classes, H' - window + 1, W' - window + 1).
+
+    Where a window is longer than a side of the map, it is cut to that side.
+
+    Raises:
+        ValueError: The window has no entry.
+    """
+    if window < 1:
+        raise ValueError(f"a window of {window} entries masks nothing: it must be at least 1")
+    size = min(window, evidence.shape[2]), min(window, evidence.shape[3])
+    return F.avg_pool2d(evidence, size, stride=1, divisor_override=1)

@@ -1,0 +1,146 @@
+"""The evidence around every pixel, by a dilated rewrite of a trained BagNet.
+
+A BagNet's own map has an entry every 8 pixels (`maps.py`). Brendel & Bethge (ICLR 2019, on explaining decisions) show finer
+ones, of the patch around every pixel, for which the network runs once for each patch: 50,176 times for an image of 224x224
+pixels. Here every layer is evaluated once at every pixel instead. Every stride becomes 1, so no layer leaves positions out.
+The k x k windows of the layers after it still have to meet the same pixels, so they step over what the strides before them
+would have left out: they are dilated by the product S of these strides. The residual is cropped by as much as the
+convolution takes off, (k - 1) S, at the bottom right as in the network itself.
+
+Neighbouring patches then share their arithmetic. For the BagNet-33 and 224x224 pixels, 10.2 tera multiply-adds become 0.82
+if each weight is used once a pixel, 0.86 with the rims that the last convolutions need around the image, and 1.03 with
+those around tiles, which bound the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bagnet.evidence.maps import require_bagnet
+from bagnet.network import BagNet, Bottleneck
+
+TILE = 64  # px. On a CPU, the BagNet-33 takes a quarter longer for tiles of 112, which repeat less but leave the caches
+
+
+def dense_evidence(
+    model: nn.Module, image: Tensor, target: int | Sequence[int] | None = None
+) -> Tensor:
+    """Logits of the patch around every pixel.
+
+    The image is padded with zeros, the mean colour, by p = (R - 1) / 2 pixels on each side, R being the side of the patch.
+    Entry (y, x) is what the network gives for the R x R patch with pixel (y, x) in its centre, hence for the pixels
+    (y - p, x - p, y + p + 1, x + p + 1) as (top, left, bottom, right), half-open. Where a patch does not reach over the
+    border, it is one of `evidence_map`, if one has the place: entry (S i + p, S j + p) is entry (i, j) there.
+
+    The network computes as in evaluation mode and is not changed. Tiles of at most 64x64 entries bound the memory: beside
+    the result, about 0.3 GB in float32 for the paper's networks, for images of any size.
+
+    Args:
+        model: A BagNet.
+        image: Normalised, float (3, H, W) of any size. It is taken to the network's device and dtype.
+        target: A class, several, or None for all.
+
+    Returns:
+        The evidence in logits on the device and in the dtype of the network: (H, W) for one class, (K, H, W) for K of
+        them or all.
+
+    Raises:
+        ValueError: The network is no BagNet, the image has another shape or dtype, or there is no such class.
+    """
+    bagnet = require_bagnet(model)
+    _check_image(bagnet, image)
+    rows = slice(None) if target is None else _rows(bagnet, target)
+    margin = bagnet.receptive_field - 1
+    with torch.no_grad():
+        weight, bias = bagnet.fc.weight[rows], bagnet.fc.bias[rows]
+        padded = F.pad(image.to(weight)[None], [margin // 2] * 4)
+        padded = padded.contiguous(memory_format=torch.channels_last)
+        evidence = padded.new_empty(len(weight), *image.shape[1:])
+        for top, bottom in _tiles(image.shape[1]):
+            for left, right in _tiles(image.shape[2]):
+                features = _features(
+                    bagnet, padded[..., top : bottom + margin, left : right + margin]
+                )
+                votes = F.linear(features[0].permute(1, 2, 0), weight, bias)
+                evidence[:, top:bottom, left:right] = votes.permute(2, 0, 1)
+    return evidence[0] if isinstance(target, int) else evidence
+
+
+def _rows(model: BagNet, target: int | Sequence[int]) -> list[int]:
+    """The classes as a list; a ValueError if there is none, or one that the network does not know."""
+    classes = [target] if isinstance(target, int) else list(target)
+    count = model.fc.out_features
+    unknown = [number for number in classes if not 0 <= number < count]
+    if unknown or not classes:
+        raise ValueError(
+            f"there is no class {unknown[0] if unknown else 'given'}: the network tells {count} classes apart, "
+            f"so choose from 0 to {count - 1}"
+        )
+    return classes
+
+
+def _check_image(model: BagNet, image: Tensor) -> None:
+    channels = model.conv1.in_channels
+    if (
+        not image.is_floating_point()
+        or image.ndim != 3
+        or image.shape[0] != channels
+        or not image.numel()
+    ):
+        raise ValueError(
+            f"dense evidence is of one normalised float image ({channels}, H, W), not of {image.dtype} "
+            f"{tuple(image.shape)}: take one image of the batch, and normalise it (bagnet.models.normalize)"
+        )
+
+
+def _tiles(size: int) -> list[tuple[int, int]]:
+    """Cut a side of an image into the fewest parts of at most TILE, as even as can be."""
+    count = -(-size // TILE)
+    edges = [size * number // count for number in range(count + 1)]
+    return list(pairwise(edges))
+
+
+def _features(model: BagNet, x: Tensor) -> Tensor:
+    """`BagNet.features` at every pixel: (1, C, h + R - 1, w + R - 1) -> (1, 32 width, h, w)."""
+    x = F.relu_(_convolve(model.conv1(x), model.conv2, model.bn1))
+    stride = 1  # the network's, up to this layer
+    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+        for module in stage:
+            block = cast(Bottleneck, module)
+            x = _bottleneck(block, x, stride)
+            stride *= block.conv2.stride[0]
+    return x
+
+
+def _bottleneck(block: Bottleneck, x: Tensor, dilation: int) -> Tensor:
+    """`Bottleneck.forward` at every pixel."""
+    out = F.relu_(_convolve(x, block.conv1, block.bn1))
+    out = F.relu_(_convolve(out, block.conv2, block.bn2, dilation))
+    out = _convolve(out, block.conv3, block.bn3)
+    residual = x[..., : out.shape[-2], : out.shape[-1]]
+    if block.downsample is not None:  # a 1x1: it can come after the crop, which spares some of it
+        convolution, norm = block.downsample
+        residual = _convolve(residual, cast(nn.Conv2d, convolution), cast(nn.BatchNorm2d, norm))
+    out += residual
+    return F.relu_(out)
+
+
+def _convolve(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d, dilation: int = 1) -> Tensor:
+    """A convolution without its stride, and the normalisation after it in evaluation mode, in one pass.
+
+    Scaling the weights costs next to nothing beside a tile, one more pass over the activations a tenth of the time.
+    """
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    weight, bias = convolution.weight * scale[:, None, None, None], norm.bias - mean * scale
+    if convolution.kernel_size != (1, 1):
+        return F.conv2d(x, weight, bias, dilation=dilation)
+    # The rows become the batch, in the same memory: with one thread, torch leaves oneDNN aside for a batch of one, and the
+    # whole takes 1.8 times as long.
+    return F.conv2d(x.transpose(0, 2), weight, bias).transpose(0, 2)

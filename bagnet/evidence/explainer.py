@@ -1,0 +1,56 @@
+"""Dense evidence in the shape that attribution benchmarks and Captum's users expect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bagnet.evidence.dense import dense_evidence
+from bagnet.evidence.maps import require_bagnet
+
+
+class BagNetExplainer:
+    """Explains the decisions of a BagNet by its evidence around every pixel (`dense_evidence`).
+
+    Args:
+        model: A BagNet.
+
+    Raises:
+        ValueError: The network is no BagNet.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = require_bagnet(model)
+
+    def explain(self, images: Tensor, targets: int | Sequence[int] | Tensor) -> Tensor:
+        """The evidence for one class of each image.
+
+        Args:
+            images: Normalised, float (B, 3, H, W).
+            targets: The class of each image, (B,), or one for all of them.
+
+        Returns:
+            Logits, (B, 1, H, W).
+
+        Raises:
+            ValueError: Not one class for each image, or as in `dense_evidence`.
+        """
+        classes = torch.as_tensor(targets)
+        if classes.ndim == 0:
+            classes = classes.expand(len(images))
+        if classes.shape != images.shape[:1]:
+            raise ValueError(
+                f"targets of shape {tuple(classes.shape)} for {len(images)} images: give one class for each, "
+                "or one for all"
+            )
+        maps = [
+            dense_evidence(self.model, image, int(label))
+            for image, label in zip(images, classes.tolist(), strict=True)
+        ]
+        return torch.stack(maps)[:, None]
+
+    def attribute(self, inputs: Tensor, target: int | Sequence[int] | Tensor) -> Tensor:
+        """`explain` under the name and with the arguments of Captum's methods: one call fits both."""
+        return self.explain(inputs, target)
