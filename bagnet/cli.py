@@ -17,6 +17,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet import slurm
+from bagnet.callbacks.aggregations import Aggregations
 from bagnet.callbacks.agreement import SameEverywhere
 from bagnet.callbacks.evidence_logger import EvidenceLogger
 from bagnet.callbacks.preemption import LastCheckpoint
@@ -108,6 +109,12 @@ class BagNetCLI(LightningCLI):
             default=False,
             help="give the best and the last checkpoint to W&B when the training ends",
         )
+        parser.add_argument(
+            "--aggregations",
+            type=list[str],
+            default=[],
+            help="for validate: other ways to sum the evidence up, as [median, clamp:0, masked:6]",
+        )
 
     def before_instantiate_classes(self) -> None:
         if self.fitting:  # fail before anything is built
@@ -153,7 +160,11 @@ class BagNetCLI(LightningCLI):
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
         callbacks: list[Callback] = list(trainer["callbacks"] or [])
+        config = self.config_init[self.command.arguments[0]]
         every = trainer["log_every_n_steps"] or 50  # as Lightning
+        self.aggregations = Aggregations(config["aggregations"])
+        if self.aggregations.ways:
+            callbacks.append(self.aggregations)
         callbacks.append(SameEverywhere())
         callbacks.append(UnreadableLimit(self.datamodule.max_unreadable, every))
         if trainer["enable_progress_bar"] is not False:
@@ -168,7 +179,6 @@ class BagNetCLI(LightningCLI):
                 save_on_train_epoch_end=True,
                 enable_version_counter=False,
             )
-            config = self.config_init["fit"]
             # The last one behind it: it holds which was the best so far.
             evidence = EvidenceLogger(run, config["evidence_images"])
             last = LastCheckpoint(run, self.claim, config["checkpoint_minutes"])
@@ -189,6 +199,8 @@ class BagNetCLI(LightningCLI):
     def validate(self, **kwargs: Any) -> None:
         (figures,) = self.trainer.validate(**kwargs, verbose=False)
         rank_zero_only(print)(f"validation   {describe(figures, 'val')}")
+        for name, (top1, top5) in self.aggregations.figures.items():
+            rank_zero_only(print)(f"{name:12} top-1 {top1:.2%}, top-5 {top5:.2%}")
 
     def test(self, **kwargs: Any) -> None:
         (figures,) = self.trainer.test(**kwargs, verbose=False)

@@ -11,6 +11,7 @@ al., "Clipped BagNet", Deep Learning and Security Workshop 2020 (`clipped`); Xia
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -101,3 +102,31 @@ def window_sums(evidence: Tensor, window: int) -> Tensor:
         raise ValueError(f"a window of {window} entries masks nothing: it must be at least 1")
     size = min(window, evidence.shape[2]), min(window, evidence.shape[3])
     return F.avg_pool2d(evidence, size, stride=1, divisor_override=1)
+
+
+PLAIN = {"mean": mean, "median": median, "tanh": clipped, "sigmoid": sigmoid}
+WITH_THRESHOLD = {"clamp": clamp, "binarise": binarise}
+
+
+def parse(text: str) -> Aggregation:
+    """An aggregation by its name: ``median``, ``clamp:0`` (a threshold in logits), ``masked:6`` (a number of entries).
+
+    Raises:
+        ValueError: There is none of that name, or its number is missing or wrong.
+    """
+    name, _, number = text.partition(":")
+    try:
+        if name in PLAIN and not number:
+            return PLAIN[name]
+        if name in WITH_THRESHOLD:
+            return partial(WITH_THRESHOLD[name], threshold=float(number))
+        if name == "strongest":
+            return partial(top_mean, count=int(number))
+        if name == "masked":
+            return partial(masked, window=int(number))
+    except ValueError:
+        pass
+    raise ValueError(
+        f"there is no aggregation {text!r}: choose from {', '.join(PLAIN)}, clamp:T, binarise:T (T in logits), "
+        "strongest:N, masked:N (N in map entries)"
+    )

@@ -96,18 +96,13 @@ def all_ways(
     thresholds: Iterable[float], windows: Iterable[int], entries: int
 ) -> dict[Way, Aggregation]:
     """Every way to evaluate, in the order of the table, for maps of so many entries."""
-    ways: dict[Way, Aggregation] = {
-        ("mean", None): aggregation.mean,
-        ("median", None): aggregation.median,
-        ("tanh", None): aggregation.clipped,
-        ("sigmoid", None): aggregation.sigmoid,
-    }
+    ways: dict[Way, Aggregation] = {(name, None): way for name, way in aggregation.PLAIN.items()}
     for count in STRONGEST:
         if count <= entries:
             ways["strongest", count] = partial(aggregation.top_mean, count=count)
     for window in windows:
         ways["masked", window] = partial(aggregation.masked, window=window)
-    for name, way in {"clamp": aggregation.clamp, "binarise": aggregation.binarise}.items():
+    for name, way in aggregation.WITH_THRESHOLD.items():
         for threshold in thresholds:
             ways[name, threshold] = partial(way, threshold=threshold)
     return ways
