@@ -60,8 +60,33 @@ def colour_limit(maps: Sequence[np.ndarray], percentile: float = 99) -> float:
 def draw_evidence(
     axes: Axes, image: np.ndarray, evidence: np.ndarray, box: BoxOf, limit: float
 ) -> None:
-    """Draw a map (H', W') in diverging colours with the edges of its image (H, W, 3) over it."""
-    _empty_frame(axes, image)
+    """Draw a map (H', W') in diverging colours with the edges of its image (H, W, 3) over it, as the paper does."""
+    empty_frame(axes, image)
+    _draw_cells(axes, evidence, box, limit)
+    strength = edges(image)
+    axes.imshow(
+        np.dstack([np.zeros((*strength.shape, 3)), 0.75 * strength]),
+        interpolation="bilinear",
+        extent=(0, image.shape[1], image.shape[0], 0),
+        zorder=2,
+    )
+
+
+def draw_overlay(
+    axes: Axes, image: np.ndarray, evidence: np.ndarray, box: BoxOf, limit: float
+) -> None:
+    """Draw an image (H, W, 3) in grey with its map (H', W') over it: the stronger the evidence, the less transparent."""
+    empty_frame(axes, image)
+    grey = image.mean(2)
+    extent = (0, image.shape[1], image.shape[0], 0)
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="bicubic")
+    opacity = 0.15 + 0.6 * (np.abs(evidence) / limit).clip(0, 1)
+    _draw_cells(axes, evidence, box, limit, opacity)
+
+
+def _draw_cells(
+    axes: Axes, evidence: np.ndarray, box: BoxOf, limit: float, opacity: np.ndarray | None = None
+) -> None:
     height, width = evidence.shape
     first, last = box(0, 0), box(height - 1, width - 1)
     # A cell is one stride wide, and the centres of the patches are the centres of the cells.
@@ -70,17 +95,19 @@ def draw_evidence(
         evidence,
         cmap=COLOURS,
         norm=Normalize(-limit, limit),
+        alpha=opacity,
         interpolation="nearest",
         extent=(first[1] + inset, last[3] - inset, last[2] - inset, first[0] + inset),
         zorder=1,
     )
-    strength = edges(image)
-    axes.imshow(
-        np.dstack([np.zeros((*strength.shape, 3)), 0.75 * strength]),
-        interpolation="bilinear",
-        extent=(0, image.shape[1], image.shape[0], 0),
-        zorder=2,
-    )
+
+
+def evidence_bar(axes: Axes, limit: float) -> None:
+    """Say what the colours mean, in axes that are wide and low."""
+    colours = ScalarMappable(Normalize(-limit, limit), COLOURS)
+    axes.figure.colorbar(colours, cax=axes, orientation="horizontal", extend="both")
+    axes.set_xlabel("evidence of a patch for the class (logits)", fontsize=8)
+    axes.tick_params(labelsize=8)
 
 
 def edges(image: np.ndarray) -> np.ndarray:
@@ -123,19 +150,19 @@ def contact_sheet(examples: Sequence[Example], box: BoxOf, columns: int = 3) -> 
         row, column = divmod(number, columns)
         left, y = 0.2 + column * pair, top + row * (TILE + caption) + caption - 0.08
         picture = axes_at(left, y, TILE, TILE)
-        _empty_frame(picture, example.image)
+        empty_frame(picture, example.image)
         picture.imshow(
             example.image,
             extent=(0, example.image.shape[1], example.image.shape[0], 0),
             interpolation="bicubic",
         )
         for planted in example.planted:
-            _outline(picture, planted)
+            outline(picture, planted)
         heat = axes_at(left + TILE + 0.05, y, TILE, TILE)
         draw_evidence(heat, example.image, example.evidence, box, limit)
         strongest = box(*divmod(int(example.evidence.argmax()), example.evidence.shape[1]))
         for axes in (picture, heat):
-            _outline(axes, strongest, dashed=True)
+            outline(axes, strongest, dashed=True)
         is_right = example.predicted == example.true
         picture.text(
             0,
@@ -151,10 +178,8 @@ def contact_sheet(examples: Sequence[Example], box: BoxOf, columns: int = 3) -> 
         legend = f"solid: planted; {legend}"
     figure.text(0.2 / size[0], 1 - 0.24 / size[1], legend, fontsize=8, color="0.35")
     bar = axes_at(0.2, size[1] - bottom + 0.16, 2 * TILE + 0.05, 0.11)
-    colours = ScalarMappable(Normalize(-limit, limit), COLOURS)
-    figure.colorbar(colours, cax=bar, orientation="horizontal", extend="both")
+    evidence_bar(bar, limit)
     bar.set_xlabel("evidence of a patch for the predicted class (logits)", fontsize=8)
-    bar.tick_params(labelsize=8)
     return figure
 
 
@@ -184,7 +209,7 @@ def _caption(example: Example) -> str:
     return f"{names}\nlogit {example.logit:.3f} = mean evidence {example.evidence.mean():.3f}"
 
 
-def _empty_frame(axes: Axes, image: np.ndarray) -> None:
+def empty_frame(axes: Axes, image: np.ndarray) -> None:
     """Axes in the pixels of an image, y downwards, with a thin frame and no ticks."""
     height, width = image.shape[:2]
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect="equal")
@@ -194,7 +219,7 @@ def _empty_frame(axes: Axes, image: np.ndarray) -> None:
         spine.set(linewidth=0.6, color="0.6")
 
 
-def _outline(axes: Axes, box: Box, dashed: bool = False) -> None:
+def outline(axes: Axes, box: Box, dashed: bool = False) -> None:
     """Outline pixels, dark on light, so that it shows on every background."""
     top, left, bottom, right = box
     for width, colour in ((2.4, "white"), (1.1, "black")):
