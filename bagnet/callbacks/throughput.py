@@ -29,6 +29,9 @@ class Throughput(Callback):
     def _clear(self) -> None:
         self._samples, self._batches, self._waited, self._computed = 0, 0, 0.0, 0.0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_end = time.perf_counter()  # amid an epoch, a resumed run begins with a batch
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clear()
         self._last_end = time.perf_counter()

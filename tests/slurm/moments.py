@@ -1,0 +1,59 @@
+"""Callbacks for jobs on the testbed, so that a test finds them in a moment that is else too short to hit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+SIZE = 200_000_000
+"""Of the ballast, in bytes."""
+
+
+class WaitForSignal(Callback):
+    """Each rank waits at a moment until a signal has come to it, but only the first time in the life of a run.
+
+    Args:
+        moment: ``"batch"``, in the middle of one, or ``"validation"``.
+    """
+
+    def __init__(self, moment: str) -> None:
+        self.moment = moment
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor
+    ) -> None:
+        if self.moment == "batch":
+            self._wait(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, *batch: Any
+    ) -> None:
+        if self.moment == "validation" and not trainer.sanity_checking:
+            self._wait(trainer)
+
+    def _wait(self, trainer: Trainer) -> None:
+        mark = Path(f"waiting-{trainer.global_rank}")
+        if mark.exists():
+            return
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        before = signal.set_wakeup_fd(write)  # Python writes a byte for each signal that it handles
+        mark.touch()
+        os.read(read, 1)
+        signal.set_wakeup_fd(before)
+        os.close(read)
+        os.close(write)
+
+
+class Ballast(Callback):
+    """Makes each checkpoint so large that to write it takes a while."""
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["ballast"] = torch.zeros(SIZE, dtype=torch.uint8)

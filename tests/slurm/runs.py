@@ -1,0 +1,153 @@
+"""Runs that jobs train: their folders, and the promises they have to keep whatever happened to the jobs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from wandb.proto import wandb_internal_pb2
+
+from datamodules.audit.verdict import audit
+from tests.slurm.testbed import REPOSITORY, Job, Testbed
+
+TINY = [
+    *("--model.width", "4", "--model.learning_rate", "0.3"),
+    *("--data.batch_size", "12", "--data.image_size", "24", "--data.resize_size", "28"),
+    *("--data.workers", "1"),
+    *("--trainer.max_epochs", "10", "--trainer.log_every_n_steps", "5"),
+    *("--trainer.enable_progress_bar", "false"),
+]
+RUN = "bagnet9"
+CPU = ("--cpus-per-task=1", "--gpus-per-node=0")
+LOGGED = ("train/loss_step", "val/top1")
+"""Figures that the table and W&B must agree on."""
+
+
+class Workplace:
+    """A folder to submit jobs from: the shipped scripts, an environment, and what the jobs leave there.
+
+    Args:
+        folder: Is made.
+        testbed: Takes the jobs.
+        shards: The data.
+    """
+
+    def __init__(self, folder: Path, testbed: Testbed, shards: Path) -> None:
+        self.folder, self.testbed, self.shards = folder, testbed, shards
+        self._waited_for: set[Path] = set()  # files of the audit
+        (folder / "slurm").mkdir(parents=True)
+        for path in [REPOSITORY / "train.py", *(REPOSITORY / "slurm").glob("*[!v]")]:  # no *.env
+            (folder / path.relative_to(REPOSITORY)).symlink_to(path)
+        (folder / "slurm" / "site.env").write_text(
+            f"export BAGNET_PYTHON={sys.executable}\n"
+            f"export PYTHONPATH={Path(__file__).parent}\n"  # for moments.py
+            "export WANDB_MODE=offline OMP_NUM_THREADS=1\n"
+        )
+
+    def submit(
+        self, *flags: str, nodes: int = 2, tasks: int = 1, sbatch: tuple[str, ...] = ()
+    ) -> Job:
+        """Queue a training of `RUN` on so many nodes with so many tasks each."""
+        where = [f"--nodes={nodes}", f"--ntasks-per-node={tasks}", *CPU, *sbatch]
+        words = [*TINY, "--patch", "9", "--data.audit_dir", "audit", *flags]
+        words += ["--data.root", str(self.shards)]
+        return self.queue(*where, "slurm/train.sbatch", *words)
+
+    def queue(self, *words: str) -> Job:
+        """`sbatch` these words; the output goes to a file whose name ends in the job's number."""
+        said = self.testbed.run("sbatch", "--parsable", *words, cwd=self.folder)
+        return Job(self.testbed, said.strip(), self.folder)
+
+    def wait_for_step(self, job: Job, ranks: int, step: int = 1, audited: str = "audit") -> None:
+        """Wait until all ranks of a start that was not waited for before have taken so many batches."""
+
+        def taken() -> bool:
+            files = set((self.folder / audited).glob("*.jsonl")) - self._waited_for
+            steps = [file.read_text().count("\n") - 1 for file in files]
+            if len(steps) == ranks and min(steps) >= step:
+                self._waited_for |= files
+                return True
+            return False
+
+        job.until(taken, f"step {step} of {ranks} ranks")
+
+
+def curve(folder: Path, run: str = RUN) -> list[dict[str, str]]:
+    """The table of a run, without what depends on the clock."""
+    with (folder / "runs" / run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    clock = ("throughput/", "memory/")
+    return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows]
+
+
+def check_as_if_undisturbed(
+    folder: Path,
+    undisturbed: list[dict[str, str]],
+    run: str = RUN,
+    audited: str = "audit",
+    redone: int = sys.maxsize,
+) -> None:
+    """Every epoch was exact, the curve is that of the undisturbed run, and W&B has one run with just its rows.
+
+    Args:
+        folder: The jobs were submitted from.
+        undisturbed: Curve.
+        run: Its name.
+        audited: Folder of its audit.
+        redone: No more steps than these were lost, and done again.
+    """
+    report = audit(folder / audited)
+    assert report.problems == []
+    assert {epoch.verdict for epoch in report.epochs} == {"exact"}
+    assert sum(epoch.redone for epoch in report.epochs) <= redone
+    assert curve(folder, run) == undisturbed
+    check_wandb(folder / "runs" / run, undisturbed)
+
+
+def check_wandb(run: Path, rows: list[dict[str, str]]) -> None:
+    """The offline files of all starts, one behind the other, are one run with strictly rising steps: those of the table."""
+    files = sorted(run.glob("wandb/offline-run-*/*.wandb"))  # the folders are named after the clock
+    ids, logged = set(), []
+    for file in files:
+        for record in records(file):
+            if record.HasField("run"):
+                ids.add(record.run.run_id)
+            if record.HasField("history"):
+                items = {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                    for item in record.history.item
+                }
+                logged.append((record.history.step.num, items))
+    steps = [step for step, _ in logged]
+    assert len(ids) == 1
+    assert steps == sorted(set(steps)), "steps that do not rise"
+    assert steps == [int(row["step"]) for row in rows]
+    for figure in LOGGED:
+        table = [(int(row["step"]), float(row[figure])) for row in rows if row[figure]]
+        assert table
+        assert [(step, items[figure]) for step, items in logged if figure in items] == table
+
+
+def records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
+    """What W&B has written: records in LevelDB's log format, behind a header of 7 bytes.
+
+    A record that its writer could not finish is left out, as by `wandb sync`.
+    """
+    content, begin, block, parts = file.read_bytes(), 7, 32768, b""
+    while begin + 7 <= len(content):
+        room = block - begin % block
+        if room < 7:  # too little for a header
+            begin += room
+            continue
+        length = int.from_bytes(content[begin + 4 : begin + 6], "little")
+        kind = content[begin + 6]  # 1 whole, 2 first part, 3 middle, 4 last
+        chunk = content[begin + 7 : begin + 7 + length]
+        if kind not in (1, 2, 3, 4) or len(chunk) < length:
+            return
+        parts = chunk if kind in (1, 2) else parts + chunk
+        begin += 7 + length
+        if kind in (1, 4):
+            yield wandb_internal_pb2.Record.FromString(parts)
