@@ -81,7 +81,8 @@ def _remember(number: int, frame: FrameType | None) -> None:
         _received, _received_at = signal.Signals(number), time.monotonic()
         return
     # A warning may come twice, and SIGTERM has an echo. Any other means now.
-    is_echo = number == signal.SIGTERM and time.monotonic() - _received_at < _ECHO_SECONDS
+    is_soon = time.monotonic() - _received_at < _ECHO_SECONDS
+    is_echo = number == _received == signal.SIGTERM and is_soon
     if number != signal.SIGUSR1 and not is_echo:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
