@@ -60,6 +60,8 @@ class BagNetCLI(LightningCLI):
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
         # Ours are logged at the end of an epoch too, however short it is.
         warnings.filterwarnings("ignore", message=".*is smaller than the logging interval")
+        # A resumed run goes on in its folder.
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         super().__init__(
             model,
             data,
