@@ -169,6 +169,30 @@ def test_asked_to_stop_again_and_again_the_curve_is_that_of_an_undisturbed_run(s
     assert curve(folder) == curve(tmp_path / "undisturbed")
 
 
+def test_of_two_copies_the_older_one_stops_and_the_run_is_that_of_one(shards, tmp_path):
+    """As after a lost node that comes back: its tasks go on while the job has been started elsewhere."""
+    finish(tmp_path / "undisturbed", shards, 2, *LONG)
+    folder = tmp_path / "twice"
+    older = run_until(folder, shards, 2, 30, *LONG)
+    os.killpg(older.pid, signal.SIGSTOP)
+    newer = start(folder, shards, 2, *LONG, "--resume", "auto")
+    starts = folder / "runs/x/starts.jsonl"
+    deadline = time.monotonic() + 240
+    while starts.read_text().count("\n") < 2:
+        assert newer.poll() is None, newer.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(older.pid, signal.SIGCONT)
+    out, _ = older.communicate(timeout=240)
+    assert older.returncode != 0
+    assert "error: runs/x was started again at" in out
+    assert "Traceback" not in out
+    out, _ = newer.communicate(timeout=240)
+    assert newer.returncode == 0, out
+    assert audit([str(folder / "audit")]) == 0
+    assert curve(folder) == curve(tmp_path / "undisturbed")
+
+
 def test_a_second_signal_ends_at_once(shards, tmp_path):
     run = run_until(tmp_path, shards, 1, 3, "--trainer.max_epochs", "4000")
     os.kill(run.pid, signal.SIGSTOP)  # so that both come between two batches
