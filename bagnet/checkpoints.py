@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from bagnet.models import BAGNETS, build_model
+from bagnet.models import ORIGINAL_WIDTH, build_model
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
@@ -44,8 +44,7 @@ def load_model(
         path: see `load_weights`.
         name: one of `models.MODELS`. Our checkpoints know it; for all other files it must be given.
         num_classes: by default what the checkpoint says, or else the size of the last layer.
-        width: by default what the checkpoint says, or else, for a BagNet, the size of its first
-            layer.
+        width: by default what the checkpoint says, or else the size of the first layer.
 
     Raises:
         ValueError: as in `load_weights`; the name is not known; or the weights are of another
@@ -169,16 +168,21 @@ def _clean(key: str) -> str:
 
 
 def _num_classes(weights: dict[str, Tensor], name: str, path: str | Path) -> int:
-    with torch.device("meta"):
-        layers = build_model(name).named_modules()
-    last = [key for key, layer in layers if isinstance(layer, nn.Linear)][-1] + ".weight"
+    last = _layers(name, nn.Linear)[-1] + ".weight"
     if last not in weights:
         raise ValueError(f"{path} is not a {name}: it has no {last}, but {_some(weights)}")
     return weights[last].shape[0]
 
 
 def _width(weights: dict[str, Tensor], name: str) -> int:
-    return weights["conv1.weight"].shape[0] if name in BAGNETS and "conv1.weight" in weights else 64
+    first = _layers(name, nn.Conv2d)[0] + ".weight"
+    return weights[first].shape[0] if first in weights else ORIGINAL_WIDTH
+
+
+def _layers(name: str, kind: type[nn.Module]) -> list[str]:
+    """The names of the layers of a kind, in the network's order."""
+    with torch.device("meta"):
+        return [key for key, layer in build_model(name).named_modules() if isinstance(layer, kind)]
 
 
 def _check_same_network(weights: dict[str, Tensor], model: nn.Module, message: str) -> None:

@@ -34,7 +34,7 @@ class BagNetClassifier(LightningModule):
     Args:
         name: The network: bagnet9, bagnet17, bagnet33, or a torchvision network of the paper (``bagnet/models.py``).
         num_classes: Classes to tell apart; taken from the data set by train.py.
-        width: Channels of the first stage; 64 is the paper's, less makes a narrow network.
+        width: Channels of the first convolution; 64 in the originals, less makes a narrow network.
         learning_rate: For a global batch of 256; scaled linearly with the global batch.
         momentum: Of SGD.
         weight_decay: Of SGD.

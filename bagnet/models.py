@@ -10,6 +10,8 @@ from bagnet.network import BagNet
 BAGNETS = {"bagnet9": 9, "bagnet17": 17, "bagnet33": 33}
 TORCHVISION = ("alexnet", "vgg11", "vgg16", "resnet50", "resnet152", "densenet169")
 MODELS = (*BAGNETS, *TORCHVISION)
+ORIGINAL_WIDTH = 64
+"""Channels of the first convolution in all of them."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, for values in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,7 +23,8 @@ def build_model(name: str, num_classes: int = 1000, width: int = 64) -> nn.Modul
     Args:
         name: one of `MODELS`.
         num_classes: length of the logits.
-        width: channels of a BagNet's stem; 64, the original, for all others.
+        width: channels of the first convolution, 64 in the original. All other layers follow, so a
+            width of 16 has a quarter of the channels everywhere.
 
     Raises:
         ValueError: unknown `name`, or a `width` that this network does not come in.
@@ -30,13 +33,47 @@ def build_model(name: str, num_classes: int = 1000, width: int = 64) -> nn.Modul
         return BagNet(BAGNETS[name], num_classes, width)
     if name not in TORCHVISION:
         raise ValueError(f"there is no model {name!r}: choose one of {', '.join(MODELS)}")
-    if width != 64:
-        raise ValueError(
-            f"width={width}: only BagNets come in other widths than 64, {name} does not"
-        )
+    narrowest = 2 if name == "densenet169" else 1  # a layer of its blocks adds width / 2 channels
+    if not 0 < width <= ORIGINAL_WIDTH or width % narrowest:
+        even = "even " * (narrowest == 2)
+        raise ValueError(f"width={width}: {name} comes in {even}widths of {narrowest} to 64")
     from torchvision.models import get_model  # takes a second, and the BagNets do without
 
-    return get_model(name, weights=None, num_classes=num_classes)
+    model = get_model(name, weights=None, num_classes=num_classes)
+    if width != ORIGINAL_WIDTH:
+        _narrow(model, width)
+    return model
+
+
+@torch.no_grad()
+def _narrow(model: nn.Module, width: int) -> None:
+    """Keep the first `width` of 64 channels everywhere, but for those of the image and the classes.
+
+    torchvision's constructors cannot do this. Fresh weights stay as torchvision draws them, times
+    the root of how many fewer inputs a layer has, so that signals keep their size.
+    """
+    kinds = nn.Conv2d | nn.Linear
+    image, *_, logits = (layer for layer in model.modules() if isinstance(layer, kinds))
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.num_features = layer.num_features * width // ORIGINAL_WIDTH
+            for key, value in layer.state_dict(keep_vars=True).items():
+                if value.ndim:  # all but the counter
+                    narrow = value[: layer.num_features].clone()
+                    is_weight = isinstance(value, nn.Parameter)
+                    setattr(layer, key, nn.Parameter(narrow) if is_weight else narrow)
+        elif isinstance(layer, kinds):
+            outputs, inputs = layer.weight.shape[:2]
+            kept = outputs if layer is logits else outputs * width // ORIGINAL_WIDTH
+            fed = inputs if layer is image else inputs * width // ORIGINAL_WIDTH
+            scale = (inputs / fed) ** 0.5
+            layer.weight = nn.Parameter(layer.weight[:kept, :fed] * scale)
+            if layer.bias is not None:
+                layer.bias = nn.Parameter(layer.bias[:kept] * scale)
+            if isinstance(layer, nn.Conv2d):
+                layer.in_channels, layer.out_channels = fed, kept
+            else:
+                layer.in_features, layer.out_features = fed, kept
 
 
 def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

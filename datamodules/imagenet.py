@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_only
-from torch import Tensor
 
 from datamodules.cache import ShardCache
 from datamodules.loader import EvalLoader, TrainLoader
@@ -177,7 +175,7 @@ class ImageNetDataModule(LightningDataModule):
         """The training batches of this rank: resumable, `len()` is that of the whole epoch."""
         rank, world_size = self._rank_and_world_size
         loader = TrainLoader(
-            self._batches("train", self._train_transform),
+            self.batches("train"),
             self.batch_size,
             rank=rank,
             world_size=world_size,
@@ -196,7 +194,7 @@ class ImageNetDataModule(LightningDataModule):
         """The validation batches of this rank: every sample once over all ranks."""
         rank, world_size = self._rank_and_world_size
         loader = EvalLoader(
-            self._batches("val", self._eval_transform),
+            self.batches("val"),
             -(-self.batch_size // world_size),
             rank=rank,
             world_size=world_size,
@@ -210,6 +208,13 @@ class ImageNetDataModule(LightningDataModule):
         """The validation batches: the test set of ImageNet has no public labels."""
         return self.val_dataloader()
 
+    def batches(self, split: str) -> Batches:
+        """Reads batches of "train" or "val" by (epoch, sample ids), for those who choose them themselves."""
+        manifest = self._manifest(split)
+        transform = self._train_transform if split == "train" else self._eval_transform
+        cache = self.cache if cached_bytes(manifest, self.cache) else None
+        return Batches(manifest, transform, self.seed, cache)
+
     def teardown(self, stage: str) -> None:
         """Stop the workers."""
         self._close()
@@ -221,11 +226,6 @@ class ImageNetDataModule(LightningDataModule):
     def _close(self) -> None:
         while self._loaders:
             self._loaders.pop().close()
-
-    def _batches(self, split: str, transform: Callable[[Tensor], Tensor]) -> Batches:
-        manifest = self._manifest(split)
-        cache = self.cache if cached_bytes(manifest, self.cache) else None
-        return Batches(manifest, transform, self.seed, cache)
 
     def _manifest(self, split: str) -> Manifest:
         if split not in self._manifests:

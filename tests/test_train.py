@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from bagnet.checkpoints import load_model
 from datamodules.manifest import Manifest
 from train import main
 
@@ -86,6 +87,17 @@ def test_a_run_learns_and_leaves_checkpoints_table_and_configuration(shards, cap
     # The run's own settings and best weights, from its name alone.
     assert main(["validate", "--run", "bagnet9"]) == 0
     assert f"top-1 {best:.2%}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet50"])
+def test_a_narrow_network_of_the_papers_trains_and_its_checkpoint_can_be_loaded(shards, name):
+    flags = [*TINY[2:], "--model.name", name, "--run", name, "--model.learning_rate", "0.3"]
+    assert main([*flags, "--data.root", str(shards), "--trainer.max_epochs", "3"]) == 0
+    losses = [float(row["train/loss"]) for row in table(name) if row["train/loss"]]
+    assert losses[-1] < losses[0]
+    model = load_model(f"runs/{name}/checkpoints/best.ckpt")
+    first = next(layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d))
+    assert first.out_channels == 4
 
 
 def test_resume_auto_equals_the_run_that_was_never_stopped(shards, capsys):

@@ -54,10 +54,23 @@ class TopPatches:
             labels: int64 (B,).
             sample_ids: int64 (B,).
         """
-        best, places = evidence.flatten(2).max(2)  # (B, classes)
+        best, places = evidence.flatten(2).max(2)
+        self.update_best(best, places, evidence.shape[3], labels, sample_ids)
+
+    def update_best(
+        self, best: Tensor, places: Tensor, columns: int, labels: Tensor, sample_ids: Tensor
+    ) -> None:
+        """The same, with what is known to be the strongest evidence of each image for each class.
+
+        Args:
+            best: (B, classes), on any device.
+            places: Its index in the map, row by row, int64 (B, classes).
+            columns: W', the entries in a row of a map.
+            labels: int64 (B,).
+            sample_ids: int64 (B,).
+        """
         best, places = best.double().cpu().T, places.cpu().T
         labels, sample_ids = labels.cpu().expand_as(places), sample_ids.cpu().expand_as(places)
-        columns = evidence.shape[3]
         where = torch.stack((sample_ids, places // columns, places % columns, labels), 2)
         is_own = labels == torch.arange(len(best))[:, None]
         excluded = torch.stack((~is_own, is_own)) | (labels < 0)

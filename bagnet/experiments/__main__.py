@@ -11,9 +11,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bagnet.experiments import aggregation, deletion, pointing
+from bagnet.experiments import accuracy, aggregation, deletion, errors, patches, pointing, report
 
-EXPERIMENTS = {"aggregation": aggregation, "deletion": deletion, "pointing": pointing}
+EXPERIMENTS = {
+    "accuracy": accuracy,
+    "patches": patches,
+    "errors": errors,
+    "report": report,
+    "aggregation": aggregation,
+    "deletion": deletion,
+    "pointing": pointing,
+}
+"""Those of the paper, the page of all results, and those of one BagNet."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with what is left", file=sys.stderr)
+        return 130
     return 0
 
 

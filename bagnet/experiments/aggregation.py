@@ -33,7 +33,7 @@ from bagnet.evidence import aggregation, evidence_map
 from bagnet.evidence.aggregation import Aggregation
 from bagnet.evidence.certified import certify_clipped, certify_masked, entries_touched
 from bagnet.evidence.plots import save_png
-from bagnet.experiments.results import save_text
+from bagnet.experiments.results import write_text
 from bagnet.experiments.trained import load_trained
 from bagnet.models import BAGNETS, normalize
 from bagnet.network import BagNet
@@ -84,9 +84,9 @@ def run(options: argparse.Namespace) -> None:
 
     out = options.out or options.checkpoint.parent
     markdown = f"{_markdown(rows)}\n{_markdown(certified)}"
-    save_text(out / "aggregation.md", markdown)
-    save_text(out / "aggregation.csv", _csv(rows))
-    save_text(out / "certified.csv", _csv(certified))
+    write_text(markdown, out / "aggregation.md")
+    write_text(_csv(rows), out / "aggregation.csv")
+    write_text(_csv(certified), out / "certified.csv")
     save_png(threshold_figure(rows), out / "thresholds.png")
     console.print(markdown, markup=False)
     console.print(f"aggregation.*, certified.csv, thresholds.png: {out}")

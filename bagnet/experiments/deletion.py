@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from bagnet.classifier import UNREADABLE
 from bagnet.evidence import dense_evidence
 from bagnet.evidence.maps import evaluating
-from bagnet.experiments.results import save_text
+from bagnet.experiments.results import write_text
 from bagnet.experiments.trained import load_trained
 from bagnet.models import BAGNETS, normalize
 from bagnet.network import BagNet
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
     console = Console(highlight=False, soft_wrap=True)
     result = measure(model, data, options.images, console)
     out = options.out or options.checkpoint.parent
-    save_text(out / "deletion.json", json.dumps(asdict(result), indent=1) + "\n")
+    write_text(json.dumps(asdict(result), indent=1) + "\n", out / "deletion.json")
     table = Table(f"{result.images:,} images", "by evidence", "random")
     table.add_row("deletion", f"{result.deletion:.3f}", f"{result.deletion_random:.3f}")
     table.add_row("insertion", f"{result.insertion:.3f}", f"{result.insertion_random:.3f}")

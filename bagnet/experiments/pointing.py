@@ -29,7 +29,7 @@ from torch import Tensor
 
 from bagnet.evidence.maps import evaluating
 from bagnet.evidence.plots import Box, Example, contact_sheet, save_png
-from bagnet.experiments.results import save_text
+from bagnet.experiments.results import write_text
 from bagnet.experiments.trained import load_trained
 from bagnet.models import normalize
 from bagnet.network import BagNet
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
 
     out = options.out or options.checkpoint.parent
     save_png(contact_sheet(examples, model.box), out / "evidence.png")
-    save_text(out / "pointing.json", json.dumps(asdict(result), indent=1) + "\n")
+    write_text(json.dumps(asdict(result), indent=1) + "\n", out / "pointing.json")
     console.print(_table(result))
     console.print(f"evidence of {len(examples)} images: {out / 'evidence.png'}")
 

@@ -274,3 +274,12 @@ def test_living_layers_load_without_a_warning(tmp_path, model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_model(tmp_path / "a.pth", "bagnet9")
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet50", "densenet169", "alexnet"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_narrow_network_is_known_by_its_first_layer(tmp_path, name, suffix):
+    network = build_model(name, num_classes=3, width=2)
+    save_weights(network, tmp_path / f"a{suffix}")
+    loaded = load_model(tmp_path / f"a{suffix}", name)
+    assert same(loaded.state_dict(), network.state_dict())

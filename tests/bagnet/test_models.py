@@ -40,8 +40,54 @@ def test_torchvision_networks(name, parameters):
         model, small = build_model(name), build_model(name, num_classes=10)
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert [m for m in small.modules() if isinstance(m, nn.Linear)][-1].out_features == 10
-    with pytest.raises(ValueError, match=f"width=32.*{name}"):
-        build_model(name, width=32)
+
+
+@pytest.mark.parametrize("name", models.TORCHVISION)
+def test_a_narrow_network_has_a_share_of_the_channels_everywhere(name):
+    with torch.device("meta"):
+        whole, narrow = build_model(name, 10), build_model(name, 10, width=16)
+        assert narrow(torch.empty(2, 3, 64, 64)).shape == (2, 10)
+    before, after = whole.state_dict(), narrow.state_dict()
+    assert before.keys() == after.keys()
+    layers = [key for key in before if before[key].ndim > 1]
+    for key, weights in after.items():
+        if weights.ndim:
+            outputs, *inputs = before[key].shape
+            is_last = key.rpartition(".")[0] == layers[-1].rpartition(".")[0]
+            assert weights.shape[0] == (outputs if is_last else outputs // 4), key
+            if inputs:
+                assert weights.shape[1] == (3 if key == layers[0] else inputs[0] // 4), key
+                assert weights.shape[2:] == before[key].shape[2:], key
+    assert {type(weights) for weights in narrow.parameters()} == {nn.Parameter}
+    assert [m.in_channels for m in narrow.modules() if isinstance(m, nn.Conv2d)][:1] == [3]
+    for layer in narrow.modules():  # what they print is true
+        if isinstance(layer, nn.Conv2d):
+            assert (layer.out_channels, layer.in_channels) == layer.weight.shape[:2]
+        elif isinstance(layer, nn.Linear):
+            assert (layer.out_features, layer.in_features) == layer.weight.shape
+        elif isinstance(layer, nn.BatchNorm2d):
+            assert layer.num_features == len(layer.weight) == len(layer.running_var)
+
+
+def test_signals_keep_their_size_in_a_narrow_network():
+    """Without normalisation, a VGG with weights that are too small would not learn."""
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 64, 64)
+    sizes = []
+    for width in (64, 16):
+        model = build_model("vgg11", 10, width).eval()
+        with torch.no_grad():
+            sizes.append(model(images).std().item())
+    assert 0.4 < sizes[1] / sizes[0] < 2.5
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "offer"),
+    [("vgg16", 0, "widths of 1 to 64"), ("alexnet", 65, "1 to 64"), ("densenet169", 15, "even")],
+)
+def test_a_width_that_a_network_does_not_come_in(name, width, offer):
+    with pytest.raises(ValueError, match=f"width={width}: {name} comes in.*{offer}"):
+        build_model(name, width=width)
 
 
 def test_every_name_is_tested_above():

@@ -3,6 +3,7 @@
 import io
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -284,3 +285,16 @@ def test_a_limited_epoch_is_followed_by_the_next_one(root, tmp_path, reference):
     fit(root, tmp_path, record, limit_train_batches=2)
     expected = [step for step in reference[0].steps if step[1] < 2]
     assert record.steps == expected
+
+
+def test_batches_of_chosen_samples_are_those_of_the_loaders(shards):
+    data = ImageNetDataModule(str(shards), batch_size=53, workers=0, image_size=8, resize_size=9)
+    images, labels, _ = next(iter(data.val_dataloader()))
+    chosen = np.array([30, 2])
+    (some, some_labels, sample_ids), unreadable = data.batches("val")[(0, chosen)]
+    assert torch.equal(some, images[chosen])
+    assert torch.equal(some_labels, labels[chosen])
+    assert (sample_ids.tolist(), unreadable) == ([30, 2], ())
+    (crops, _, _), _ = data.batches("train")[(0, chosen)]
+    assert crops.shape == (2, 3, 8, 8)
+    assert not torch.equal(crops, data.batches("train")[(1, chosen)][0][0])  # at random, by epoch

@@ -1,0 +1,153 @@
+"""Top-1 and top-5 accuracy of each network, its size, its work for an image, and its speed.
+
+The paper (section 3.1, figure 2) gives the top-5 accuracy of BagNets on the validation images of ImageNet: 87.6 % with patches
+of 33 px, 80.5 % with 17, about 70 % with 9; and says that a BagNet runs at 155 images/s where ResNet-50 runs at 570.
+
+It leaves open the preprocessing: we resize the shorter side to 256 px and take the central 224 x 224 (--resize_size,
+--image_size), as the training recipe does. Everything is in float32 without TF32, of which the authors' BagNet-33 loses 2.5
+points of top-1. It leaves open how the speed was measured: we time batches of --batch_size images that are already on the
+device, all networks taking turns in one process. Intervals are 95 %, bootstrapped over the images. The receptive field is
+that of an entry of the last map; only a BagNet decides by such entries alone.
+
+Leaves in OUT/accuracy: table, figure, LABEL.parquet (predicted class; rank of the true class, 0 is right; probabilities of both),
+and networks.json (what does not depend on the images).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from bagnet.experiments import persample
+from bagnet.experiments.networks import Facts, facts
+from bagnet.experiments.results import log_to_wandb, save_figure, write_table, write_text
+from bagnet.experiments.statistics import mean
+from bagnet.models import normalize
+
+NAME = "accuracy"
+PAPER_TOP5 = {"bagnet9": 0.70, "bagnet17": 0.805, "bagnet33": 0.876, "vgg16": 0.901}
+PAPER_SPEED = {"bagnet9": 155, "bagnet17": 155, "bagnet33": 155, "resnet50": 570}
+
+COLUMNS = {
+    "model": ("network", ""),
+    "images": ("images", ","),
+    "top1": ("top-1", ".1%"),
+    "top5": ("top-5", ".1%"),
+    "paper_top5": ("top-5, paper (ImageNet)", ".1%"),
+    "parameters": ("parameters", ","),
+    "multiply_adds": ("multiply-adds, 10^9", ".3g"),
+    "receptive_field": ("receptive field, px", ""),
+    "images_per_second": ("images/s", ".3g"),
+    "paper_images_per_second": ("images/s, paper", ""),
+    "device": ("on", ""),
+}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of each image."""
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
+    ) -> Mapping[str, np.ndarray]:
+        with torch.no_grad():
+            logits = model(normalize(images)).double()
+        if not logits.isfinite().all():
+            raise ValueError(
+                f"the logits of sample {sample_ids[(~logits.isfinite()).any(1).cpu()][0]} are not finite: "
+                "the weights are damaged, or of a training that failed"
+            )
+        # Exact for equal logits too: the class that comes first is ahead.
+        order = logits.argsort(dim=1, descending=True, stable=True)
+        probabilities = logits.softmax(1)
+        columns = {
+            "predicted": order[:, 0],
+            "rank": (order == labels[:, None]).int().argmax(1),
+            "probability": probabilities.gather(1, labels[:, None])[:, 0],
+            "confidence": probabilities.amax(1),
+        }
+        return {key: column.cpu().numpy() for key, column in columns.items()}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``run``."""
+    persample.add_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, print a table, and write what the module's docstring says."""
+    folder = options.out / NAME
+    tables = persample.measure(NAME, Predictions(), options)
+    networks = _networks(tables, options, folder / "networks.json")
+    rows = [_row(label, table, networks.get(label, {})) for label, table in tables.items()]
+    write_table(rows, COLUMNS, folder / "table")
+    save_figure(draw(rows), folder / "figure")
+    if options.wandb:
+        log_to_wandb(NAME, folder)
+
+
+def _row(label: str, table: pa.Table, network: Mapping[str, Any]) -> dict[str, Any]:
+    ranks = table["rank"].to_numpy()
+    return {
+        "model": label,
+        "images": len(ranks),
+        "top1": mean(ranks < 1),
+        "top5": mean(ranks < 5),
+        "paper_top5": PAPER_TOP5.get(label),
+        "paper_images_per_second": PAPER_SPEED.get(label),
+        **network,
+    }
+
+
+def _networks(
+    tables: Mapping[str, pa.Table], options: argparse.Namespace, path: Path
+) -> dict[str, dict[str, Any]]:
+    """The facts of networks: those that are given are measured, those of others are read."""
+    known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    if options.models:
+        device = torch.device(
+            "cuda:0" if torch.cuda.is_available() and options.gpus != 0 else "cpu"
+        )
+        classes = len(persample.record_of(next(iter(tables.values())))["class_names"])
+        models = {subject.label: subject.load(device, classes) for subject in options.models}
+        measured: dict[str, Facts] = facts(models, options.image_size, options.batch_size, device)
+        known |= {label: asdict(each) for label, each in measured.items()}
+        write_text(json.dumps(known, indent=1) + "\n", path)
+    return known
+
+
+def draw(rows: list[dict[str, Any]]) -> Figure:
+    """Top-1 and top-5 of each network with their intervals, and the paper's top-5 where it gives one."""
+    figure = Figure(figsize=(6.4, 1.3 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(rows))
+    for offset, key, colour, name in (
+        (-0.19, "top5", "#5e3c99", "top-5"),
+        (0.19, "top1", "#b2abd2", "top-1"),
+    ):
+        values = np.array([[row[key].value, row[key].low, row[key].high] for row in rows]).T * 100
+        errors = np.abs(values[1:] - values[0])
+        axes.barh(places + offset, values[0], 0.36, color=colour, label=name)
+        axes.errorbar(values[0], places + offset, xerr=errors, fmt="none", color="0.2", capsize=2)
+    paper = [
+        (100 * row["paper_top5"], y) for y, row in enumerate(rows) if row["paper_top5"] is not None
+    ]
+    if paper:
+        x, y = np.array(paper).T
+        axes.plot(x, y - 0.19, "D", color="#e66101", label="top-5 in the paper (ImageNet)")
+    axes.set_yticks(places, [row["model"] for row in rows])
+    axes.set(xlim=(0, 100), xlabel="accuracy, %")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure

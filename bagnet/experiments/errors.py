@@ -1,0 +1,193 @@
+"""Whether two networks find the same classes hard, and err on the same images.
+
+The paper compares networks by their accuracy for each class, one network against another in a scatter plot: BagNets and
+standard networks find the same classes hard.
+
+It leaves open which accuracy that is: --top 5, which its other figures use (with few classes take --top 1). Pearson's and
+Spearman's r are over classes, and so are their bootstrap intervals. We add what can be said image by image, all by the predicted class
+alone: Cohen's kappa of the predictions; the error consistency of Geirhos et al. (2020), which is the agreement in right and wrong
+beyond what the accuracies imply; and McNemar's exact test of whether the accuracies differ.
+
+Reads OUT/accuracy, and measures what is missing there. Leaves in OUT/errors: table (pairs), classes (of each pair, those
+whose accuracies differ most) and figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+
+from bagnet.experiments import accuracy, persample
+from bagnet.experiments.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.statistics import (
+    cohens_kappa,
+    error_consistency,
+    mcnemar,
+    pearson,
+    spearman,
+)
+
+NAME = "errors"
+
+COLUMNS = {
+    "first": ("network", ""),
+    "second": ("other network", ""),
+    "images": ("images", ","),
+    "classes": ("classes", ","),
+    "pearson": ("Pearson's r of classes", ".2f"),
+    "spearman": ("Spearman's r of classes", ".2f"),
+    "kappa": ("Cohen's kappa", ".2f"),
+    "consistency": ("error consistency", ".2f"),
+    "only_first": ("right: first only", ","),
+    "only_second": ("right: other only", ","),
+    "mcnemar": ("McNemar's p", ".2g"),
+}
+
+CLASS_COLUMNS = {
+    "first": ("network", ""),
+    "second": ("other network", ""),
+    "class": ("class", ""),
+    "images": ("images", ","),
+    "first_accuracy": ("accuracy", ".1%"),
+    "second_accuracy": ("other's accuracy", ".1%"),
+    "difference": ("difference", "+.1%"),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two networks on the same images and classes.
+
+    Attributes:
+        names: Their labels.
+        classes: int (C,), those that have images.
+        images: Of each class, int (C,).
+        accuracies: For each class, of the first and of the second, (2, C), 0 to 1.
+        predicted: Classes, int (2, n).
+        right: Whether they are, bool (2, n).
+    """
+
+    names: tuple[str, str]
+    classes: np.ndarray
+    images: np.ndarray
+    accuracies: np.ndarray
+    predicted: np.ndarray
+    right: np.ndarray
+
+    @classmethod
+    def of(cls, names: tuple[str, str], tables: Mapping[str, pa.Table], top: int) -> Pair:
+        """From per-sample tables of ``accuracy``; images that only one has are left out."""
+        first, second = (tables[name] for name in names)
+        _, *rows = np.intersect1d(
+            first["sample_id"], second["sample_id"], assume_unique=True, return_indices=True
+        )
+        both = [table.take(where) for table, where in zip((first, second), rows, strict=True)]
+        labels = both[0]["label"].to_numpy()
+        ranks = np.stack([table["rank"].to_numpy() for table in both])
+        predicted = np.stack([table["predicted"].to_numpy() for table in both])
+        classes, index, images = np.unique(labels, return_inverse=True, return_counts=True)
+        hits = np.stack([np.bincount(index, weights=each) for each in ranks < top])
+        return cls(names, classes, images, hits / images, predicted, ranks < 1)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``run``."""
+    persample.add_arguments(parser)
+    parser.add_argument(
+        "--top",
+        type=int,
+        default=5,
+        help="a class's accuracy: the true one among the first so many",
+    )
+    parser.add_argument(
+        "--differing",
+        type=persample.positive,
+        default=5,
+        help="classes to list for each pair of networks",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, print tables, and write what the module's docstring says.
+
+    Raises:
+        ValueError: Fewer than two networks; too few images or classes.
+    """
+    tables = persample.measure(accuracy.NAME, accuracy.Predictions(), options)
+    if len(tables) < 2:
+        raise ValueError(
+            f"{options.out / accuracy.NAME} has the results of {', '.join(tables)} alone, and errors are compared "
+            "between networks: give two (--models)"
+        )
+    folder = options.out / NAME
+    pairs = [Pair.of(names, tables, options.top) for names in combinations(tables, 2)]
+    rows = [_row(pair) for pair in pairs]
+    write_table(rows, COLUMNS, folder / "table")
+    names = persample.record_of(next(iter(tables.values())))["class_names"]
+    differing = [row for pair in pairs for row in most_different(pair, names, options.differing)]
+    write_table(differing, CLASS_COLUMNS, folder / "classes")
+    save_figure(draw(pairs, [row["pearson"].value for row in rows], options.top), folder / "figure")
+    if options.wandb:
+        log_to_wandb(NAME, folder)
+
+
+def _row(pair: Pair) -> dict[str, Any]:
+    first, second = pair.right
+    return {
+        "first": pair.names[0],
+        "second": pair.names[1],
+        "images": len(first),
+        "classes": len(pair.classes),
+        "pearson": pearson(*pair.accuracies),
+        "spearman": spearman(*pair.accuracies),
+        "kappa": cohens_kappa(*pair.predicted),
+        "consistency": error_consistency(first, second),
+        "only_first": int((first & ~second).sum()),
+        "only_second": int((second & ~first).sum()),
+        "mcnemar": mcnemar(first, second),
+    }
+
+
+def most_different(pair: Pair, names: list[str], count: int) -> list[dict[str, Any]]:
+    """The classes in which the accuracies of the two differ most, the largest difference first."""
+    first, second = pair.accuracies
+    order = np.argsort(-np.abs(first - second), kind="stable")[:count]
+    return [
+        {
+            "first": pair.names[0],
+            "second": pair.names[1],
+            "class": names[pair.classes[i]],
+            "images": int(pair.images[i]),
+            "first_accuracy": float(first[i]),
+            "second_accuracy": float(second[i]),
+            "difference": float(first[i] - second[i]),
+        }
+        for i in order
+    ]
+
+
+def draw(pairs: list[Pair], correlations: list[float], top: int) -> Figure:
+    """A panel for each pair, with its Pearson's r: a dot is a class."""
+    columns = min(3, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure = Figure(figsize=(2.8 * columns + 0.2, 2.8 * rows + 0.2), layout="constrained")
+    for number, (pair, r) in enumerate(zip(pairs, correlations, strict=True), 1):
+        axes = figure.add_subplot(rows, columns, number)
+        axes.plot((0, 100), (0, 100), color="0.8", linewidth=1, zorder=1)
+        # Small and translucent where there are many; clipped dots at the edges would look like halves.
+        size = np.clip(2000 / len(pair.classes), 4, 40)
+        x, y = 100 * pair.accuracies
+        axes.scatter(x, y, s=size, alpha=0.5, color="#5e3c99", linewidths=0, clip_on=False)
+        axes.set_title("r not defined" if np.isnan(r) else f"r = {r:.2f}", fontsize=9)
+        axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
+        axes.set_xlabel(f"{pair.names[0]}, top-{top} %")
+        axes.set_ylabel(f"{pair.names[1]}, top-{top} %")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

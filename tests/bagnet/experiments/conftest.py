@@ -1,0 +1,40 @@
+"""What the tests of the experiments share: narrow networks for the data of `shards`, and the options to measure them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bagnet.network import BagNet
+
+CLASSES = 6
+
+
+def save_network(path: Path, patch: int = 9, classes: int = CLASSES) -> Path:
+    """A checkpoint as training writes it, of a narrow BagNet with random weights."""
+    torch.manual_seed(patch)
+    model = BagNet(patch, classes, width=2)
+    settings = {"name": f"bagnet{patch}", "num_classes": classes, "width": 2}
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": state, "hyper_parameters": settings}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the checkpoints 9.ckpt and 17.ckpt."""
+    folder = tmp_path_factory.mktemp("networks")
+    for patch in (9, 17):
+        save_network(folder / f"{patch}.ckpt", patch)
+    return folder
+
+
+@pytest.fixture
+def command(shards: Path, networks: Path, tmp_path: Path) -> list[str]:
+    """Options of `persample.add_arguments` for two networks, `bagnet9` and `mine`; --out is the folder `out`."""
+    models = [f"bagnet9={networks / '9.ckpt'}", f"mine={networks / '17.ckpt'}"]
+    out = ["--data.root", str(shards), "--out", str(tmp_path / "out")]
+    sizes = ["--image_size", "33", "--resize_size", "36", "--batch_size", "4"]
+    return ["--models", *models, *out, *sizes, "--gpus", "0", "--workers", "0"]

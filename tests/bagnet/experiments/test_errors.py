@@ -1,0 +1,91 @@
+"""The errors experiment on predictions that are made up, and on real ones."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from bagnet.experiments.__main__ import main
+from bagnet.experiments.errors import Pair, most_different
+
+
+def table(labels: list[int], ranks: list[int], ids: list[int] | None = None) -> pa.Table:
+    """Predictions: class 9 where the rank is not 0."""
+    predicted = [label if rank == 0 else 9 for label, rank in zip(labels, ranks, strict=True)]
+    ids = ids or list(range(len(labels)))
+    return pa.table({"sample_id": ids, "label": labels, "rank": ranks, "predicted": predicted})
+
+
+def test_accuracies_are_counted_class_by_class_and_empty_classes_left_out():
+    labels = [0, 0, 0, 0, 3, 3]
+    tables = {"a": table(labels, [0, 0, 0, 2, 5, 0]), "b": table(labels, [1, 0, 7, 7, 0, 0])}
+    pair = Pair.of(("a", "b"), tables, top=1)
+    assert pair.classes.tolist() == [0, 3]
+    assert pair.images.tolist() == [4, 2]
+    assert pair.accuracies.tolist() == [[0.75, 0.5], [0.25, 1.0]]
+    assert pair.right.sum(1).tolist() == [4, 3]
+    wider = Pair.of(("a", "b"), tables, top=5)
+    assert wider.accuracies.tolist() == [[1.0, 0.5], [0.5, 1.0]]
+    assert (wider.right == pair.right).all()  # images are compared by the predicted class
+
+
+def test_only_images_that_both_have_count():
+    tables = {
+        "a": table([0, 1, 1], [0, 0, 3], [4, 7, 9]),
+        "b": table([1, 1, 2], [3, 0, 0], [7, 9, 11]),
+    }
+    pair = Pair.of(("a", "b"), tables, top=1)
+    assert pair.right.tolist() == [[True, False], [False, True]]
+    assert pair.classes.tolist() == [1]
+
+
+def test_the_classes_that_differ_most_come_first_whatever_the_sign():
+    accuracies = np.array([[0.5, 0.9, 0.1], [0.5, 0.7, 0.8]])
+    nothing = np.zeros((2, 0))
+    pair = Pair(
+        ("a", "b"), np.array([0, 2, 5]), np.array([2, 10, 10]), accuracies, nothing, nothing
+    )
+    first, second = most_different(pair, ["p", "q", "r", "s", "t", "u"], 2)
+    assert (first["class"], second["class"]) == ("u", "r")
+    assert first["difference"] == pytest.approx(-0.7)
+    assert (second["first_accuracy"], second["second_accuracy"]) == (0.9, 0.7)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_compares_all_pairs_of_what_accuracy_has_measured(
+    command, networks, tmp_path, monkeypatch
+):
+    third = f"copy={networks / '17.ckpt'}"
+    command = [*command[:1], third, *command[1:]]
+    assert main(["errors", *command, "--top", "1"]) == 0
+    folder = tmp_path / "out" / "errors"
+    pairs = {(row["first"], row["second"]): row for row in rows(folder / "table.csv")}
+    assert list(pairs) == [("bagnet9", "copy"), ("bagnet9", "mine"), ("copy", "mine")]
+    same, other = pairs["copy", "mine"], pairs["bagnet9", "mine"]
+    assert float(same["kappa"]) == float(same["consistency"]) == float(same["pearson"]) == 1
+    assert (same["only_first"], same["only_second"], same["mcnemar"]) == ("0", "0", "1.0")
+    assert other["images"] == "53"
+    assert float(other["kappa"]) < 0.9
+    assert len(rows(folder / "classes.csv")) == 3 * 5
+    with Image.open(folder / "figure.png") as picture:
+        assert picture.width > 2.5 * picture.height
+    # Without a model, the same again.
+    before = (folder / "table.csv").read_bytes(), (folder / "figure.svg").read_bytes()
+    assert main(["errors", "--out", str(tmp_path / "out"), "--top", "1"]) == 0
+    assert before == ((folder / "table.csv").read_bytes(), (folder / "figure.svg").read_bytes())
+
+
+def test_one_network_alone_is_a_clear_error(command, capsys):
+    assert main(["errors", *command[:2], *command[3:]]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "the results of bagnet9 alone" in message
+    assert "give two" in message
