@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bagnet.network import BagNet
 
 BAGNETS = {"bagnet9": 9, "bagnet17": 17, "bagnet33": 33}
-TORCHVISION = ("alexnet", "vgg11", "vgg16", "resnet50", "resnet152", "densenet169")
+TORCHVISION = ("alexnet", "vgg11", "vgg16", "vgg19", "resnet50", "resnet152", "densenet169")
 MODELS = (*BAGNETS, *TORCHVISION)
 ORIGINAL_WIDTH = 64
 """Channels of the first convolution in all of them."""

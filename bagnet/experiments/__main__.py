@@ -11,12 +11,26 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bagnet.experiments import accuracy, aggregation, deletion, errors, patches, pointing, report
+from bagnet.experiments import (
+    accuracy,
+    aggregation,
+    deletion,
+    errors,
+    interactions,
+    patches,
+    pointing,
+    report,
+    scrambling,
+    sensitivity,
+)
 
 EXPERIMENTS = {
     "accuracy": accuracy,
     "patches": patches,
+    "scrambling": scrambling,
+    "interactions": interactions,
     "errors": errors,
+    "sensitivity": sensitivity,
     "report": report,
     "aggregation": aggregation,
     "deletion": deletion,

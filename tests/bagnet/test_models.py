@@ -30,6 +30,7 @@ def test_a_bagnet_has_the_patch_of_its_name(name, patch):
         ("alexnet", 61_100_840),
         ("vgg11", 132_863_336),
         ("vgg16", 138_357_544),
+        ("vgg19", 143_667_240),
         ("resnet50", 25_557_032),
         ("resnet152", 60_192_808),
         ("densenet169", 14_149_480),
@@ -92,7 +93,7 @@ def test_a_width_that_a_network_does_not_come_in(name, width, offer):
 
 def test_every_name_is_tested_above():
     assert set(MODELS) == {
-        *("bagnet9", "bagnet17", "bagnet33", "alexnet", "vgg11", "vgg16"),
+        *("bagnet9", "bagnet17", "bagnet33", "alexnet", "vgg11", "vgg16", "vgg19"),
         *("resnet50", "resnet152", "densenet169"),
     }
 

@@ -1,0 +1,235 @@
+"""Whether a network adds up what it sees in separate parts of an image, and over what distance it does not.
+
+Brendel & Bethge (ICLR 2019, section 4.3): let l(x) be the logit of a class and d_1, d_2, ... changes of the image at
+separate places. For a BagNet with patches of q pixels,
+
+    l(x) - l(x + sum d_i) = sum (l(x) - l(x + d_i)),
+
+whatever the image, if no patch can see two of the changes. Pearson's correlation between the two sides, over images, tells
+how far other networks are from that. The image is cut into a grid of squares of q pixels, and every second one of every
+second row is replaced by its mean colour: one at a time for the right side, all at once for the left. So the changed
+squares are q pixels apart, and three quarters of the image stay as they are. A patch of R pixels needs R > q + 1 to see two.
+
+What the paper leaves open, and what is done here:
+
+* The class: the one that the network takes the unchanged image for.
+* The grid, where q does not divide the image: whole squares only, from the top left on; the rest stays as it is.
+* The mean colour: of each square itself (--fill mean); "image", "zero" and "blur" are other choices.
+
+The second figure asks where interactions end, which the paper infers from the first: two squares of --pair_side pixels with
+a gap of d pixels between them are replaced together and each alone, at --pairs places drawn at random, the same for all
+images and networks. The interaction at d is
+
+    mean |D_12 - D_1 - D_2| / mean (|D_1| + |D_2|),
+
+D being changes of the logit and the means over places and images: 0 where the parts do not know of each other, and 1/2 where
+either square alone does what both do. For a BagNet it is 0 from d = R - 1 on, up to rounding.
+
+Writes table.* and figure.* of the correlations, distance.* of the pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from bagnet.evidence.plots import Box
+from bagnet.experiments import persample
+from bagnet.experiments.lines import double, draw_lines
+from bagnet.experiments.masking import FILLS, draw_pairs, every_second, replace, target_logits
+from bagnet.experiments.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.statistics import bootstrap, pearson
+from bagnet.models import normalize
+
+SIDES = (8, 16, 32, 64)  # px, the paper's
+CORRELATION = {
+    "model": ("model", ""),
+    "side": ("side (px)", "d"),
+    "images": ("images", ",d"),
+    "r": ("Pearson's r", ".3f"),
+}
+DISTANCE = {
+    "model": ("model", ""),
+    "gap": ("gap (px)", "d"),
+    "images": ("images", ",d"),
+    "interaction": ("interaction", ".4f"),
+}
+GAPS = (0, 4, 8, 16, 24, 32, 48, 64, 96, 128)  # px
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``run``."""
+    persample.add_arguments(parser)
+    add = parser.add_argument
+    add(
+        "--sides",
+        type=persample.positive,
+        nargs="+",
+        help="of the grids' squares, px (8 16 32 64 if they fit)",
+    )
+    add("--fill", choices=FILLS, default="mean", help="what squares are replaced by (mean)")
+    add(
+        "--gaps",
+        type=int,
+        nargs="+",
+        help="in a pair, px (0 4 8 16 24 32 48 64 96 128 if they fit)",
+    )
+    add(
+        "--pair_side", type=persample.positive, default=16, help="of the squares of a pair, px (16)"
+    )
+    add("--pairs", type=persample.positive, default=4, help="places of a pair for each gap (4)")
+    add("--seed", type=int, default=0, help="of these places (0)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure what is missing, and draw all there is."""
+    size = options.image_size
+    sides = options.sides or [side for side in SIDES if 3 * side <= size]
+    gaps = options.gaps or [gap for gap in GAPS if 2 * options.pair_side + gap <= size]
+    measurement = Interactions(
+        tuple(sides), options.fill, tuple(gaps), options.pair_side, options.pairs, options.seed
+    )
+    tables = persample.measure("interactions", measurement, options)
+    folder = options.out / "interactions"
+    rows = correlations(tables)
+    write_table(rows, CORRELATION, folder / "table")
+    save_figure(correlation_figure(rows), folder / "figure")
+    rows = distances(tables)
+    write_table(rows, DISTANCE, folder / "distance")
+    save_figure(distance_figure(rows), folder / "distance")
+    if options.wandb:
+        log_to_wandb("interactions", folder)
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """The changes of the leading class's logit, for each image.
+
+    Columns: target, the leading class, and logit, its logit; for each side s of a grid, all_s, the change if all its
+    squares are replaced, and sum_s, the sum of the changes for each alone; for each gap d of a pair, excess_d, the mean of
+    \\|D_12 - D_1 - D_2\\|, and change_d, that of \\|D_1\\| + \\|D_2\\|.
+    """
+
+    sides: tuple[int, ...]
+    fill: str
+    gaps: tuple[int, ...]
+    pair_side: int
+    pairs: int
+    seed: int
+
+    @torch.no_grad()
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
+    ) -> Mapping[str, np.ndarray]:
+        x = normalize(images)
+        logits = model(x)
+        targets = logits.argmax(1)
+        columns = {"target": targets, "logit": target_logits(logits, targets)}
+        height, width = images.shape[2:]
+        for side in self.sides:
+            boxes = every_second(height, width, side)
+            joint, changes = effects(model, x, targets, boxes, self.fill)
+            columns |= {f"all_{side}": joint, f"sum_{side}": changes.sum(0)}
+        for gap in self.gaps:
+            places = np.random.default_rng(self.seed)  # as good as the same places for every gap
+            excess, change = [], []
+            for pair in draw_pairs(height, width, self.pair_side, gap, self.pairs, places):
+                joint, changes = effects(model, x, targets, pair, self.fill)
+                excess.append((joint - changes.sum(0)).abs())
+                change.append(changes.abs().sum(0))
+            columns |= {
+                f"excess_{gap}": torch.stack(excess).mean(0),
+                f"change_{gap}": torch.stack(change).mean(0),
+            }
+        return {name: column.cpu().numpy() for name, column in columns.items()}
+
+
+def effects(
+    model: nn.Module, images: Tensor, targets: Tensor, boxes: list[Box], fill: str
+) -> tuple[Tensor, Tensor]:
+    """How much the logits fall if boxes are replaced: all at once (B,), and each alone (boxes, B).
+
+    The differences are taken in float64, so that many of them can be added up.
+
+    Args:
+        model: Gives logits (B, classes).
+        images: Normalised, float (B, 3, H, W).
+        targets: The class of each image, int64 (B,).
+        boxes: As for `replace`, and so is ``fill``.
+    """
+
+    def logits(changed: Tensor) -> Tensor:
+        return target_logits(model(changed), targets).double()
+
+    before = logits(images)
+    alone = [before - logits(replace(images, [box], fill)) for box in boxes]
+    return before - logits(replace(images, boxes, fill)), torch.stack(alone)
+
+
+def correlations(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
+    """Pearson's r between both sides of the equation, for each network and side of the squares."""
+    return [
+        {
+            "model": label,
+            "side": side,
+            "images": table.num_rows,
+            "r": pearson(table[f"all_{side}"].to_numpy(), table[f"sum_{side}"].to_numpy()),
+        }
+        for label, table in tables.items()
+        for side in _numbers(table, "all_")
+    ]
+
+
+def distances(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
+    """The interaction of a pair, for each network and gap."""
+    return [
+        {
+            "model": label,
+            "gap": gap,
+            "images": table.num_rows,
+            "interaction": bootstrap(
+                _ratio, table[f"excess_{gap}"].to_numpy(), table[f"change_{gap}"].to_numpy()
+            ),
+        }
+        for label, table in tables.items()
+        for gap in _numbers(table, "excess_")
+    ]
+
+
+def correlation_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Pearson's r against the side of the squares."""
+    figure = Figure(figsize=(5.5, 3.8), facecolor="white", layout="constrained")
+    axes = figure.add_subplot(
+        xlabel="side and distance of the masked squares (px)", ylabel="Pearson's r"
+    )
+    double(axes, {row["side"] for row in rows})
+    draw_lines(axes, rows, "side", "r")
+    return figure
+
+
+def distance_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """The interaction against the gap."""
+    figure = Figure(figsize=(5.5, 3.8), facecolor="white", layout="constrained")
+    axes = figure.add_subplot(xlabel="gap between two squares (px)", ylabel="interaction")
+    draw_lines(axes, rows, "gap", "interaction")
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def _numbers(table: pa.Table, prefix: str) -> list[int]:
+    """The sides or gaps that were measured, from the names of the columns."""
+    return [int(name[len(prefix) :]) for name in table.column_names if name.startswith(prefix)]
+
+
+def _ratio(excess: np.ndarray, change: np.ndarray) -> float:
+    total = float(change.sum())
+    return float(excess.sum()) / total if total else math.nan

@@ -1,0 +1,187 @@
+"""The commands interactions, scrambling and sensitivity: what they leave, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from bagnet.experiments.__main__ import main
+from bagnet.experiments.interactions import Interactions
+from bagnet.experiments.persample import Subject
+from bagnet.experiments.scrambling import Textures, Tiles
+from bagnet.experiments.sensitivity import Sensitivity
+from bagnet.experiments.textures import Synthesis
+from bagnet.models import build_model
+from bagnet.network import BagNet
+from tests.bagnet.experiments.test_textures import tiny_vgg
+
+CLASSES = 6
+SIZES = ["--image_size", "36", "--resize_size", "36", "--gpus", "0", "--workers", "0"]
+SMALL = {
+    "interactions": ["--sides", "9", "12", "--gaps", "0", "8", "--pair_side", "8", "--pairs", "2"],
+    "scrambling": ["--tiles", "2", "4"],
+    "sensitivity": [
+        "--explainer",
+        "bagnet9",
+        "--counts",
+        "1",
+        "5",
+        "--methods",
+        "evidence",
+        "random",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("networks")
+    for patch in (9, 17):
+        torch.manual_seed(patch)
+        model = BagNet(patch, CLASSES, width=4)
+        torch.save(model.state_dict(), folder / f"bagnet{patch}.pth")
+    return folder
+
+
+@pytest.fixture
+def words(shards: Path, networks: Path, tmp_path: Path) -> list[str]:
+    models = [f"{name}={networks / name}.pth" for name in ("bagnet9", "bagnet17")]
+    data = ["--data.root", str(shards), "--limit", "10", "--batch_size", "4"]
+    return ["--models", *models, *data, "--out", str(tmp_path), *SIZES]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_command_leaves_tables_figures_and_rows_and_draws_them_again_from_the_rows(
+    name, words, tmp_path
+):
+    assert main([name, *words, *SMALL[name]]) == 0
+    folder = tmp_path / name
+    assert sorted(pq.read_table(folder / "bagnet9.parquet")["sample_id"].to_pylist()) == [
+        53 * n // 10 for n in range(10)
+    ]
+    drawn = [p for p in folder.iterdir() if p.suffix in (".csv", ".md", ".png", ".svg")]
+    again = {p: p.read_bytes() for p in drawn if p.stem != "examples"}
+    assert {p.name for p in again} >= {"table.csv", "table.md", "figure.png", "figure.svg"}
+    assert {row["model"] for row in table(folder / "table.csv")} == {"bagnet9", "bagnet17"}
+    for path in again:
+        path.unlink()
+    assert main([name, "--out", str(tmp_path)]) == 0
+    for path, content in again.items():
+        assert path.read_bytes() == content, path
+
+
+def test_measurements_reach_other_processes_whole_and_their_record_tells_weights_and_not_paths(
+    tmp_path,
+):
+    subject = Subject("bagnet9", tmp_path / "bagnet9.pth")
+    settings = {"methods": ("evidence",), "counts": (1,), "cell": 8, "fill": "zero"}
+    settings |= {"aggregate": "mean", "seed": 0, "explainer_weights": "0123abcd"}
+    for measurement in (
+        Interactions((8,), "mean", (0,), 16, 4, 0),
+        Sensitivity(**settings, explainer=subject),
+        Synthesis(tmp_path),
+        Textures("by vgg16", tmp_path),
+        Tiles((2,), 0),
+    ):
+        assert pickle.loads(pickle.dumps(measurement)) == measurement
+        assert str(tmp_path) not in repr(measurement)
+    assert "0123abcd" in repr(Sensitivity(**settings, explainer=subject))
+
+
+def test_bagnets_are_measured_without_interactions_where_no_patch_sees_two_squares(words, tmp_path):
+    assert main(["interactions", *words, *SMALL["interactions"]]) == 0
+    rows = {
+        (row["model"], row["side"]): float(row["r"])
+        for row in table(tmp_path / "interactions" / "table.csv")
+    }
+    assert rows["bagnet9", "9"] == pytest.approx(1, abs=1e-3)
+    assert rows["bagnet9", "12"] == pytest.approx(1, abs=1e-3)
+    pairs = {
+        (row["model"], row["gap"]): float(row["interaction"])
+        for row in table(tmp_path / "interactions" / "distance.csv")
+    }
+    assert pairs["bagnet9", "8"] < 1e-4
+    assert min(pairs["bagnet9", "0"], pairs["bagnet17", "0"]) > 0.01
+    assert pairs["bagnet17", "8"] > 5e-4
+
+
+def test_textures_are_made_once_and_measured_like_the_images(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bagnet.experiments.textures.load_model", lambda path, name: Features())
+    (tmp_path / "vgg.pth").write_bytes(b"weights")
+    textures = [
+        "--texture_network",
+        f"mine={tmp_path / 'vgg.pth'}",
+        "--layers",
+        "conv1_1",
+        "pool1",
+        "--steps",
+        "3",
+    ]
+    assert main(["scrambling", *words, *SMALL["scrambling"], *textures]) == 0
+    pictures = sorted((tmp_path / "textures" / "mine").iterdir())
+    assert len(pictures) == 10
+    losses = pq.read_table(tmp_path / "textures" / "mine.parquet")
+    assert (losses["loss"].to_numpy() < losses["loss_start"].to_numpy()).all()
+    assert (tmp_path / "scrambling" / "examples.png").is_file()
+    before = (tmp_path / "texturised" / "table.csv").read_bytes()
+    rows = table(tmp_path / "texturised" / "table.csv")
+    assert [(row["model"], row["order"]) for row in rows] == [
+        (model, order) for model in ("bagnet9", "bagnet17") for order in ("image", "texture")
+    ]
+    clean = {
+        r["model"]: r["top1"]
+        for r in table(tmp_path / "scrambling" / "table.csv")
+        if r["order"] == "as it is"
+    }
+    assert clean == {row["model"]: row["top1"] for row in rows if row["order"] == "image"}
+    times = [picture.stat().st_mtime_ns for picture in pictures]
+    assert main(["scrambling", *words, *SMALL["scrambling"], *textures]) == 0
+    assert [picture.stat().st_mtime_ns for picture in pictures] == times
+    assert main(["scrambling", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "texturised" / "table.csv").read_bytes() == before
+    # Lost ones are told, and other ones are another measurement.
+    (tmp_path / "texturised" / "bagnet9.parquet").unlink()
+    pictures[0].unlink()
+    assert main(["scrambling", *words, *SMALL["scrambling"], *textures]) == 2
+    assert "is gone: delete" in capsys.readouterr().err
+    assert main(["scrambling", *words, *SMALL["scrambling"], *textures, "--steps", "4"]) == 2
+    assert "give another --out" in capsys.readouterr().err
+
+
+class Features(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = tiny_vgg()
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("interactions", ["--sides", "20"], "--sides 20: a grid of squares of 20 px has fewer than two"),
+        ("interactions", ["--limit", "3"], "3 rows are too few for a statistic"),
+        ("scrambling", ["--tiles", "5"], "--tiles 5 does not cut images of 36 px into equal tiles: give 4 or 6"),
+        ("sensitivity", ["--explainer", "vgg"], "--explainer vgg: --methods evidence needs the heat maps of a BagNet"),
+        ("sensitivity", ["--counts", "99"], "an image of 36x36 px has 25 cells of 8 px to mask"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_one_message(name, more, message, words, capsys):
+    assert main([name, *words, *SMALL[name], *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_explainer_must_be_a_bagnet(words, tmp_path, capsys):
+    torch.save(build_model("resnet50", CLASSES, 4).state_dict(), tmp_path / "weights.pth")
+    words[1] = f"resnet50={tmp_path / 'weights.pth'}"
+    options = [*words, *SMALL["sensitivity"], "--explainer", "resnet50"]
+    assert main(["sensitivity", *options]) == 2
+    assert "ResNet is no BagNet" in capsys.readouterr().err

@@ -1,0 +1,132 @@
+"""Sensitivity: networks whose important cells are known, and curves that can be worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bagnet.experiments.attribution import attribute, by_cell, last_maps
+from bagnet.experiments.sensitivity import Sensitivity, masking_curves
+from bagnet.models import build_model, normalize
+from tests.bagnet.experiments.bags import Linear, Pixel, pictures, tiny_bagnet
+
+OWN = ("saliency", "integrated_gradients", "smoothgrad")
+
+
+def measure(model, images, first=0, **settings):
+    defaults = {"methods": (*OWN, "random"), "counts": (1, 4), "cell": 8, "seed": 0}
+    defaults |= {"fill": "zero", "aggregate": "mean"}
+    labels, ids = torch.zeros(len(images), dtype=torch.long), torch.arange(len(images)) + first
+    return Sensitivity(**defaults | settings)(model, images, labels, ids)
+
+
+@pytest.mark.parametrize("method", OWN)
+@pytest.mark.parametrize("aggregate", ["mean", "absolute", "max"])
+def test_a_network_that_looks_at_one_pixel_is_sensitive_there_only(method, aggregate):
+    images = torch.full((2, 3, 24, 24), 255, dtype=torch.uint8)
+    images[0, :, 3, :] = 250  # or Captum's noise has no range
+    columns = measure(
+        Pixel(9, 20), images, methods=(method, "random"), counts=(1, 8, 9), aggregate=aggregate
+    )
+    assert (columns["target"] == 1).all()
+    before = columns["probability"][0]
+    assert before > 0.99
+    # White becomes the mean colour; the network then sees what it does for that, however many cells are masked.
+    black = Pixel(9, 20)(torch.zeros(1, 3, 24, 24)).double().softmax(1)[0, 1].item()
+    np.testing.assert_allclose(columns[method], black)
+    np.testing.assert_allclose(columns["random"][:, 2], black)
+    assert set(columns["random"][:, :2].flatten().round(6)) <= {round(before, 6), round(black, 6)}
+
+
+def test_the_curve_of_a_linear_bag_is_the_sigmoid_of_what_is_left():
+    model = Linear(16)
+    x = torch.ones(1, 3, 16, 16) / 100
+    shares = (model.weight.detach() / 100).unflatten(2, (2, 8)).unflatten(1, (2, 8)).sum((0, 2, 4))
+    priority = shares[None]
+    curves = masking_curves(
+        model, x, torch.tensor([1]), priority, (0, 1, 2, 3, 4), cell=8, fill="zero"
+    )
+    left = shares.sum() - torch.cat(
+        [torch.zeros(1), shares.flatten().sort(descending=True)[0]]
+    ).cumsum(0)
+    torch.testing.assert_close(curves[0], left.double().sigmoid(), rtol=1e-5, atol=1e-6)
+
+
+def test_integrated_gradients_of_a_linear_bag_are_its_votes():
+    model, x = Linear(16), normalize(pictures(2, 16))
+    scores = attribute(
+        "integrated_gradients", model, x, torch.tensor([1, 1]), torch.tensor([0, 1]), 0
+    )
+    votes = (x * model.weight.detach()).sum(1, keepdim=True)
+    torch.testing.assert_close(scores, votes, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cell_counts_with_the_pixels_it_has():
+    scores = torch.zeros(1, 1, 10, 12)
+    scores[..., 8:, 8:] = -1  # 2x4 pixels
+    scores[..., 0, 0] = 64
+    assert by_cell(scores, 8, "mean").tolist() == [[[1, 0], [0, -1]]]
+    assert by_cell(scores, 8, "absolute").tolist() == [[[1, 0], [0, 1]]]
+    assert by_cell(scores, 8, "max").tolist() == [[[64, 0], [0, -1]]]
+
+
+def test_cells_at_the_border_are_masked_as_far_as_they_go():
+    x = torch.ones(1, 3, 10, 12)
+    priority = torch.tensor([[[0.0, 0], [0, 1]]])
+    seen = []
+
+    def model(images):
+        seen.append(images)
+        return torch.zeros(1, 2)
+
+    masking_curves(model, x, torch.tensor([0]), priority, (1,), cell=8, fill="zero")
+    (masked,) = seen
+    assert masked.sum() == 3 * (120 - 2 * 4)
+    assert masked[..., 8:, 8:].sum() == 0
+
+
+@pytest.mark.parametrize("name", ["bagnet9", "alexnet", "vgg16", "resnet50", "densenet169"])
+def test_gradcam_finds_the_last_maps_of_every_network(name):
+    torch.manual_seed(0)
+    model = build_model(name, 3, 4) if name == "bagnet9" else build_model(name, 3)
+    model.eval()
+    x = normalize(pictures(1, 64))
+    scores = attribute("gradcam", model, x, torch.tensor([1]), torch.tensor([0]), 0)
+    assert scores.shape == (1, 1, 64, 64)
+    assert (scores >= 0).all()
+    # Grad-CAM's definition, by torch alone. A copy goes on, for some networks change the maps in place.
+    kept = []
+
+    def keep(_module, _inputs, maps):
+        kept.append(maps)
+        return maps.clone()
+
+    hook = last_maps(model).register_forward_hook(keep)
+    logit = model(x)[0, 1]
+    hook.remove()
+    (gradient,) = torch.autograd.grad(logit, kept[0])
+    maps = (gradient.mean((2, 3), keepdim=True) * kept[0]).sum(1, keepdim=True).relu()
+    whole = torch.nn.functional.interpolate(maps, (64, 64), mode="bilinear")
+    torch.testing.assert_close(scores, whole.detach(), rtol=1e-4, atol=1e-7)
+
+
+def test_images_are_measured_the_same_in_any_batch_and_leave_the_random_numbers_alone():
+    model, images = tiny_bagnet(9).float(), pictures(3, 32)
+    torch.manual_seed(7)
+    together = measure(model, images, first=5)
+    after = torch.rand(1)
+    torch.manual_seed(7)
+    assert torch.equal(after, torch.rand(1))
+    alone = [measure(model, images[n, None], first=5 + n) for n in range(3)]
+    for name, column in together.items():
+        rows = np.concatenate([columns[name] for columns in alone])
+        np.testing.assert_allclose(column, rows, rtol=1e-4, atol=1e-6, err_msg=name)
+    other = measure(model, images, first=50)
+    assert (other["saliency"] == together["saliency"]).all()
+    assert (other["random"] != together["random"]).any()
+
+
+def test_more_cells_than_there_are_cannot_be_masked():
+    with pytest.raises(ValueError, match=r"--counts 1 to 10: an image of 24x24 px has 9 cells"):
+        measure(Linear(24), pictures(1, 24), methods=("random",), counts=(1, 10))
