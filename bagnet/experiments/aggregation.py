@@ -18,7 +18,6 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -33,9 +32,10 @@ from bagnet.evidence import aggregation, evidence_map
 from bagnet.evidence.aggregation import Aggregation
 from bagnet.evidence.certified import certify_clipped, certify_masked, entries_touched
 from bagnet.evidence.plots import save_png
+from bagnet.experiments import trained
 from bagnet.experiments.results import write_text
 from bagnet.experiments.trained import load_trained
-from bagnet.models import BAGNETS, normalize
+from bagnet.models import normalize
 from bagnet.network import BagNet
 from datamodules.imagenet import ImageNetDataModule
 
@@ -52,15 +52,10 @@ Row = dict[str, str | int | float]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``run``."""
+    trained.add_arguments(parser)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="of a BagNet")
-    add("--name", choices=BAGNETS, help="the network, for weights that do not say it")
-    add("--data.root", dest="root", required=True, metavar="DIR", help="packed data")
-    add("--data.image_size", dest="image_size", type=int, default=224, metavar="PX", help="(224)")
-    add("--data.resize_size", dest="resize_size", type=int, default=256, metavar="PX", help="(256)")
     add("--thresholds", type=float, nargs="+", default=THRESHOLDS, help="logits (-20 to 60 by 5)")
     add("--attacks", type=int, nargs="+", default=ATTACKS, help="sides of squares, px (23 32 39)")
-    add("--out", type=Path, metavar="DIR", help="default: the checkpoint's folder")
 
 
 def run(options: argparse.Namespace) -> None:

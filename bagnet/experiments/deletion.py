@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -25,9 +24,10 @@ from torch.nn import functional as F
 from bagnet.classifier import UNREADABLE
 from bagnet.evidence import dense_evidence
 from bagnet.evidence.maps import evaluating
+from bagnet.experiments import trained
 from bagnet.experiments.results import write_text
 from bagnet.experiments.trained import load_trained
-from bagnet.models import BAGNETS, normalize
+from bagnet.models import normalize
 from bagnet.network import BagNet
 from datamodules.imagenet import ImageNetDataModule
 
@@ -48,14 +48,9 @@ class Areas:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``run``."""
+    trained.add_arguments(parser)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="of a BagNet")
-    add("--name", choices=BAGNETS, help="the network, for weights that do not say it")
-    add("--data.root", dest="root", required=True, metavar="DIR", help="packed data")
-    add("--data.image_size", dest="image_size", type=int, default=224, metavar="PX", help="(224)")
-    add("--data.resize_size", dest="resize_size", type=int, default=256, metavar="PX", help="(256)")
     add("--images", type=int, default=50, help="the first ones of the validation set (50)")
-    add("--out", type=Path, metavar="DIR", help="default: the checkpoint's folder")
 
 
 def run(options: argparse.Namespace) -> None:

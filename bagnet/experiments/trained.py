@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from bagnet.checkpoints import load_model
 from bagnet.evidence.maps import require_bagnet
+from bagnet.models import BAGNETS
 from bagnet.network import BagNet
 from datamodules.imagenet import ImageNetDataModule
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``load_trained`` takes, and where results go."""
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help="of a BagNet")
+    add("--name", choices=BAGNETS, help="the network, for weights that do not say it")
+    add("--data.root", dest="root", required=True, metavar="DIR", help="packed data")
+    add("--data.image_size", dest="image_size", type=int, default=224, metavar="PX", help="(224)")
+    add("--data.resize_size", dest="resize_size", type=int, default=256, metavar="PX", help="(256)")
+    add("--out", type=Path, metavar="DIR", help="default: the checkpoint's folder")
 
 
 def load_trained(
