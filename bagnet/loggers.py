@@ -236,13 +236,16 @@ class WandbRun(WandbLogger):
     @rank_zero_only
     @_outlived
     def finalize(self, status: str) -> None:
-        if self._started is None or self._finished:
+        if self._finished:
             return
         if status != "failed":  # or the next start sends the last row, from the table
             self._send(self._step, self._row)
+        if self._started is None:
+            return
         if self._artifacts and status == "success" and self._claim.holds():
             self._upload_checkpoints()
         self._started.finish()
+        wandb.teardown()  # waits until its process has written all
         self._finished = True
         if self._started.offline and self._claim.holds():
             self._run.finish_wandb(Path(self._started.dir).parent.name, self._sent)

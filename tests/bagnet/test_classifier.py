@@ -173,3 +173,13 @@ def test_a_batch_of_nothing_readable_has_no_loss_and_no_gradient():
     loss.backward()
     assert loss.item() == 0
     assert all((parameter.grad == 0).all() for parameter in module.parameters())
+
+
+def test_the_checkpoint_of_a_run_with_other_settings_is_refused():
+    mine = BagNetClassifier("bagnet9", num_classes=3, width=4, learning_rate=0.1)
+    other = BagNetClassifier("bagnet9", num_classes=3, width=4, learning_rate=0.2)
+    with pytest.raises(
+        ValueError, match="a run with learning_rate 0.2, and this one has 0.1; give"
+    ):
+        mine.on_load_checkpoint({"hyper_parameters": dict(other.hparams)})
+    mine.on_load_checkpoint({"hyper_parameters": dict(mine.hparams)})

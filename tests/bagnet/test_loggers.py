@@ -11,6 +11,7 @@ import pytest
 from bagnet.claims import Claim
 from bagnet.loggers import CSVTable, WandbRun
 from bagnet.runs import Run
+from tests.slurm.runs import records
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -153,6 +154,25 @@ def test_when_wandb_fails_the_training_goes_on(mine, capsys):
     assert list(wandb.sent) == [0, 1, 2]
     assert capsys.readouterr().out.count("W&B has failed (ConnectionError('gone'))") == 1
     assert len(rows(mine.metrics)) == 8
+
+
+def test_checkpoints_are_given_to_wandb_when_asked_for(mine, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    mine.checkpoints.mkdir(parents=True)
+    for checkpoint in (mine.best, mine.last):
+        checkpoint.write_bytes(b"weights of " + checkpoint.name.encode())
+    claim = Claim(mine.starts)
+    for artifacts in (False, True):
+        logger = WandbRun(mine, False, CSVTable(mine.metrics, claim), claim, artifacts)
+        logger.log_metrics({"loss": 1.0}, step=0)
+        logger.finalize("success")
+        folder = Path(logger.experiment.dir).parent
+        (file,) = folder.glob("*.wandb")
+        given = [record.artifact for record in records(file) if record.HasField("artifact")]
+        assert len(given) == int(artifacts)
+    (artifact,) = given
+    assert artifact.name == "mine"
+    assert {entry.path for entry in artifact.manifest.contents} == {"best.ckpt", "last.ckpt"}
 
 
 def test_without_a_key_wandb_goes_offline_and_never_asks(tmp_path):

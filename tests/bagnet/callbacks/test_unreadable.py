@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
@@ -107,6 +107,30 @@ def test_looks_fall_on_optimizer_steps_when_gradients_are_accumulated():
     run.fit(module(), datamodule=Data({0: 1, 6: 1}))
     train = [row[1:] for row in run.logger.rows if row[0] == "train/unreadable"]
     assert train == [(1, 1), (3, 2), (4, 2)]
+
+
+class SaveAt(Callback):
+    """Saves when so many steps are done."""
+
+    def __init__(self, path, step: int) -> None:
+        self.path, self.step = path, step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+
+def test_after_a_resume_amid_an_epoch_it_counts_on(tmp_path):
+    path = tmp_path / "amid.ckpt"
+    data = Data({0: 1, 4: 2})
+    run = trainer(limit=1.0)
+    run.callbacks.append(SaveAt(path, 5))
+    run.fit(module(), datamodule=data)
+    resumed = trainer(limit=1.0)
+    # This loader begins anew, so the places that were bad come once more.
+    resumed.fit(module(), datamodule=data, ckpt_path=path)
+    train = [row[1:] for row in resumed.logger.rows if row[0] == "train/unreadable"]
+    assert train == [(5, 4), (8, 4), (9, 6)]
 
 
 @pytest.mark.parametrize("evaluate", ["validate", "test"])
