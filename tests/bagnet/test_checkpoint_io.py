@@ -50,3 +50,4 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(tmp_path):
     with pytest.raises(AttributeError, match="pickle"):
         WholeCheckpointIO().save_checkpoint({"step": lambda: 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
