@@ -13,7 +13,7 @@ import pytest
 from datamodules.audit.verdict import audit
 from tests.slurm.testbed import REPOSITORY, Job
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 SIGNALS = 20
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.slurm.runs import CPU, TINY, Workplace, check_as_if_undisturbed, curve
 from tests.slurm.testbed import Job
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 PATCHES = (9, 17, 33)
 
 

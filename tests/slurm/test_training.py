@@ -13,7 +13,7 @@ from tests.slurm import moments
 from tests.slurm.runs import Workplace, check_as_if_undisturbed, curve
 from tests.slurm.testbed import Job, kill, pending, until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 
 def warn(job: Job) -> None:

@@ -73,8 +73,9 @@ class Testbed:
         self.script("up")
         with self.conf.open("a") as conf:
             conf.write("PreemptType=preempt/partition_prio\nPreemptMode=REQUEUE\n")
-            # Lightning's port comes from the job's number: the first jobs of another testbed would meet there.
-            conf.write(f"FirstJobId={1000 + secrets.randbelow(8000)}\n")
+            # Lightning's port comes from the job's number: those of another process's testbed must not meet there.
+            worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+            conf.write(f"FirstJobId={1000 * (worker % 9 + 1) + secrets.randbelow(900)}\n")
         self.run("scontrol", "shutdown", "slurmctld")
         until(self._is_controller_gone, "the controller to end", lambda: self.script("logs"))
         self.script("up")
