@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from bagnet.checkpoints import load_model
+from bagnet.metrics import UNREADABLE, ClassificationMetrics
 from bagnet.models import build_model, normalize
 from bagnet.optim import Schedule, learning_rate_factor, parameter_groups, scaled_learning_rate
 
 Batch = tuple[Tensor, Tensor, Tensor]
-
-METRICS = ("loss", "top1", "top5")
-
-UNREADABLE = -1
-"""The label of a place in a batch whose sample could not be read."""
 
 
 class BagNetClassifier(LightningModule):
@@ -73,13 +66,8 @@ class BagNetClassifier(LightningModule):
         )
         if compile:
             self.model.compile()
-        # Flat, by the name under which each is logged: "val/top1".
-        self.metrics = nn.ModuleDict(
-            {
-                f"{stage}/{name}": metric
-                for stage in ("train", "val", "test")
-                for name, metric in _metrics(num_classes).items()
-            }
+        self.train_metrics, self.val_metrics, self.test_metrics = (
+            ClassificationMetrics() for _ in range(3)
         )
 
     def setup(self, stage: str) -> None:
@@ -93,37 +81,49 @@ class BagNetClassifier(LightningModule):
         return self.model(normalize(images).contiguous(memory_format=layout))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self._step(batch, "train")
+        loss = self._step(batch, self.train_metrics)
         self.log("train/loss_step", loss, prog_bar=True, on_step=True, on_epoch=False)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "val")
+        self._step(batch, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "test")
+        self._step(batch, self.test_metrics)
 
-    def _step(self, batch: Batch, stage: str) -> Tensor:
-        """The mean loss of the batch; counts it and the hits in the metrics of ``stage``."""
+    def _step(self, batch: Batch, metrics: ClassificationMetrics) -> Tensor:
+        """The mean loss of the batch, which the metrics count."""
         images, labels, _ = batch
         logits = self(images).float()
+        metrics.update(logits.detach(), labels)
         losses = F.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="none")
-        counted = labels != UNREADABLE
-        hits = (logits.detach(), labels)
-        for name, values in (("loss", (losses.detach(), counted)), ("top1", hits), ("top5", hits)):
-            metric = cast(Metric, self.metrics[f"{stage}/{name}"])
-            metric.update(*values)
-            in_bar = stage != "train"
-            self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=in_bar)
-        return losses.sum() / counted.sum().clamp(min=1)
+        return losses.sum() / (labels != UNREADABLE).sum().clamp(min=1)
+
+    # Logged once an epoch: to hand a metric to self.log in each step costs more than a small network does.
+    def on_train_epoch_end(self) -> None:
+        self._log_metrics("train", self.train_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test", self.test_metrics)
+
+    def _log_metrics(self, stage: str, metrics: ClassificationMetrics) -> None:
+        """Log the means over all samples of all ranks since the last time."""
+        for name, value in metrics.compute().items():
+            self.log(f"{stage}/{name}", value, prog_bar=stage != "train")
+        metrics.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save what the epoch has counted so far, over all ranks, so that its figures are whole after a resume."""
         trainer = self.trainer
         if trainer.training and trainer.global_step % self.steps_per_epoch:
-            checkpoint["train_metrics"] = {
-                name: _summed(cast(Metric, self.metrics[f"train/{name}"])) for name in METRICS
-            }
+            with self.train_metrics.sync_context():
+                states = cast(dict[str, Tensor], self.train_metrics.metric_state)
+                checkpoint["train_metrics"] = {
+                    name: value.cpu().clone() for name, value in states.items()
+                }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Count on from there: on rank 0, as the ranks' counts are added up at the end.
@@ -138,11 +138,9 @@ class BagNetClassifier(LightningModule):
                     f"{self.hparams[name]}; give this run another name (--run), or the same settings, or start from "
                     "the checkpoint's weights (--model.weights FILE)"
                 )
-        for name, states in checkpoint.get("train_metrics", {}).items():
-            if self.global_rank == 0:
-                metric = self.metrics[f"train/{name}"]
-                for state, value in states.items():
-                    setattr(metric, state, value.to(self.device))
+        if self.global_rank == 0:
+            for name, value in checkpoint.get("train_metrics", {}).items():
+                setattr(self.train_metrics, name, value.to(self.device))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -182,7 +180,8 @@ class BagNetClassifier(LightningModule):
         learning_rate = factor * scaled_learning_rate(hparams["learning_rate"], self.global_batch)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = learning_rate
-        self.log("learning_rate", learning_rate, on_step=True, on_epoch=False)
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("learning_rate", learning_rate, on_step=True, on_epoch=False)
 
 
 def memory_format(device: torch.device, width: int) -> torch.memory_format:
@@ -193,28 +192,3 @@ def memory_format(device: torch.device, width: int) -> torch.memory_format:
     """
     is_safe = device.type != "cpu" or width % 16 == 0
     return torch.channels_last if is_safe else torch.contiguous_format
-
-
-def _summed(metric: Metric) -> dict[str, Tensor]:
-    """The states of a metric, summed over all ranks."""
-    with metric.sync_context():
-        return {
-            name: cast(Tensor, value).cpu().clone() for name, value in metric.metric_state.items()
-        }
-
-
-def _metrics(num_classes: int) -> dict[str, Metric]:
-    # float64: a mean over 50,000 losses must not depend on how many ranks shared the sum.
-    # validate_args would synchronise with the GPU in every step.
-    accuracy = partial(
-        MulticlassAccuracy,
-        num_classes,
-        average="micro",
-        ignore_index=UNREADABLE,
-        validate_args=False,
-    )
-    return {
-        "loss": MeanMetric().set_dtype(torch.float64),
-        "top1": accuracy(),
-        "top5": accuracy(top_k=min(5, num_classes)),
-    }

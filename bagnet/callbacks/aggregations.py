@@ -7,11 +7,10 @@ from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
-from bagnet.classifier import UNREADABLE
 from bagnet.evidence.aggregation import parse
 from bagnet.evidence.maps import require_bagnet
+from bagnet.metrics import ClassificationMetrics
 
 
 class Aggregations(Callback):
@@ -33,20 +32,7 @@ class Aggregations(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = require_bagnet(cast(nn.Module, pl_module.model))
-        classes = model.fc.out_features
-        self._accuracies = {
-            name: [
-                MulticlassAccuracy(
-                    classes,
-                    top_k=min(k, classes),
-                    average="micro",
-                    ignore_index=UNREADABLE,
-                    validate_args=False,
-                ).to(pl_module.device)
-                for k in (1, 5)
-            ]
-            for name in self.ways
-        }
+        self._metrics = {name: ClassificationMetrics().to(pl_module.device) for name in self.ways}
         self._hook = model.layer4.register_forward_hook(self._keep)
 
     def on_validation_batch_end(
@@ -61,14 +47,13 @@ class Aggregations(Callback):
         model = require_bagnet(cast(nn.Module, pl_module.model))
         evidence = model.fc(self._features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).float()
         for name, aggregate in self.ways.items():
-            logits = aggregate(evidence)
-            for accuracy in self._accuracies[name]:
-                accuracy.update(logits, batch[1])
+            self._metrics[name].update(aggregate(evidence), batch[1])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._hook.remove()
-        for name, (top1, top5) in self._accuracies.items():
-            self.figures[name] = float(top1.compute()), float(top5.compute())
+        for name, metrics in self._metrics.items():
+            figures = metrics.compute()
+            self.figures[name] = float(figures["top1"]), float(figures["top5"])
 
     def _keep(self, module: nn.Module, inputs: Any, features: Tensor) -> None:
         self._features = features

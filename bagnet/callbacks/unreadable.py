@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from bagnet.classifier import UNREADABLE
+from bagnet.metrics import UNREADABLE
 
 
 class UnreadableLimit(Callback):

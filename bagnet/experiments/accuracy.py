@@ -32,6 +32,7 @@ from bagnet.experiments import persample
 from bagnet.experiments.networks import Facts, facts
 from bagnet.experiments.results import log_to_wandb, save_figure, write_table, write_text
 from bagnet.experiments.statistics import mean
+from bagnet.metrics import rank_of_label
 from bagnet.models import normalize
 
 NAME = "accuracy"
@@ -67,12 +68,10 @@ class Predictions:
                 f"the logits of sample {sample_ids[(~logits.isfinite()).any(1).cpu()][0]} are not finite: "
                 "the weights are damaged, or of a training that failed"
             )
-        # Exact for equal logits too: the class that comes first is ahead.
-        order = logits.argsort(dim=1, descending=True, stable=True)
         probabilities = logits.softmax(1)
         columns = {
-            "predicted": order[:, 0],
-            "rank": (order == labels[:, None]).int().argmax(1),
+            "predicted": logits.argmax(1),
+            "rank": rank_of_label(logits, labels),
             "probability": probabilities.gather(1, labels[:, None])[:, 0],
             "confidence": probabilities.amax(1),
         }

@@ -25,9 +25,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
-from bagnet.classifier import UNREADABLE
 from bagnet.evidence import aggregation, evidence_map
 from bagnet.evidence.aggregation import Aggregation
 from bagnet.evidence.certified import certify_clipped, certify_masked, entries_touched
@@ -35,6 +33,7 @@ from bagnet.evidence.plots import save_png
 from bagnet.experiments import trained
 from bagnet.experiments.results import write_text
 from bagnet.experiments.trained import load_trained
+from bagnet.metrics import UNREADABLE, ClassificationMetrics
 from bagnet.models import normalize
 from bagnet.network import BagNet
 from datamodules.imagenet import ImageNetDataModule
@@ -124,13 +123,7 @@ def measure(
     """
     device = model.fc.weight.device
     certifiers = {"tanh": certify_clipped, "masked": certify_masked}
-    accuracies = {
-        (way, k): MulticlassAccuracy(
-            data.num_classes, top_k=min(k, data.num_classes), average="micro", validate_args=False
-        ).to(device)
-        for way in ways
-        for k in (1, 5)
-    }
+    metrics = {way: ClassificationMetrics().to(device) for way in ways}
     certified = {(px, name): MeanMetric().to(device) for px in windows for name in certifiers}
     loader = data.val_dataloader()
     batches = track(loader, "aggregation", total=len(loader), console=console, transient=True)
@@ -139,9 +132,7 @@ def measure(
         labels = labels[readable].to(device)
         evidence = evidence_map(model, normalize(images[readable].to(device)))
         for way, aggregate in ways.items():
-            logits = aggregate(evidence)
-            for k in (1, 5):
-                accuracies[way, k].update(logits, labels)
+            metrics[way].update(aggregate(evidence), labels)
         for pixels, window in windows.items():
             for name, certify in certifiers.items():
                 certified[pixels, name].update(certify(evidence, labels, window))
@@ -152,8 +143,8 @@ def measure(
             "aggregation": name,
             "parameter": "" if parameter is None else f"{parameter:g}",
         }
-        for k in (1, 5):
-            row[f"top{k}"] = accuracies[(name, parameter), k].compute().item()
+        figures = metrics[name, parameter].compute()
+        row |= {top: figures[top].item() for top in ("top1", "top5")}
         rows.append(row)
     attacks: list[Row] = []
     for pixels, window in windows.items():

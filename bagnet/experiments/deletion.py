@@ -21,12 +21,12 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from bagnet.classifier import UNREADABLE
 from bagnet.evidence import dense_evidence
 from bagnet.evidence.maps import evaluating
 from bagnet.experiments import trained
 from bagnet.experiments.results import write_text
 from bagnet.experiments.trained import load_trained
+from bagnet.metrics import UNREADABLE
 from bagnet.models import normalize
 from bagnet.network import BagNet
 from datamodules.imagenet import ImageNetDataModule

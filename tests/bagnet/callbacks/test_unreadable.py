@@ -11,7 +11,8 @@ from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
 from bagnet.callbacks.unreadable import UnreadableLimit
-from bagnet.classifier import UNREADABLE, BagNetClassifier
+from bagnet.classifier import BagNetClassifier
+from bagnet.metrics import UNREADABLE
 from datamodules import unreadable
 
 
