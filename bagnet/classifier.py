@@ -19,7 +19,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class BagNetClassifier(LightningModule):
-    """Trains and evaluates one of our networks; the defaults are the paper's recipe (section 3.1 and its appendix).
+    """Trains and evaluates one of our networks; the defaults are the paper's recipe (its appendix, training details).
 
     A batch is ``(images, labels, sample_ids)``: uint8 (B, 3, H, W), int64 (B,), int64 (B,). A place whose sample could not
     be read has the label -1: neither the loss nor the metrics see it.

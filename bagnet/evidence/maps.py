@@ -1,4 +1,4 @@
-"""The evidence of every patch for every class (Brendel & Bethge, ICLR 2019, section 2.1)."""
+"""The evidence of every patch for every class (Brendel & Bethge, ICLR 2019, "network architecture")."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Whether a network adds up what it sees in separate parts of an image, and over what distance it does not.
 
-Brendel & Bethge (ICLR 2019, section 4.3): let l(x) be the logit of a class and d_1, d_2, ... changes of the image at
+Brendel & Bethge (ICLR 2019, under "spatial interactions"): let l(x) be the logit of a class and d_1, d_2, ... changes of the image at
 separate places. For a BagNet with patches of q pixels,
 
     l(x) - l(x + sum d_i) = sum (l(x) - l(x + d_i)),

@@ -1,6 +1,6 @@
 """What is left of the accuracy when an image's parts are kept and their order is lost.
 
-Brendel & Bethge (ICLR 2019, section 4.3): a bag of local features does not know where its parts are, so scrambling them must
+Brendel & Bethge (ICLR 2019, under "image scrambling"): a bag of local features does not know where its parts are, so scrambling them must
 not change its decision. For networks whose receptive fields overlap there is no exact way to do that; textures synthesised
 from the Gram matrices of a VGG (Gatys et al. 2015) come close. VGG-16 has a top-5 accuracy of 90.1% on images and of 79.4%
 on their textures (79.7% in a summary of the paper).

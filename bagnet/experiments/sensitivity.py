@@ -1,6 +1,6 @@
 """How much networks depend on the parts of an image that a BagNet, or their own attribution, holds for important.
 
-Brendel & Bethge (ICLR 2019, section 4.3, with the figure and table of the probability of the leading class): the most
+Brendel & Bethge (ICLR 2019, under "spatial sensitivity", with the figure and table of the probability of the leading class): the most
 important cells of 8x8 pixels are masked, more and more of them, and the probability of the class that the unchanged image
 was taken for is followed. What is important is told by the heat map of a BagNet, by attributions of the tested network
 itself, or by chance. In the paper, the BagNet's heat maps found what VGG-16, ResNet-50, ResNet-152 and DenseNet-169 rest on better
