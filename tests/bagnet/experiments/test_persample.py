@@ -144,6 +144,11 @@ def test_two_processes_give_the_same_rows(command, tmp_path, monkeypatch):
     assert len({pid for _, pid in notes(tmp_path)} - {str(os.getpid())}) == 2
 
 
+def test_networks_of_one_part_each_are_shared_out_too(command, tmp_path):
+    tables = measure(command, "--limit", "5", "--processes", "2")
+    assert len(tables) == len({pid for _, pid in notes(tmp_path)}) == 2
+
+
 def test_a_killed_run_goes_on_with_the_parts_that_are_left(command, tmp_path, monkeypatch):
     monkeypatch.setattr(persample, "PART", 10)
     expected = {label: table.to_pydict() for label, table in measure(command).items()}
