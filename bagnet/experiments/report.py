@@ -10,7 +10,7 @@ import argparse
 import base64
 import importlib
 import inspect
-from collections.abc import Iterator
+import re
 from html import escape
 from pathlib import Path
 
@@ -24,10 +24,10 @@ STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
 section { border-top: 1px solid #ccc; margin-top: 3em }
 table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
-th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top }
-th:first-child, td:first-child { text-align: left }
-th { border-bottom: 2px solid #888 }
-figure { margin: 1em 0 } img { max-width: 100% } pre { white-space: pre-wrap; color: #555 }
+th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
+th { border-bottom: 2px solid #888 } .number { text-align: right }
+figure { margin: 1em 0 } figcaption { font-weight: bold } img { max-width: 100% } .about { color: #555; max-width: 50em }
+summary { cursor: pointer; margin: .5em 0 }
 .wide { overflow-x: auto }
 """
 
@@ -60,26 +60,41 @@ def run(options: argparse.Namespace) -> None:
 
 def _section(folder: Path) -> str:
     about = inspect.getdoc(importlib.import_module(f"bagnet.experiments.{folder.name}")) or ""
-    parts = [f"<section><h2>{escape(folder.name)}</h2>\n<pre>{escape(about)}</pre>\n"]
-    parts += _tables(folder)
+    parts = [f"<section><h2>{escape(folder.name)}</h2>\n{_prose(about)}"]
+    tables = sorted(folder.glob("*.md"), key=lambda file: file.stem != "table")
+    parts += [_table(*read_table(file)) for file in tables if file.stem == "table"]
     for file in sorted(folder.glob("*.png")):
         data = base64.b64encode(file.read_bytes()).decode()
         name = escape(f"{folder.name}: {file.stem}")
-        parts.append(f'<figure><img alt="{name}" src="data:image/png;base64,{data}"></figure>\n')
+        caption = f"<figcaption>{escape(file.stem)}</figcaption>" * (file.stem != "figure")
+        parts.append(
+            f'<figure>{caption}<img alt="{name}" src="data:image/png;base64,{data}"></figure>\n'
+        )
+    parts += [_folded(file.stem, *read_table(file)) for file in tables if file.stem != "table"]
     records = [_record(file) for file in sorted(folder.glob("*.parquet"))]
     if records:
         titles = ["network", "measured", "weights (sha256)", "data (digest)", "images", "size, px"]
-        parts.append(
-            f"<details><summary>what was measured</summary>{_table(titles, records)}</details>\n"
-        )
+        parts.append(_folded("what was measured", titles, records))
     return "".join([*parts, "</section>\n"])
 
 
-def _tables(folder: Path) -> Iterator[str]:
-    for file in sorted(folder.glob("*.md")):
-        if file.stem != "table":
-            yield f"<h3>{escape(file.stem)}</h3>\n"
-        yield _table(*read_table(file))
+def _prose(text: str) -> str:
+    """The docstring as paragraphs, lists and formulas: blocks that begin with a star, or are indented."""
+    blocks = []
+    for block in text.split("\n\n"):
+        if block.startswith("* "):
+            items = (" ".join(item.split()) for item in re.split(r"^\* ", block, flags=re.M)[1:])
+            blocks.append("<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>")
+        elif block.startswith(" "):
+            blocks.append(f"<pre>{escape(block)}</pre>")
+        else:
+            blocks.append(f"<p>{escape(' '.join(block.split()))}</p>")
+    return '<div class="about">' + "\n".join(blocks) + "</div>\n"
+
+
+def _folded(title: str, titles: list[str], rows: list[list[str]]) -> str:
+    table = _table(titles, rows)
+    return f"<details><summary>{escape(title)} ({len(rows):,} rows)</summary>{table}</details>\n"
 
 
 def _record(file: Path) -> list[str]:
@@ -95,8 +110,14 @@ def _record(file: Path) -> list[str]:
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>\n'
+    numbers = [
+        all(row[column][:1] in "0123456789+-–" for row in rows) for column in range(len(titles))
+    ]
+
+    def line(tag: str, cells: list[str]) -> str:
+        kinds = (' class="number"' if number else "" for number in numbers)
+        filled = zip(kinds, cells, strict=True)
+        return "<tr>" + "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in filled)
+
+    lines = [line("th", titles), *(line("td", row) for row in rows)]
+    return f'<div class="wide"><table>{"".join(f"{each}</tr>" for each in lines)}</table></div>\n'
