@@ -6,11 +6,16 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 
-from bagnet.bench import data, evidence
+from bagnet.bench import data, evidence, infer, plan, scale, startup, train
 
 BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {
     "data": data.main,
     "evidence": evidence.main,
+    "train": train.main,
+    "infer": infer.main,
+    "plan": plan.main,
+    "startup": startup.main,
+    "scale": scale.main,
 }
 """By name; each takes the words after its name and returns the exit code."""
 

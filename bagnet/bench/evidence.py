@@ -12,17 +12,15 @@ image is random, the network has fresh weights, and the evidence is for one clas
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from bagnet.bench.report import report
+from bagnet.bench.report import parser_of, report
+from bagnet.bench.rounds import step_seconds, take_turns
 from bagnet.evidence import dense_evidence
 from bagnet.network import BagNet
 
@@ -32,7 +30,7 @@ TARGET = 0
 
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark and print its table; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bagnet.bench evidence", allow_abbrev=False)
+    parser = parser_of("evidence", __doc__)
     add = parser.add_argument
     add("--patch", type=int, default=33, help="of the BagNet: 9, 17 or 33 (default)")
     add("--width", type=int, default=64, help="its channels (64)")
@@ -60,13 +58,12 @@ def _measure(options: argparse.Namespace) -> dict[str, list[float]]:
         difference = (WAYS[name](model, small) - expected).abs().max().item()
         if not difference <= 1e-3 * expected.abs().max().item():
             raise ValueError(f"{name} differs by {difference:.2g} logits from the dense evidence")
-    rates: dict[str, list[float]] = {name: [] for name in options.variants}
-    rounds = [name for _ in range(options.rounds) for name in options.variants]
-    for name in track(rounds, console=Console(stderr=True), transient=True):
-        begin = time.perf_counter()
-        WAYS[name](model, image).sum().item()  # the sum is there when the device has done all
-        rates[name].append(options.image_size**2 / (time.perf_counter() - begin))
-    return rates
+
+    def rate(name: str) -> float:
+        (seconds,) = step_seconds(lambda: WAYS[name](model, image), 1, image.device)
+        return options.image_size**2 / seconds
+
+    return take_turns(options.variants, options.rounds, rate)
 
 
 @torch.no_grad()

@@ -1,0 +1,144 @@
+"""Ways to run a training step, for `bagnet.bench.train`: the table of variants is at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from bagnet.classifier import memory_format
+from bagnet.models import build_model, normalize
+from bagnet.optim import parameter_groups
+
+REFERENCE = "channels-last"
+TOLERANCE = 0.8
+"""Distance of logits, relative to their length: bfloat16 moves those of a fresh network by 0.2 to 0.6, and another network's
+are 1.4 away. The tests compare more exactly, in float32."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all variants share.
+
+    Attributes:
+        model: The name of a BagNet (`bagnet.models`).
+        width: Channels of its first convolution.
+        images: uint8 (B, 3, H, W) on the device.
+        labels: int64 (B,) on the device.
+    """
+
+    model: str
+    width: int
+    images: Tensor
+    labels: Tensor
+
+    @classmethod
+    def synthetic(cls, model: str, width: int, batch: int, side: int, device: str) -> Setting:
+        """Random images of side x side pixels with random labels."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(1000, (batch,), generator=generator)
+        return cls(model, width, images.to(device), labels.to(device))
+
+
+class Step:
+    """A training step of a network with fresh weights, the same in all variants; calling it gives the loss.
+
+    Args:
+        setting: Data and network.
+        model: Another network than the setting's.
+        bf16: Whether to mix float32 with bfloat16.
+        channels_last: Whether to lay weights and images out so, where that is safe.
+        fused_sgd: Whether the optimizer takes one kernel for all.
+        prepare: Changes the network before its first step.
+
+    Attributes:
+        network: What is trained.
+        logits: Those of the last step, (B, classes).
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        model: str | None = None,
+        *,
+        bf16: bool = True,
+        channels_last: bool = True,
+        fused_sgd: bool = False,
+        prepare: Callable[[nn.Module], object] | None = None,
+    ) -> None:
+        self._images, self._labels, self._bf16 = setting.images, setting.labels, bf16
+        device = setting.images.device
+        self._layout = torch.contiguous_format
+        if channels_last:
+            self._layout = memory_format(device, setting.width)
+        torch.manual_seed(0)
+        network = build_model(model or setting.model, width=setting.width).to(device)
+        self.network = network.to(memory_format=self._layout)
+        if prepare is not None:
+            prepare(self.network)
+        self._optimizer = torch.optim.SGD(
+            parameter_groups(self.network, 1e-4, decay_norm=True),
+            lr=0.01 * len(setting.images) / 256,
+            momentum=0.9,
+            fused=fused_sgd or None,
+        )
+
+    def __call__(self) -> Tensor:
+        self._optimizer.zero_grad()
+        with torch.autocast(self._images.device.type, torch.bfloat16, enabled=self._bf16):
+            images = normalize(self._images).contiguous(memory_format=self._layout)
+            logits = self.network(images)
+        loss = F.cross_entropy(logits.float(), self._labels)
+        loss.backward()
+        self._optimizer.step()
+        self.logits = logits.detach()
+        return loss.detach()
+
+
+def compiled(network: nn.Module) -> None:
+    network.compile()
+
+
+def checkpointed(network: nn.Module) -> None:
+    """Keep the inputs of the blocks only. BatchNorm's running statistics then move twice a step, the gradients are the same."""
+    for block in network.modules():
+        if hasattr(block, "downsample"):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def network_of(variant: str, model: str) -> str:
+    """The network that a variant of a setting with ``model`` runs."""
+    return "resnet50" if variant.startswith("resnet50") else model
+
+
+def check(name: str, logits: Tensor, expected: Tensor) -> None:
+    """Refuse to compare what does not compute the same.
+
+    Raises:
+        ValueError: The logits differ from those of another variant by more than bfloat16 explains.
+    """
+    difference = (logits.float() - expected.float()).norm() / expected.float().norm()
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"{name} computes something else: its logits differ from those of another variant by "
+            f"{difference:.0%}; leave it out of --variants, or mend it"
+        )
+
+
+VARIANTS: dict[str, Callable[[Setting], Step]] = {
+    "fp32": partial(Step, bf16=False, channels_last=False),
+    "bf16": partial(Step, channels_last=False),
+    REFERENCE: Step,
+    "fused-sgd": partial(Step, fused_sgd=True),
+    "checkpointed": partial(Step, prepare=checkpointed),
+    "compiled": partial(Step, fused_sgd=True, prepare=compiled),
+    "resnet50": partial(Step, model="resnet50"),
+    "resnet50-compiled": partial(Step, model="resnet50", fused_sgd=True, prepare=compiled),
+}
+"""What builds the step of each variant, by name; `network_of` knows those of ResNet-50 by theirs."""
