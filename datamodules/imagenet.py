@@ -15,9 +15,10 @@ from datamodules.locations import is_remote, local_path
 from datamodules.manifest import Manifest
 from datamodules.mixing import clustering_warning
 from datamodules.plan import TrainPlan, rank_batch
+from datamodules.region import why_not
 from datamodules.remote import cached_bytes, check_cache, default_cache_dir, load_remote
 from datamodules.stream import Batches
-from datamodules.transforms import eval_transform, train_transform
+from datamodules.transforms import EvalTransform, TrainTransform
 from datamodules.workers import worker_context
 
 log = logging.getLogger("datamodules")
@@ -91,8 +92,8 @@ class ImageNetDataModule(LightningDataModule):
         folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
         self.cache = ShardCache(folder, int(cache_gib * 2**30), local=cache_dir is not None)
         self.allow_pipe = allow_pipe
-        self._train_transform = train_transform(image_size, min_scale)
-        self._eval_transform = eval_transform(image_size, resize_size)
+        self._train_transform = TrainTransform(image_size, min_scale)
+        self._eval_transform = EvalTransform(image_size, resize_size)
         self._manifests: dict[str, Manifest] = {}
         self._loaders: list[TrainLoader | EvalLoader] = []
         self._session = 0
@@ -132,6 +133,7 @@ class ImageNetDataModule(LightningDataModule):
                 validation, or a batch size that the ranks do not divide.
         """
         val = self.val_manifest
+        self._tell_of_slow_decoding()
         if stage == "fit":
             if self.train_manifest.classes != val.classes:
                 raise ValueError(
@@ -155,6 +157,15 @@ class ImageNetDataModule(LightningDataModule):
             ValueError: they do not divide it.
         """
         rank_batch(self.batch_size, world_size)
+
+    @rank_zero_only
+    def _tell_of_slow_decoding(self) -> None:
+        reason = why_not()  # compiles the decoder, so that the workers find it
+        if reason is not None:
+            log.warning(
+                "images are decoded whole, which takes longer than decoding what is seen of them: %s",
+                reason,
+            )
 
     @rank_zero_only
     def _warn_of_clustering(self) -> None:

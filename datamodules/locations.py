@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import unquote, urlsplit
 
 _SCHEME = re.compile(r"(pipe|file):|([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
@@ -14,11 +15,13 @@ def scheme_of(location: str) -> str:
     return (match[1] or match[2]).lower() if match else ""
 
 
+@lru_cache(4096)  # it is asked for each sample
 def is_remote(location: str) -> bool:
     """Whether it is anything but a path or a ``file:`` URL."""
     return scheme_of(location) not in ("", "file")
 
 
+@lru_cache(4096)
 def local_path(location: str) -> str:
     """The path that a local location means.
 

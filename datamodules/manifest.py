@@ -189,24 +189,25 @@ class Manifest:
 
     def sample(self, sample_id: int) -> Sample:
         """Look one sample up; an id that does not exist is an IndexError."""
-        if not 0 <= sample_id < self.num_samples:
+        return self.lookup(np.array([sample_id]))[0]
+
+    def lookup(self, ids: np.ndarray) -> list[Sample]:
+        """Look samples up, a batch in a fraction of the time of its samples one by one."""
+        outside = (ids < 0) | (ids >= self.num_samples)
+        if outside.any():
+            sample_id = ids[outside][0]
             raise IndexError(f"sample {sample_id} of {self.num_samples} in {self.root}")
-        row = self.samples[sample_id]
-        return Sample(
-            id=int(sample_id),
-            shard=self.shards[int(self.shard_of(sample_id))],
-            key=row["key"].decode("utf-8"),
-            offset=int(row["offset"]),
-            size=int(row["size"]),
-            crc32=int(row["crc32"]),
-            label=int(row["label"]),
-        )
+        rows = self.samples[ids]
+        shards = [self.shards[number] for number in self.shard_of(ids).tolist()]
+        keys = [key.decode("utf-8") for key in rows["key"].tolist()]
+        numbers = [rows[name].tolist() for name in ("offset", "size", "crc32", "label")]
+        return list(map(Sample, ids.tolist(), shards, keys, *numbers))
 
     def location(self, shard: Shard) -> str:
         """Path or URL of a shard."""
         if shard.url is not None:
             return shard.url
-        return str(self.root / shard.name) if self.base is None else f"{self.base}/{shard.name}"
+        return f"{self.root if self.base is None else self.base}/{shard.name}"
 
     def shard_of(self, ids: np.ndarray | Sequence[int] | int) -> np.ndarray:
         """Positions in ``shards`` of the samples ``ids``, int64 of the same shape."""

@@ -8,25 +8,26 @@ iterator keeps none of this: it reads whole shards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
 import webdataset as wds
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from datamodules.cache import ShardCache
+from datamodules.images import UnreadableImage
 from datamodules.locations import name_for_people
 from datamodules.manifest import Manifest
 from datamodules.members import MemberReader
 from datamodules.plan import Ids, hash64
-from datamodules.transforms import decode, drawing_from
+from datamodules.transforms import Transform, drawing_from
 from datamodules.unreadable import UNREADABLE, SampleError
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Images uint8 (B, 3, H, W) RGB, labels int64 (B,), sample ids int64 (B,)."""
+"""Images uint8 (B, 3, H, W) RGB in channels-last memory, labels int64 (B,), sample ids int64 (B,)."""
 
 ReadBatch = tuple[Batch, tuple[SampleError, ...]]
 """A batch, and what is wrong with those of its samples that could not be read."""
@@ -37,9 +38,8 @@ class Batches(Dataset[ReadBatch]):
 
     Args:
         manifest: what the shards hold.
-        transform: from a decoded image, uint8 (3, H, W), to one of the batch's size. What it draws
-            from torch's generator depends on (seed, epoch, sample id) only, whichever process runs
-            it.
+        transform: from an image file to its pixels in the batch. What it draws from torch's
+            generator depends on (seed, epoch, sample id) only, whichever process runs it.
         seed: of the run.
         cache: holds copies of those shards that are not read in place.
     """
@@ -47,7 +47,7 @@ class Batches(Dataset[ReadBatch]):
     def __init__(
         self,
         manifest: Manifest,
-        transform: Callable[[Tensor], Tensor],
+        transform: Transform,
         seed: int = 0,
         cache: ShardCache | None = None,
     ) -> None:
@@ -66,24 +66,22 @@ class Batches(Dataset[ReadBatch]):
         wrong: list[SampleError] = []
         handler = partial(_note, wrong)
         pipeline = wds.DataPipeline(
-            partial(self._samples, ids),
+            partial(self.samples, ids),
             wds.map(self._check_label, handler),
             partial(self._read_members, handler=handler),
-            wds.map(_decode, handler),
-            wds.map(partial(self._transform, epoch)),
+            wds.map(partial(self._decode, epoch), handler),
         )
         read = {sample["id"]: sample for sample in pipeline}
         if wrong:
-            with drawing_from(self.seed):
-                grey = self.transform(torch.full((3, 64, 64), 128, dtype=torch.uint8))
+            size = self.transform.size
+            grey = torch.full((size, size, 3), 128, dtype=torch.uint8).permute(2, 0, 1)
             filling = {"image": grey, "label": UNREADABLE}
             read |= {error.sample_id: filling for error in wrong}
-        return _collate(ids, read), tuple(wrong)
+        return _collate([read[sample_id] for sample_id in ids.tolist()], ids), tuple(wrong)
 
-    def _samples(self, ids: Ids) -> Iterator[dict[str, Any]]:
+    def samples(self, ids: Ids) -> Iterator[dict[str, Any]]:
         """The pipeline's source: webdataset samples that know where their bytes are."""
-        for sample_id in ids.tolist():
-            sample = self.manifest.sample(sample_id)
+        for sample in self.manifest.lookup(ids):
             yield {
                 "__key__": sample.key,
                 "__url__": self.manifest.location(sample.shard),
@@ -101,16 +99,12 @@ class Batches(Dataset[ReadBatch]):
             raise _error(sample, f"its label is {sample['label']}, and there are {classes} classes")
         return sample
 
-    def _transform(self, epoch: int, sample: dict[str, Any]) -> dict[str, Any]:
-        with drawing_from(hash64(self.seed, epoch, sample["id"])):
-            return {**sample, "image": self.transform(sample["image"])}
-
-
-def _decode(sample: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return {**sample, "image": decode(sample["image"])}
-    except ValueError as error:
-        raise _error(sample, str(error)) from error
+    def _decode(self, epoch: int, sample: dict[str, Any]) -> dict[str, Any]:
+        try:
+            with drawing_from(hash64(self.seed, epoch, sample["id"])):
+                return {**sample, "image": self.transform(sample["image"])}
+        except UnreadableImage as error:
+            raise _error(sample, str(error)) from error
 
 
 def _error(sample: dict[str, Any], cause: str) -> SampleError:
@@ -126,11 +120,8 @@ def _note(wrong: list[SampleError], error: Exception) -> bool:
     return True
 
 
-def _collate(ids: Ids, read: dict[int, dict[str, Any]]) -> Batch:
-    samples = [read[sample_id] for sample_id in ids.tolist()]
-    images = [sample["image"] for sample in samples]
-    return (
-        torch.stack(images, out=torch.empty(len(images), *images[0].shape, dtype=torch.uint8)),
-        torch.tensor([sample["label"] for sample in samples]),
-        torch.from_numpy(ids.copy()),
-    )
+def _collate(samples: list[dict[str, Any]], ids: Ids) -> Batch:
+    # Rows of pixels, as they lie in memory; in a worker this puts them into shared memory at once.
+    images: Tensor = default_collate([sample["image"].permute(1, 2, 0) for sample in samples])
+    labels = torch.tensor([sample["label"] for sample in samples])
+    return images.permute(0, 3, 1, 2), labels, torch.from_numpy(ids.copy())

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from bagnet.provenance import git_commit
 
-PACKAGES = ("torch", "torchvision", "webdataset", "pytorch-lightning", "numpy")
+PACKAGES = ("torch", "torchvision", "webdataset", "pytorch-lightning", "numpy", "simplejpeg")
 
 
 def parser_of(name: str, description: str | None) -> argparse.ArgumentParser:

@@ -8,13 +8,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from datamodules.images import FORMATS, to_rgb
+from datamodules.images import FORMATS, UnreadableImage, to_rgb
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-
-
-class UnreadableImage(ValueError):
-    """The bytes are not an image that can be decoded to its end."""
 
 
 @dataclass(frozen=True)

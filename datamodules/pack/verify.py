@@ -15,9 +15,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from datamodules.images import UnreadableImage
 from datamodules.manifest import MANIFEST, Manifest, Shard, sha256_of
 from datamodules.pack.expand import local_copy
-from datamodules.pack.images import UnreadableImage, to_rgb_jpeg
+from datamodules.pack.images import to_rgb_jpeg
 from datamodules.pack.workers import Workers, advance
 from datamodules.sources import SourceError
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from datamodules.loader import EvalLoader, TrainLoader
 from datamodules.manifest import Manifest
 from datamodules.stream import Batches
-from datamodules.transforms import eval_transform, train_transform
+from datamodules.transforms import EvalTransform, TrainTransform
 
 RANKS = 4
 ALL = [(ranks, workers) for ranks in (1, 2, 3, 4) for workers in (0, 1, 2, 3)]
@@ -76,7 +76,7 @@ def main(rank: int, folder: Path, start_method: str) -> None:
             who = {"rank": rank, "world_size": ranks, "workers": workers}
             if workers:
                 who["start_method"] = start_method
-            training = Batches(manifest, train_transform(12), seed=7)
+            training = Batches(manifest, TrainTransform(12), seed=7)
             train = TrainLoader(training, GLOBAL_BATCH, streams=4, **who)
             batches = read(train, group, ranks)
             expected = expected or batches
@@ -87,7 +87,7 @@ def main(rank: int, folder: Path, start_method: str) -> None:
             assert len(batches) == len(train) == steps, (root.name, who)
             assert len(seen) == len(set(seen)) == steps * GLOBAL_BATCH, (root.name, who)
 
-            validation = Batches(manifest, eval_transform(12, 14))
+            validation = Batches(manifest, EvalTransform(12, 14))
             found = read(EvalLoader(validation, 7, **who), group, ranks)
             seen = sorted(sample_id for batch in found for sample_id, _, _ in batch)
             assert seen == list(range(manifest.num_samples)), (root.name, who)

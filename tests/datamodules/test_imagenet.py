@@ -65,7 +65,7 @@ def test_batches_have_the_agreed_form(root):
         images, labels, sample_ids = next(iter(loader))
         assert images.shape[1:] == (3, 8, 8)
         assert images.dtype == torch.uint8
-        assert images.is_contiguous()
+        assert images.is_contiguous(memory_format=torch.channels_last)
         assert labels.dtype == sample_ids.dtype == torch.int64
         assert torch.equal(labels, sample_ids % 3)
 
@@ -105,6 +105,20 @@ def test_evaluation_takes_any_number_of_ranks(root):
         data.setup("validate")
         ids += [i for *_, batch in data.val_dataloader() for i in batch.tolist()]
     assert ids == list(range(sum(VAL)))
+
+
+def test_one_line_says_why_images_are_decoded_whole_and_none_that_they_are_not(
+    root, monkeypatch, caplog
+):
+    monkeypatch.setattr("datamodules.imagenet.why_not", lambda: "there is no C compiler")
+    datamodule(root).setup("validate")
+    (line,) = caplog.messages
+    assert "decoded whole" in line
+    assert "no C compiler" in line
+    caplog.clear()
+    monkeypatch.setattr("datamodules.imagenet.why_not", lambda: None)
+    datamodule(root).setup("validate")
+    assert not caplog.messages
 
 
 def test_only_training_needs_training_data_and_a_batch_that_the_ranks_divide(root, tmp_path):

@@ -1,75 +1,37 @@
 """Loaders: the same global batches for any workers, ranks and start, and an exact resume."""
 
-import errno
-import io
 import itertools
 import json
-import os
 import pickle
-import re
-import signal
-import subprocess
-import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from datamodules.loader import EvalLoader, TrainLoader
 from datamodules.manifest import Manifest
-from datamodules.shards import shard_name, write_shard
 from datamodules.stream import Batches
-from datamodules.transforms import eval_transform, train_transform
+from datamodules.transforms import EvalTransform, TrainTransform
 from datamodules.unreadable import UNREADABLE
-
-COUNTS = (13, 1, 30, 8)
-SAMPLES = sum(COUNTS)
-BATCH = 8
-STEPS = SAMPLES // BATCH
+from tests.datamodules.loading import (
+    BATCH,
+    SAMPLES,
+    STEPS,
+    contents,
+    training_loaders,
+    write_data,
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder, parts = tmp_path_factory.mktemp("data") / "train", []
-    folder.mkdir()
-    ids = iter(range(SAMPLES))
-    for shard, count in enumerate(COUNTS):
-        samples = [(f"key{i}", jpeg(i), i % 4) for i in itertools.islice(ids, count)]
-        parts.append(write_shard(folder / shard_name(shard), samples))
-    Manifest.assemble(folder, "abcd", "abcd", parts).save()
-    return folder
-
-
-def jpeg(number):
-    pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
+    return write_data(tmp_path_factory.mktemp("data") / "train")
 
 
 @pytest.fixture
 def train(folder):
     """Makes training loaders, and stops their workers."""
-    loaders = []
-
-    def make(seed=3, batch=BATCH, **options):
-        batches = Batches(Manifest.load(folder), train_transform(12), seed)
-        loaders.append(TrainLoader(batches, batch, **{"streams": 4, **options}))
-        return loaders[-1]
-
-    yield make
-    for loader in loaders:
-        loader.close()
-
-
-def contents(batches):
-    """Sample id -> its pixels and label, for each batch."""
-    return [
-        {i: (image.numpy().tobytes(), label) for image, label, i in zip(*batch, strict=True)}
-        for batch in ((images, labels.tolist(), ids.tolist()) for images, labels, ids in batches)
-    ]
+    with training_loaders(folder) as make:
+        yield make
 
 
 @pytest.fixture
@@ -92,18 +54,6 @@ def test_epochs_are_exact_and_differ(reference):
     common = set(reference[0][0]) & set().union(*reference[1])
     epoch1 = {i: sample for batch in reference[1] for i, sample in batch.items()}
     assert all(reference[0][0][i] != epoch1[i] for i in common)  # augmented anew
-
-
-@pytest.mark.parametrize(
-    ("workers", "start_method"),
-    [(1, None), (3, None), (1, "fork"), (1, "forkserver"), (1, "spawn")],
-)
-def test_workers_and_the_way_they_start_change_nothing(train, reference, workers, start_method):
-    loader = train(workers=workers, start_method=start_method)
-    for epoch in reference:
-        found = contents(loader)
-        assert [list(batch) for batch in found] == [list(batch) for batch in epoch]
-        assert found == epoch
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
@@ -207,7 +157,7 @@ def test_an_epoch_that_is_left_early_goes_on_where_it_was(train, reference, work
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_random_state_of_the_training_is_left_alone(train, folder, workers):
-    evaluation = EvalLoader(Batches(Manifest.load(folder), eval_transform(8, 8)), 9)
+    evaluation = EvalLoader(Batches(Manifest.load(folder), EvalTransform(8, 8)), 9)
     before = torch.get_rng_state()
     for _ in train(workers=workers):
         pass
@@ -234,7 +184,7 @@ def test_ranks_that_do_not_divide_the_batch_are_an_error(train):
 @pytest.mark.parametrize("ranks", [1, 3, 7])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_reads_every_sample_once_on_any_number_of_ranks(folder, ranks, workers):
-    batches = Batches(Manifest.load(folder), eval_transform(12, 14))
+    batches = Batches(Manifest.load(folder), EvalTransform(12, 14))
     alone = {k: v for batch in contents(EvalLoader(batches, SAMPLES)) for k, v in batch.items()}
     assert list(alone) == list(range(SAMPLES))
     together, lengths = [], set()
@@ -268,7 +218,7 @@ def test_bad_samples_change_no_number_of_batches_and_no_other_sample(
     for ranks in (1, 2):
         loaders = [
             TrainLoader(
-                Batches(Manifest.load(damaged), train_transform(12), 3),
+                Batches(Manifest.load(damaged), TrainTransform(12), 3),
                 BATCH,
                 rank=rank,
                 world_size=ranks,
@@ -297,20 +247,6 @@ def test_bad_samples_change_no_number_of_batches_and_no_other_sample(
             loader.close()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_full_disk_is_an_error_of_its_own_in_the_training_process(folder, workers):
-    batches = Batches(Manifest.load(folder), no_space)
-    loader = EvalLoader(batches, 4, workers=workers)
-    with pytest.raises(OSError, match="No space") as info:
-        list(loader)
-    assert info.value.errno == errno.ENOSPC
-    loader.close()
-
-
-def no_space(image):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_audit_knows_which_samples_each_step_used(train, reference, tmp_path, workers):
     loader = train(workers=workers, audit_dir=tmp_path / "audit", session=5)
@@ -321,55 +257,3 @@ def test_an_audit_knows_which_samples_each_step_used(train, reference, tmp_path,
     header, *records = map(json.loads, file.read_text().splitlines())
     assert (header["session"], header["seed"], header["global_batch"]) == (5, 3, BATCH)
     assert [record["ids"] for record in records] == [list(b) for b in reference[0][:2]]
-
-
-def test_workers_leave_interrupts_to_the_training_process(train, reference):
-    loader = train(workers=1)
-    batches = iter(loader)
-    head = [next(batches)]
-    (worker,) = torch.multiprocessing.active_children()
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        os.kill(worker.pid, number)
-    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # not from the training
-    time.sleep(0.2)
-    assert worker.is_alive()
-    assert contents(itertools.chain(head, batches)) == reference[0]
-    worker.terminate()  # from the training
-    worker.join(30)
-    assert not worker.is_alive()
-
-
-def test_workers_are_not_forked_from_the_training_process(train):
-    """Its threads may hold locks, which such workers would wait for, for ever."""
-    loader = train(workers=1)
-    next(iter(loader))
-    (worker,) = torch.multiprocessing.active_children()
-    status = Path(f"/proc/{worker.pid}/status").read_text()
-    (parent,) = re.findall(r"^PPid:\s*(\d+)", status, re.MULTILINE)
-    assert int(parent) != os.getpid()
-    server = Path(f"/proc/{parent}/status").read_text()
-    assert re.search(r"^Threads:\s*1$", server, re.MULTILINE)
-    # And Slurm's signals do not end it.
-    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
-        os.kill(int(parent), number)
-    loader.close()
-    assert contents(train(workers=1))
-    assert Path(f"/proc/{parent}").exists()
-
-
-def test_workers_stay_between_epochs_and_stop_on_close(train):
-    loader = train(workers=2)
-    for _ in loader:
-        pass
-    first = {worker.pid for worker in torch.multiprocessing.active_children()}
-    for _ in loader:
-        pass
-    assert {worker.pid for worker in torch.multiprocessing.active_children()} == first
-    assert len(first) == 2
-    loader.close()
-    assert not torch.multiprocessing.active_children()
-
-
-def test_a_negative_number_of_workers_is_an_error(train):
-    with pytest.raises(ValueError, match="workers is -1"):
-        train(workers=-1)

@@ -49,9 +49,11 @@ def test_sample_ids_count_through_the_shards(tmp_path):
     assert manifest.sample(3) == Sample(
         3, manifest.shards[1], "schlüssel3", 3 * 1024 + 512, 4, 3003, 1
     )
+    ids = np.array([7, 0, 3, 0])
+    assert manifest.lookup(ids) == [manifest.sample(sample_id) for sample_id in ids.tolist()]
     for outside in (-1, 8):
-        with pytest.raises(IndexError, match="of 8"):
-            manifest.sample(outside)
+        with pytest.raises(IndexError, match=f"sample {outside} of 8"):
+            manifest.lookup(np.array([3, outside]))
 
 
 def test_digest_follows_the_data_and_not_the_place(tmp_path):

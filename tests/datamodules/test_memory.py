@@ -12,7 +12,7 @@ import torch
 from datamodules.loader import TrainLoader
 from datamodules.manifest import Manifest
 from datamodules.stream import Batches
-from datamodules.transforms import train_transform
+from datamodules.transforms import TrainTransform
 
 WARM_UP, EPOCHS = 25, 60
 
@@ -26,7 +26,7 @@ def private_megabytes(pid: int) -> float:
 def test_memory_does_not_grow_over_epochs(shards, tmp_path):
     manifest = Manifest.load(shards / "train")
     loader = TrainLoader(
-        Batches(manifest, train_transform(96)), 15, workers=2, streams=4, audit_dir=tmp_path
+        Batches(manifest, TrainTransform(96)), 15, workers=2, streams=4, audit_dir=tmp_path
     )
     sizes = []
     for _ in range(EPOCHS):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.pack.images import ImageOptions, UnreadableImage, to_rgb_jpeg
+from datamodules.images import UnreadableImage
+from datamodules.pack.images import ImageOptions, to_rgb_jpeg
 
 
 def photo(width=48, height=32):

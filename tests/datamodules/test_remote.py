@@ -18,7 +18,7 @@ from datamodules.loader import TrainLoader
 from datamodules.manifest import INDEX, MANIFEST, Manifest
 from datamodules.remote import check_cache, default_cache_dir, load_remote
 from datamodules.stream import Batches
-from datamodules.transforms import train_transform
+from datamodules.transforms import TrainTransform
 from datamodules.unreadable import UNREADABLE
 
 GIB = 1 << 30
@@ -40,7 +40,7 @@ def cache(tmp_path):
 def loaders(manifest, cache=None, ranks=1, **options):
     return [
         TrainLoader(
-            Batches(manifest, train_transform(16), seed=1, cache=cache),
+            Batches(manifest, TrainTransform(16), seed=1, cache=cache),
             12,
             rank=rank,
             world_size=ranks,

@@ -19,14 +19,18 @@ from datamodules.manifest import Manifest
 from datamodules.members import MemberReader
 from datamodules.shards import shard_name, write_shard
 from datamodules.stream import Batches
-from datamodules.transforms import eval_transform, train_transform
+from datamodules.transforms import EvalTransform, TrainTransform
 from datamodules.unreadable import UNREADABLE, SampleError
 
 
 def jpeg(number):
     """An image that shows its number: flat grey, so that it survives JPEG and resizing."""
+    return jpeg_of(np.full((16, 20, 3), number, np.uint8))
+
+
+def jpeg_of(pixels):
     file = io.BytesIO()
-    Image.new("RGB", (20, 16), (number, number, number)).save(file, "JPEG")
+    Image.fromarray(pixels).save(file, "JPEG")
     return file.getvalue()
 
 
@@ -44,7 +48,7 @@ def manifest(tmp_path):
 
 @pytest.fixture
 def batches(manifest):
-    return Batches(manifest, eval_transform(12, 14))
+    return Batches(manifest, EvalTransform(12, 14))
 
 
 def test_a_batch_has_the_samples_asked_for_in_their_order(batches):
@@ -53,7 +57,7 @@ def test_a_batch_has_the_samples_asked_for_in_their_order(batches):
     assert unreadable == ()
     assert images.shape == (6, 3, 12, 12)
     assert images.dtype == torch.uint8
-    assert images.is_contiguous()
+    assert images.is_contiguous(memory_format=torch.channels_last)
     assert labels.dtype == sample_ids.dtype == torch.int64
     assert sample_ids.tolist() == ids.tolist()
     assert labels.tolist() == (ids % 3).tolist()
@@ -61,8 +65,8 @@ def test_a_batch_has_the_samples_asked_for_in_their_order(batches):
 
 
 def test_augmentation_depends_on_seed_epoch_and_sample_only(manifest):
-    transform = train_transform(12, min_scale=0.1)
-    noise = torch.randint(0, 256, (3, 16, 20), dtype=torch.uint8)
+    transform = TrainTransform(12, min_scale=0.1)
+    noise = jpeg_of(np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8))
 
     def image(seed, epoch, ids, sample):
         batches = Batches(manifest, lambda _: transform(noise), seed)
@@ -85,7 +89,7 @@ def test_few_files_are_open_at_once_and_pickling_leaves_them_behind(manifest, mo
         members.os, "open", lambda *args: opened.append(real_open(*args)) or opened[-1]
     )
     monkeypatch.setattr(members.os, "close", lambda file: closed.append(file) or real_close(file))
-    batches = Batches(manifest, eval_transform(12, 14))
+    batches = Batches(manifest, EvalTransform(12, 14))
     for shards in ([0, 8, 0, 8], [16, 24], [0]):
         batches[0, np.array(shards)]
         assert len(opened) - len(closed) <= 2
@@ -174,7 +178,7 @@ def test_a_jpeg_that_was_packed_cut_short_or_is_none(manifest):
     zeros = bytes(manifest.sample(21).size)
     overwrite(manifest, 21, zeros)
     manifest = vouch_for(manifest, 21, crc32=zlib.crc32(zeros))
-    said = read_around(Batches(manifest, eval_transform(12, 14)), [19, 20, 21, 22], {20, 21})
+    said = read_around(Batches(manifest, EvalTransform(12, 14)), [19, 20, 21, 22], {20, 21})
     assert "'key20' of" in said[0]
     assert "not a readable image" in said[0]
     assert "not a readable image" in said[1]
@@ -187,23 +191,26 @@ def test_a_decompression_bomb_is_known_by_its_header(manifest, monkeypatch):
     data[frame + 5 : frame + 9] = (40_000).to_bytes(2, "big") * 2
     overwrite(manifest, 9, data)
     manifest = vouch_for(manifest, 9, crc32=zlib.crc32(data))
-    real = image_files.simplejpeg.decode_jpeg
 
-    def decode_jpeg(file, *args, **options):
-        assert file != data, "the bomb was decoded"
-        return real(file, *args, **options)
+    def watched(decode):
+        def decode_others(file, *args, **options):
+            assert file != data, "the bomb was decoded"
+            return decode(file, *args, **options)
 
-    monkeypatch.setattr(image_files.simplejpeg, "decode_jpeg", decode_jpeg)
-    (said,) = read_around(Batches(manifest, eval_transform(12, 14)), [8, 9], {9})
+        return decode_others
+
+    for place, name in ((image_files, "decode_region"), (image_files.simplejpeg, "decode_jpeg")):
+        monkeypatch.setattr(place, name, watched(getattr(place, name)))
+    (said,) = read_around(Batches(manifest, EvalTransform(12, 14)), [8, 9], {9})
     assert "pixels" in said
     assert f"{image_files.MAX_PIXELS:,}" in said
     monkeypatch.setattr(image_files, "MAX_PIXELS", 319)
-    read_around(Batches(manifest, eval_transform(12, 14)), [8, 9], {8, 9})
+    read_around(Batches(manifest, EvalTransform(12, 14)), [8, 9], {8, 9})
 
 
 @pytest.mark.parametrize("label", [-1, 3, 1000])
 def test_a_label_outside_the_classes_is_named(manifest, label):
-    batches = Batches(vouch_for(manifest, 5, label=label), eval_transform(12, 14))
+    batches = Batches(vouch_for(manifest, 5, label=label), EvalTransform(12, 14))
     (said,) = read_around(batches, [4, 5, 6], {5})
     assert said.endswith(f"its label is {label}, and there are 3 classes")
 
@@ -220,13 +227,13 @@ def test_a_batch_of_nothing_but_bad_samples_has_its_shape(manifest, batches):
 def test_filling_a_place_leaves_the_random_state_alone(manifest):
     (manifest.root / shard_name(0)).unlink()
     before = torch.get_rng_state()
-    Batches(manifest, train_transform(12))[0, np.array([1, 20])]
+    Batches(manifest, TrainTransform(12))[0, np.array([1, 20])]
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_server_that_comes_back_is_waited_for(manifest, monkeypatch):
     """Network file systems answer with an error while their server is away."""
-    batches = Batches(manifest, eval_transform(12, 14))
+    batches = Batches(manifest, EvalTransform(12, 14))
     batches._read_members = MemberReader(delays=(0, 0))
     real, failures = members.os.pread, []
 
@@ -242,7 +249,7 @@ def test_a_server_that_comes_back_is_waited_for(manifest, monkeypatch):
 
 
 def test_a_shard_on_a_server_that_stays_away_is_not_waited_for_again(manifest, monkeypatch):
-    batches = Batches(manifest, eval_transform(12, 14))
+    batches = Batches(manifest, EvalTransform(12, 14))
     batches._read_members = MemberReader(delays=(0.2, 0.2))
     calls = []
 
@@ -271,9 +278,9 @@ def test_what_this_machine_refuses_is_no_bad_data(batches, monkeypatch, number):
 def test_an_error_in_the_code_is_not_taken_for_bad_data(manifest, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         Batches(manifest, lambda image: 1 / 0)[0, np.array([0])]
-    monkeypatch.setattr("datamodules.stream.decode", lambda data: {}[0])
+    monkeypatch.setattr("datamodules.transforms.pixels", lambda data, box: {}[0])
     with pytest.raises(KeyError):
-        Batches(manifest, eval_transform(12, 14))[0, np.array([0])]
+        Batches(manifest, EvalTransform(12, 14))[0, np.array([0])]
 
 
 def test_an_error_keeps_all_it_says_on_its_way_from_a_worker():
@@ -286,6 +293,6 @@ def test_an_error_keeps_all_it_says_on_its_way_from_a_worker():
 def test_the_bytes_are_those_that_tar_gives(manifest):
     with tarfile.open(manifest.root / "shard-000003.tar") as tar:
         expected = tar.extractfile("key28.jpg").read()
-    (sample,) = Batches(manifest, eval_transform(12, 14))._samples(np.array([28]))
+    (sample,) = Batches(manifest, EvalTransform(12, 14)).samples(np.array([28]))
     (read,) = MemberReader()([sample], handler=bool)
     assert read["image"] == expected

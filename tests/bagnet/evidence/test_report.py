@@ -26,7 +26,7 @@ from bagnet.evidence.report.votes import (
 )
 from bagnet.models import build_model
 from bagnet.network import BagNet
-from datamodules.transforms import decode, eval_transform
+from datamodules.transforms import EvalTransform
 
 NAMES = ("cat", "dog", "fox")
 
@@ -101,13 +101,13 @@ def test_the_network_sees_the_same_pixels_as_in_validation(
         Image.fromarray(values).save(path)
     else:
         save_noise(path, size, mode)
-    expected = eval_transform(32, 36)(decode(path.read_bytes()))
+    expected = EvalTransform(32, 36)(path.read_bytes())
     assert torch.equal(read_image(path, Framing(36, 32)), expected)
 
 
 def test_the_network_sees_the_same_pixels_of_a_jpeg(tmp_path: Path) -> None:
     path = save_noise(tmp_path / "x.jpg")
-    expected = eval_transform(32, 36)(decode(path.read_bytes()))
+    expected = EvalTransform(32, 36)(path.read_bytes())
     assert torch.equal(read_image(path, Framing(36, 32)), expected)
 
 

@@ -16,7 +16,7 @@ from bagnet.evidence import evidence_map
 from bagnet.evidence.__main__ import main
 from bagnet.models import normalize
 from bagnet.network import BagNet
-from datamodules.transforms import decode, eval_transform
+from datamodules.transforms import EvalTransform
 from tests.bagnet.evidence.browser import Browser
 from tests.bagnet.evidence.controls import numbers_of_caption, rows_of, set_step, to_number
 
@@ -64,7 +64,7 @@ def report(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Repor
         pixels = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
         picture = Image.fromarray(pixels).resize((80, 70), Image.Resampling.BICUBIC)
         picture.save(folder / "x.png")
-        seen = eval_transform(SIDE, SIDE)(decode((folder / "x.png").read_bytes()))
+        seen = EvalTransform(SIDE, SIDE)((folder / "x.png").read_bytes())
         pictures.append((file, picture, normalize(seen[None])))
     inputs = torch.cat([each for *_, each in pictures])
     with torch.no_grad():  # scores of a few logits, as those of trained networks are

@@ -1,0 +1,142 @@
+"""Decodes a rectangle of a JPEG, by `region.c`, which is compiled on first use.
+
+No package brings a decoder that reads a part of an image. Where this one cannot be had (no C compiler, no
+libjpeg-turbo) images are decoded whole, to the same pixels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+
+_SOURCE = Path(__file__).with_name("region.c")
+
+_INSTALL = "install a C compiler and libjpeg-turbo (Debian: apt-get install gcc libjpeg-dev)"
+
+
+class Box(NamedTuple):
+    """A rectangle of an image, in pixels from its upper left corner."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+class NotAvailable(Exception):
+    """Why there is no such decoder on this machine, and what to do about it."""
+
+
+def decode_region(data: bytes, box: Box) -> np.ndarray | None:
+    """Decode a rectangle: uint8 (height, width, 3), to the bit what a decode of the whole gives there.
+
+    Returns:
+        None where the whole has to be decoded, to see what is in it or whether it is readable: it
+        is no plain JPEG (but progressive, CMYK, another format), or has the least flaw, or does not
+        fit the box, or this machine has no such decoder.
+    """
+    function = _function()
+    if isinstance(function, NotAvailable):
+        return None
+    pixels = np.empty((box.height, box.width, 3), np.uint8)
+    return pixels if function(data, len(data), *box, pixels.ctypes.data) else None
+
+
+def why_not() -> str | None:
+    """Why this machine has no such decoder, and what to do about it; None if it has. Compiles it if need be."""
+    function = _function()
+    return str(function) if isinstance(function, NotAvailable) else None
+
+
+@cache
+def _function() -> Callable[..., int] | NotAvailable:
+    """The function of `region.c`, once it has shown in this process that its pixels are right."""
+    try:
+        function = _load(_compiled())
+        _check(function)
+    except NotAvailable as reason:
+        return reason
+    return function
+
+
+def _compiled() -> Path:
+    """The library in the user's cache; many processes may make it at the same time."""
+    compiler = os.environ.get("CC") or "cc"
+    command = [*compiler.split(), "-O2", "-shared", "-fPIC", "-x", "c", "-"]
+    prefix = Path(sys.prefix)
+    if (prefix / "include" / "jpeglib.h").exists():  # an environment of conda
+        command += [f"-I{prefix}/include", f"-L{prefix}/lib", f"-Wl,-rpath,{prefix}/lib"]
+    command += ["-ljpeg"]
+    source = _SOURCE.read_bytes()
+    # What was made on one kind of machine may be seen on another: homes are shared.
+    kind = [*command, platform.machine(), *platform.libc_ver()]
+    name = hashlib.sha256(source + repr(kind).encode()).hexdigest()[:32]
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bagnet"
+        library = folder / f"region-{name}.so"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise PermissionError(f"others may write to {folder}")  # and so choose what we run
+        if library.exists():
+            return library
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            temporary = Path(place, library.name)
+            _compile([*command, "-o", str(temporary)], source)
+            os.replace(temporary, library)
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        raise NotAvailable(
+            f"there is no place for it ({error}); set XDG_CACHE_HOME to a folder of yours"
+        ) from None
+    return library
+
+
+def _compile(command: list[str], source: bytes) -> None:
+    if shutil.which(command[0]) is None:
+        raise NotAvailable(f"there is no C compiler {command[0]!r}; {_INSTALL}")
+    run = subprocess.run(command, input=source, capture_output=True)
+    if run.returncode:
+        lines = run.stderr.decode(errors="replace").splitlines() or ["no message"]
+        cause = next((line for line in lines if "error" in line), lines[-1])
+        raise NotAvailable(f"{command[0]!r} cannot compile it ({cause}); {_INSTALL}")
+
+
+def _load(library: Path) -> Callable[..., int]:
+    try:
+        function = ctypes.CDLL(str(library)).decode_region
+    except (OSError, AttributeError) as error:
+        raise NotAvailable(f"{library} cannot be loaded ({error}); {_INSTALL}") from None
+    number = ctypes.c_uint
+    function.argtypes = [ctypes.c_char_p, ctypes.c_ulong, *[number] * 4, ctypes.c_void_p]
+    function.restype = ctypes.c_int
+    return function
+
+
+def _check(function: Callable[..., int]) -> None:
+    """Compare its pixels with those of a whole decode, on one small image for each kind of sampling."""
+    noise = np.random.default_rng(0).integers(0, 256, (75, 93, 3), np.uint8)
+    box = Box(33, 35, 31, 17)
+    for sampling in ("444", "422", "420", "440", "411"):
+        data = simplejpeg.encode_jpeg(noise, colorsubsampling=sampling)
+        whole = simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
+        found = np.empty((box.height, box.width, 3), np.uint8)
+        read = function(data, len(data), *box, found.ctypes.data)
+        expected = whole[box.top :, box.left :][: box.height, : box.width]
+        if not (read and np.array_equal(found, expected)):
+            raise NotAvailable(
+                "this machine's libjpeg-turbo gives other pixels than the one in simplejpeg; "
+                "install its latest version"
+            )
