@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bagnet import kernels as fused_kernels
 from bagnet.checkpoints import load_model
 from bagnet.metrics import UNREADABLE, ClassificationMetrics
 from bagnet.models import build_model, normalize
@@ -37,7 +40,12 @@ class BagNetClassifier(LightningModule):
         decay_every: Epochs between two steps of the "step" schedule.
         batch_size: The global batch, for the scaling; taken from the data by train.py.
         weights: A file of weights to start from: ours, the authors' .pth.tar, or safetensors.
-        compile: Whether to compile the network (torch.compile).
+        compile: Whether to compile the network, from the pixels on (torch.compile).
+        kernels: "fused" runs a BagNet's blocks on kernels of our own (docs/kernels.md), "plain" everything on torch's;
+            "auto" is fused where a GPU can and the network is not compiled.
+
+    Raises:
+        ValueError: compile with fused kernels.
     """
 
     def __init__(
@@ -55,17 +63,21 @@ class BagNetClassifier(LightningModule):
         batch_size: int = 256,
         weights: str | None = None,
         compile: bool = False,
+        kernels: Literal["auto", "plain", "fused"] = "plain",
     ) -> None:
         super().__init__()
+        if compile and kernels == "fused":
+            raise ValueError(
+                "--model.compile with --model.kernels fused: torch.compile cannot look into them; choose one of both"
+            )
         # For the checkpoint; the loggers get the whole configuration from the command line.
-        self.save_hyperparameters(ignore=["weights", "compile"], logger=False)
+        self.save_hyperparameters(ignore=["weights", "compile", "kernels"], logger=False)
         self.model = (
             build_model(name, num_classes=num_classes, width=width)
             if weights is None
             else load_model(weights, name=name, num_classes=num_classes, width=width).train()
         )
-        if compile:
-            self.model.compile()
+        self.compiles, self.kernels = compile, kernels
         self.train_metrics, self.val_metrics, self.test_metrics = (
             ClassificationMetrics() for _ in range(3)
         )
@@ -74,11 +86,20 @@ class BagNetClassifier(LightningModule):
         """Lay the weights out as the device likes them best; ``forward`` does so with the images."""
         device = self.trainer.strategy.root_device
         self.model.to(memory_format=memory_format(device, self.hparams["width"]))
+        if self.kernels == "fused" or (self.kernels == "auto" and self._can_fuse(device)):
+            fused_kernels.fuse(self.model, device)
+
+    def _can_fuse(self, device: torch.device) -> bool:
+        """On a GPU alone, even where the kernels could be interpreted; and they know no float64."""
+        possible = (
+            device.type == "cuda" and not self.compiles and self.trainer.precision[:2] != "64"
+        )
+        return possible and fused_kernels.obstacle(self.model, device) is None
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of uint8 images (B, 3, H, W)."""
-        layout = memory_format(images.device, self.hparams["width"])
-        return self.model(normalize(images).contiguous(memory_format=layout))
+        network = compiled() if self.compiles else logits
+        return network(self.model, images, memory_format(images.device, self.hparams["width"]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self._step(batch, self.train_metrics)
@@ -158,7 +179,13 @@ class BagNetClassifier(LightningModule):
             parameter_groups(self.model, hparams["weight_decay"], hparams["decay_norm"]),
             lr=scaled_learning_rate(hparams["learning_rate"], self.global_batch),
             momentum=hparams["momentum"],
+            fused=self._fuses_the_optimizer() or None,  # torch's choice elsewhere
         )
+
+    def _fuses_the_optimizer(self) -> bool:
+        """One kernel for all weights on a GPU; but Lightning's mixed precision cannot clip gradients with it."""
+        trainer = self.trainer
+        return trainer.strategy.root_device.type == "cuda" and not trainer.gradient_clip_val
 
     def on_fit_start(self) -> None:
         learning_rate = self.hparams["learning_rate"]
@@ -182,6 +209,20 @@ class BagNetClassifier(LightningModule):
             group["lr"] = learning_rate
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("learning_rate", learning_rate, on_step=True, on_epoch=False)
+
+
+def logits(model: nn.Module, images: Tensor, layout: torch.memory_format) -> Tensor:
+    """Logits (B, classes) of uint8 images (B, 3, H, W), which the network sees normalised and in ``layout``."""
+    return model(normalize(images).contiguous(memory_format=layout))
+
+
+@functools.cache
+def compiled() -> Callable[[nn.Module, Tensor, torch.memory_format], Tensor]:
+    """``logits``, compiled; kept by no module, so that all of them pickle.
+
+    Outside, the normalisation would write the images five times, in float32, before the first convolution reads them.
+    """
+    return torch.compile(logits)
 
 
 def memory_format(device: torch.device, width: int) -> torch.memory_format:

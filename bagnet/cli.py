@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet import slurm
@@ -139,6 +140,9 @@ class BagNetCLI(LightningCLI):
         if on_gpu and precision == "32-true":
             # Asked for float32, cuDNN would round to TF32: the authors' BagNet-33 then loses 2.5 points of top-1.
             torch.backends.cudnn.allow_tf32 = False
+        settings = ddp_settings(config["accumulate_grad_batches"])
+        # The name that Lightning also takes by itself for several devices.
+        StrategyRegistry.register("ddp", DDPStrategy, override=True, **settings)
         plugins: list[Any] = [WholeCheckpointIO()]
         if SLURMEnvironment.detect():
             # Its own requeueing would save in the signal handler (`callbacks/preemption.py` does not).
@@ -235,6 +239,15 @@ def epochs_done(checkpoint: Path) -> int:
     """Whole epochs of training in a checkpoint; its tensors are not read."""
     content = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
     return content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+
+
+def ddp_settings(accumulated: int) -> dict[str, Any]:
+    """How several ranks train: gradients are not copied, nor weights without one looked for, as there are none.
+
+    Args:
+        accumulated: Batches of an optimizer step. With several, a static graph ends in an assertion of torch 2.15.
+    """
+    return {"gradient_as_bucket_view": True, "static_graph": accumulated == 1}
 
 
 def default_precision(on_gpu: bool) -> str:

@@ -8,6 +8,7 @@ votes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,7 +24,12 @@ class Bottleneck(nn.Module):
 
     The middle convolution carries the stride. In the first 1x1, it would make the patch of the
     BagNet-33 47 pixels wide.
+
+    Attributes:
+        fused: Computes `forward` in another way, which `bagnet.kernels.fuse` chooses.
     """
+
+    fused: Callable[[Bottleneck, Tensor], Tensor] | None = None
 
     def __init__(self, channels: int, width: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -42,6 +48,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 4 width, H', W')."""
+        if self.fused is not None:
+            return self.fused(self, x)
         residual = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)
@@ -72,9 +80,10 @@ class BagNet(nn.Module):
     Attributes:
         receptive_field: side R of the patch that one entry of the map sees, in pixels.
         stride: distance S between the patches of neighbouring entries, in pixels.
+        fused: computes the `stem` in another way, which `bagnet.kernels.fuse` chooses.
 
-    Both follow from the convolutions that were built. Let an entry (i, j) of some layer's output
-    see R x R pixels from (S i, S j) on; for the image itself R = S = 1. A convolution with kernel
+    Field and stride follow from the convolutions that were built. Let an entry (i, j) of some
+    layer's output see R x R pixels from (S i, S j) on; for the image itself R = S = 1. A convolution with kernel
     k, stride s and no padding makes its entry i from the entries s i, ..., s i + k - 1 of its
     input, so from pixel S s i up to, not including, S (s i + k - 1) + R. Hence
 
@@ -88,6 +97,8 @@ class BagNet(nn.Module):
         ValueError: `patch` is not one of the paper's and `blocks3x3` is not given, the receptive
             field that was built is not `patch`, or a size is out of its range.
     """
+
+    fused: Callable[[BagNet, Tensor], Tensor] | None = None
 
     def __init__(
         self,
@@ -175,8 +186,13 @@ class BagNet(nn.Module):
             ValueError: the images are smaller than the patch.
         """
         self.map_size(x.shape[-2], x.shape[-1])  # for its error
-        x = F.relu(self.bn1(self.conv2(self.conv1(x))), inplace=True)
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
+
+    def stem(self, x: Tensor) -> Tensor:
+        """What comes before the blocks: (B, C, H, W) -> (B, width, H - 2, W - 2)."""
+        if self.fused is not None:
+            return self.fused(self, x)
+        return F.relu(self.bn1(self.conv2(self.conv1(x))), inplace=True)
 
     def logits_map(self, x: Tensor) -> Tensor:
         """Logits of each patch, the evidence: (B, C, H, W) -> (B, classes, H', W')."""

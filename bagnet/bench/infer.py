@@ -5,7 +5,7 @@ on the device; normalising them is part of the time. Weights are fresh.
 
 * fp32, bf16: the plain network in true float32, and in bfloat16.
 * channels-last: bf16 with channels last; ratios are to it.
-* folded: channels-last, each BatchNorm folded into its convolution.
+* folded: channels-last, each BatchNorm folded into its convolution (and a BagNet's first two into one).
 * compiled: folded, with `module.compile()`.
 * graph: folded, replayed as a CUDA graph (on GPUs only).
 * map: folded, with the evidence of each patch for all classes, of which the logits are the mean (`bagnet.evidence`).
@@ -34,7 +34,9 @@ from bagnet.bench.rounds import prepare_device, step_seconds, take_turns
 from bagnet.bench.steps import Setting, check, network_of
 from bagnet.classifier import memory_format
 from bagnet.evidence import dense_evidence, evidence_map
+from bagnet.kernels import folding
 from bagnet.models import BAGNETS, build_model, normalize
+from bagnet.network import BagNet
 
 Logits = Callable[[], Tensor]
 REFERENCE = "channels-last"
@@ -72,7 +74,7 @@ def build(
     layout = memory_format(device, setting.width) if channels_last else torch.contiguous_format
     network = _network(model or setting.model, setting).to(device).eval()
     if folded:
-        network = fold(network)
+        network = folding.folded(network) if isinstance(network, BagNet) else fold(network)
     network = network.to(dtype).to(memory_format=layout)
     if compiled:
         network.compile()
@@ -105,10 +107,10 @@ def _network(name: str, setting: Setting) -> nn.Module:
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """Fold each BatchNorm into the convolution before it; the network, in evaluation mode, is changed and returned.
+    """Fold each BatchNorm of a ResNet into the convolution before it; the network, in evaluation mode, is changed and returned.
 
-    In BagNets and torchvision's ResNets, the modules stand in the order in which they are applied, and each
-    normalisation behind its convolution.
+    In torchvision's ResNets the modules stand in the order in which they are applied, and each normalisation behind its
+    convolution. `bagnet.kernels.folding` does it for BagNets.
     """
     for parent in network.modules():
         before = ""

@@ -14,7 +14,7 @@ from bagnet.bench.report import short, show, write
 from bagnet.bench.rounds import step_seconds
 from bagnet.bench.steps import REFERENCE, VARIANTS, Setting, Step
 
-WAYS = (REFERENCE, "checkpointed")
+WAYS = (REFERENCE, "checkpointed", "fused")
 WARM_UP = 2  # steps; the optimizer's state is there after the first
 
 
@@ -59,7 +59,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> None:
         raise ValueError("--memory fills the memory of a GPU, and there is none; leave it out")
     total = torch.cuda.get_device_properties(device).total_memory / 2**30
     rows, figures = [], {}
-    for way in WAYS:
+    for way in (name for name in WAYS if name in options.variants):
         batch = largest(partial(_fits, options, device, way))
         at_most = _rate(way, batch, options.steps, options, device) if batch else None
         at_same = _rate(way, options.batch_size, options.steps, options, device)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from bagnet import classifier, kernels
 from bagnet.classifier import memory_format
-from bagnet.models import build_model, normalize
+from bagnet.models import build_model
 from bagnet.optim import parameter_groups
 
 REFERENCE = "channels-last"
@@ -55,6 +56,7 @@ class Step:
         bf16: Whether to mix float32 with bfloat16.
         channels_last: Whether to lay weights and images out so, where that is safe.
         fused_sgd: Whether the optimizer takes one kernel for all.
+        compiled: Whether to compile the network, from the pixels on.
         prepare: Changes the network before its first step.
 
     Attributes:
@@ -70,9 +72,11 @@ class Step:
         bf16: bool = True,
         channels_last: bool = True,
         fused_sgd: bool = False,
+        compiled: bool = False,
         prepare: Callable[[nn.Module], object] | None = None,
     ) -> None:
         self._images, self._labels, self._bf16 = setting.images, setting.labels, bf16
+        self._logits_of = classifier.compiled() if compiled else classifier.logits
         device = setting.images.device
         self._layout = torch.contiguous_format
         if channels_last:
@@ -92,8 +96,7 @@ class Step:
     def __call__(self) -> Tensor:
         self._optimizer.zero_grad()
         with torch.autocast(self._images.device.type, torch.bfloat16, enabled=self._bf16):
-            images = normalize(self._images).contiguous(memory_format=self._layout)
-            logits = self.network(images)
+            logits = self._logits_of(self.network, self._images, self._layout)
         loss = F.cross_entropy(logits.float(), self._labels)
         loss.backward()
         self._optimizer.step()
@@ -101,8 +104,16 @@ class Step:
         return loss.detach()
 
 
-def compiled(network: nn.Module) -> None:
-    network.compile()
+def fuse(network: nn.Module) -> None:
+    kernels.fuse(network, next(network.parameters()).device)
+
+
+def possible(model: str, width: int, device: torch.device) -> list[str]:
+    """The variants that there are for a network on a device: the fused kernels are for BagNets on GPUs."""
+    with torch.device("meta"):
+        network = build_model(model, width=width)
+    fusible = kernels.obstacle(network, device) is None
+    return [name for name in VARIANTS if fusible or name != "fused"]
 
 
 def checkpointed(network: nn.Module) -> None:
@@ -137,8 +148,9 @@ VARIANTS: dict[str, Callable[[Setting], Step]] = {
     REFERENCE: Step,
     "fused-sgd": partial(Step, fused_sgd=True),
     "checkpointed": partial(Step, prepare=checkpointed),
-    "compiled": partial(Step, fused_sgd=True, prepare=compiled),
+    "compiled": partial(Step, fused_sgd=True, compiled=True),
+    "fused": partial(Step, fused_sgd=True, prepare=fuse),
     "resnet50": partial(Step, model="resnet50"),
-    "resnet50-compiled": partial(Step, model="resnet50", fused_sgd=True, prepare=compiled),
+    "resnet50-compiled": partial(Step, model="resnet50", fused_sgd=True, compiled=True),
 }
 """What builds the step of each variant, by name; `network_of` knows those of ResNet-50 by theirs."""

@@ -6,7 +6,8 @@ All variants take turns in one process, after a warm-up in which the logits of o
 * fp32, bf16, channels-last: the plain network: true float32, mixed with bfloat16, and that with channels last.
 * fused-sgd: channels-last, with the optimizer in one kernel.
 * checkpointed: channels-last, with the activations of each block computed again for its backward pass.
-* compiled: fused-sgd, with `module.compile()`.
+* compiled: fused-sgd, compiled from the pixels on.
+* fused: fused-sgd, with the kernels of `bagnet.kernels` (GPUs only).
 * resnet50, resnet50-compiled: channels-last and compiled of torchvision's network.
 
 Ratios are to channels-last. MFU is the share of the device's own bfloat16 peak, measured in this run, that goes into
@@ -30,7 +31,7 @@ from bagnet.bench import memory
 from bagnet.bench.floors import Peaks, count, measure_peaks
 from bagnet.bench.report import parser_of, short, show, write
 from bagnet.bench.rounds import prepare_device, step_seconds, take_turns
-from bagnet.bench.steps import REFERENCE, VARIANTS, Setting, Step, check, network_of
+from bagnet.bench.steps import REFERENCE, VARIANTS, Setting, Step, check, network_of, possible
 from bagnet.models import BAGNETS
 
 WARM_UP = 3  # steps, after the first one
@@ -49,18 +50,12 @@ def main(arguments: Sequence[str]) -> int:
     add("--steps", type=int, help="of each variant and round (50; on a CPU 5)")
     add("--rounds", type=int, default=3, help="(3)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(cuda if any)")
-    add(
-        "--variants",
-        nargs="+",
-        choices=VARIANTS,
-        default=list(VARIANTS),
-        metavar="NAME",
-        help="(all)",
-    )
+    add("--variants", nargs="+", choices=VARIANTS, metavar="NAME", help="(all that the device has)")
     add("--memory", action="store_true", help="CUDA: find the largest batch that fits instead")
     add("--out", type=Path, help="write the figures there as JSON")
     options = parser.parse_args(arguments)
     device = prepare_device(options, ON_CUDA, ON_CPU)
+    options.variants = options.variants or possible(options.model, options.width, device)
     if options.memory:
         memory.measure(options, device)
     else:

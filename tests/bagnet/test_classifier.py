@@ -1,18 +1,27 @@
 from __future__ import annotations
 
+import importlib.util
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from bagnet.checkpoints import save_weights
-from bagnet.classifier import BagNetClassifier, memory_format
+from bagnet.classifier import BagNetClassifier, compiled, logits, memory_format
 from bagnet.metrics import UNREADABLE
 from bagnet.models import normalize
 from bagnet.optim import learning_rate_factor
 
 CLASSES = 7
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="no triton here"
+)
 
 
 def batches(*sizes: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -122,6 +131,125 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 def test_compiling_changes_no_name_in_the_checkpoint():
     assert classifier(compile=True).state_dict().keys() == classifier().state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["bagnet9", "bagnet17", "bagnet33"])
+def test_the_whole_network_from_the_pixels_on_is_one_graph(name):
+    """``fullgraph`` refuses a break."""
+    torch.compiler.reset()
+    network = torch.compile(logits, fullgraph=True, backend="eager")
+    model = BagNetClassifier(name, num_classes=CLASSES, width=4).model
+    images = torch.randint(0, 256, (2, 3, 41, 36), dtype=torch.uint8)
+    for mode in (True, False):
+        model.train(mode)
+        found = network(model, images, torch.contiguous_format)
+        torch.testing.assert_close(found, logits(model, images, torch.contiguous_format))
+
+
+def test_only_a_classifier_that_compiles_runs_the_compiled_network(monkeypatch):
+    monkeypatch.setattr("torch.compile", lambda function: lambda *arguments: "compiled")
+    compiled.cache_clear()
+    images = batches(2)[0][0]
+    assert classifier(compile=True)(images) == "compiled"
+    assert classifier()(images).shape == (2, CLASSES)
+    compiled.cache_clear()
+
+
+def optimizer_on(device: str, clip: float | None) -> torch.optim.Optimizer:
+    module = classifier()
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    module.trainer = SimpleNamespace(
+        strategy=strategy, gradient_clip_val=clip, accumulate_grad_batches=1
+    )
+    return module.configure_optimizers()
+
+
+def test_the_optimizer_is_one_kernel_on_a_gpu_but_where_lightning_could_not_clip():
+    assert optimizer_on("cuda", None).defaults["fused"] is True
+    assert optimizer_on("cuda", 1.0).defaults["fused"] is None
+    assert optimizer_on("cpu", None).defaults["fused"] is None  # so that numbers do not move
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernels": "fused"}, "no fused kernels here.*GPUs, and the device is cpu; use the plain"),
+        ({"kernels": "fused", "compile": True}, "--model.compile with --model.kernels fused.*one"),
+        ({"kernels": "fused", "name": "vgg11"}, "VGG is no BagNet; use the plain"),
+    ],
+)
+def test_fused_kernels_are_refused_where_there_are_none(options, message):
+    with pytest.raises(ValueError, match=message):
+        quiet_trainer(max_epochs=1).fit(
+            BagNetClassifier(**{"name": "bagnet9", "width": 4, **options}), loader(2)
+        )
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("expected", "device", "options", "precision", "capability"),
+    [
+        (True, "cuda", {}, "bf16-mixed", (8, 0)),
+        (True, "cuda", {}, "32-true", (9, 0)),
+        (False, "cuda", {}, "bf16-mixed", (7, 5)),
+        (False, "cuda", {}, "64-true", (9, 0)),
+        (False, "cuda", {"compile": True}, "bf16-mixed", (9, 0)),
+        (False, "cuda", {"name": "vgg11"}, "bf16-mixed", (9, 0)),
+        (False, "cuda", {"kernels": "plain"}, "bf16-mixed", (9, 0)),
+        (False, "cpu", {}, "32-true", (9, 0)),
+    ],
+)
+def test_auto_takes_fused_kernels_where_a_gpu_has_them(
+    monkeypatch, expected, device, options, precision, capability
+):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    module = BagNetClassifier(**{"name": "bagnet9", "width": 4, "kernels": "auto", **options})
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    module.trainer = SimpleNamespace(strategy=strategy, precision=precision)
+    module.setup("fit")
+    assert (getattr(module.model, "fused", None) is not None) == expected
+
+
+class NoWait(TorchDispatchMode):
+    """Refuses the operations in which the host waits for a number of the device."""
+
+    waiting = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "item")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = function.overloadpacket.__name__
+        assert name not in self.waiting, f"a step waits in {name}"
+        self.operations += 1
+        return function(*args, **(kwargs or {}))
+
+
+class NoWaitInSteps(Callback):
+    def __init__(self) -> None:
+        self.modes: list[NoWait] = []
+
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        self.modes.append(NoWait())
+        self.modes[-1].__enter__()
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        self.modes[-1].__exit__(None, None, None)
+
+
+def test_the_host_never_waits_for_the_device_in_a_step():
+    """Forward, backward and the optimizer, as Lightning runs them; but where a step is logged."""
+    watch = NoWaitInSteps()
+    trainer = quiet_trainer(max_epochs=1, callbacks=[watch], log_every_n_steps=50)
+    trainer.fit(classifier(), loader(4, 4, 4))
+    assert len(watch.modes) == 3
+    assert all(mode.operations > 500 for mode in watch.modes)
+    with pytest.raises(AssertionError, match="a step waits in _local_scalar_dense"), NoWait():
+        torch.ones(1).item()
 
 
 def test_the_layout_is_channels_last_where_that_is_safe():

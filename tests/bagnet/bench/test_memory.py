@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bagnet.bench import memory
+from bagnet.bench.steps import REFERENCE
 
 
 @pytest.mark.parametrize("limit", [0, 7, 8, 9, 63, 64, 65, 1000])
@@ -36,7 +37,9 @@ def test_the_price_of_checkpointing_is_told_at_the_same_batch_and_at_the_largest
     monkeypatch.setattr(memory, "_rate", rate)
     gpu = SimpleNamespace(total_memory=2**37)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
-    options = Namespace(batch_size=32, steps=5, out=tmp_path / "figures.json")
+    options = Namespace(
+        variants=[REFERENCE, "checkpointed"], batch_size=32, steps=5, out=tmp_path / "figures.json"
+    )
     memory.measure(options, torch.device("cuda"))
     rows = {line.split()[0]: line.split()[1:] for line in said().splitlines() if line.split()}
     assert rows["channels-last"] == ["24", "does", "not", "fit", "200"]

@@ -10,6 +10,7 @@ from itertools import chain
 import pytest
 import torch
 
+from bagnet import classifier
 from bagnet.bench import steps
 from bagnet.bench.__main__ import main
 from bagnet.bench.steps import REFERENCE, VARIANTS, Setting, Step
@@ -17,7 +18,8 @@ from bagnet.models import build_model, normalize
 
 TINY = ["train", "--width", "2", "--image-size", "41", "--batch-size", "2", "--device", "cpu"]
 TINY += ["--steps", "2", "--rounds", "2"]
-BAGNETS = [name for name in VARIANTS if not name.startswith("resnet50")]
+HERE = [name for name in VARIANTS if name != "fused"]  # which tests/bagnet/kernels checks
+BAGNETS = [name for name in HERE if not name.startswith("resnet50")]
 
 
 @pytest.mark.usefixtures("not_compiled")
@@ -25,7 +27,7 @@ def test_every_variant_is_measured_in_every_round_and_told_beside_the_floors(tmp
     assert main([*TINY, "--out", str(tmp_path / "figures.json")]) == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
     seconds = figures["seconds_per_step"]
-    assert list(seconds) == list(VARIANTS)
+    assert list(seconds) == HERE
     for rounds in seconds.values():
         assert [len(times) for times in rounds] == [2, 2]
         assert min(map(min, rounds)) > 0
@@ -46,7 +48,7 @@ def test_every_variant_is_measured_in_every_round_and_told_beside_the_floors(tmp
 @pytest.mark.parametrize("name", [name for name in BAGNETS if name != "fp32"])
 def test_every_variant_takes_the_same_steps_as_the_plain_network_in_float64(name, monkeypatch):
     # In float32 already, rounding moves the gradients of a fresh network by hundredths.
-    monkeypatch.setattr(steps, "normalize", partial(normalize, dtype=torch.float64))
+    monkeypatch.setattr(classifier, "normalize", partial(normalize, dtype=torch.float64))
     monkeypatch.setattr(
         steps, "build_model", lambda *args, **rest: build_model(*args, **rest).double()
     )
@@ -94,6 +96,11 @@ def test_what_computes_something_else_is_not_compared(monkeypatch, capsys):
 def test_what_cannot_be_measured_is_one_line(flags, message, capsys):
     assert main([*TINY, *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_fused_kernels_without_a_gpu_are_one_line(capsys):
+    assert main([*TINY, "--variants", "fused"]) == 2
+    assert "no fused kernels here: they are for GPUs" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
