@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Literal
 
+import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -56,6 +58,11 @@ class ImageNetDataModule(LightningDataModule):
         cache_gib: The most that those copies may take, in GiB, for all processes of a node.
         allow_pipe: Whether to run the commands that a manifest of yours names as sources
             (`pipe:...`). One from elsewhere could name any command.
+        decode: Where JPEGs are decoded. With "cpu" the workers do it, to the same pixels on every
+            machine. With "cuda" each GPU decodes its own with nvJPEG: the workers only read and
+            check, so they need few cores, but the pixels are nvJPEG's own, so train and validate
+            with the same. The samples, crops and flips are the same. "auto" is "cpu", as nobody
+            has measured yet what "cuda" gains or costs in speed and accuracy.
     """
 
     def __init__(
@@ -74,6 +81,7 @@ class ImageNetDataModule(LightningDataModule):
         cache_dir: str | None = None,
         cache_gib: float = 64.0,
         allow_pipe: bool = False,
+        decode: Literal["auto", "cpu", "cuda"] = "auto",
     ) -> None:
         super().__init__()
         for name, value in {"batch_size": batch_size, "window": window, "streams": streams}.items():
@@ -81,6 +89,8 @@ class ImageNetDataModule(LightningDataModule):
                 raise ValueError(f"{name} is {value}, but it must be at least 1")
         if not 0 <= max_unreadable <= 1:
             raise ValueError(f"max_unreadable is {max_unreadable}, but it is a share, from 0 to 1")
+        if decode not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"decode is {decode!r}, but it must be auto, cpu or cuda")
         self.root = root.rstrip("/") if is_remote(root) else local_path(root)
         self.batch_size = batch_size
         self.workers = workers
@@ -92,6 +102,7 @@ class ImageNetDataModule(LightningDataModule):
         folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
         self.cache = ShardCache(folder, int(cache_gib * 2**30), local=cache_dir is not None)
         self.allow_pipe = allow_pipe
+        self.decode = decode
         self._train_transform = TrainTransform(image_size, min_scale)
         self._eval_transform = EvalTransform(image_size, resize_size)
         self._manifests: dict[str, Manifest] = {}
@@ -130,10 +141,12 @@ class ImageNetDataModule(LightningDataModule):
 
         Raises:
             ValueError: missing or damaged data, classes that differ between training and
-                validation, or a batch size that the ranks do not divide.
+                validation, a batch size that the ranks do not divide, or decoding on a GPU
+                without one.
         """
         val = self.val_manifest
-        self._tell_of_slow_decoding()
+        if self._decoding_device is None:
+            self._tell_of_slow_decoding()
         if stage == "fit":
             if self.train_manifest.classes != val.classes:
                 raise ValueError(
@@ -195,6 +208,7 @@ class ImageNetDataModule(LightningDataModule):
             accumulate=self._accumulate,
             workers=self.workers,
             pin_memory=self._pin_memory,
+            device=self._decoding_device,
             audit_dir=self.audit_dir,
             session=self._session,
         )
@@ -211,6 +225,7 @@ class ImageNetDataModule(LightningDataModule):
             world_size=world_size,
             workers=self.workers,
             pin_memory=self._pin_memory,
+            device=self._decoding_device,
         )
         self._loaders.append(loader)
         return loader
@@ -271,6 +286,20 @@ class ImageNetDataModule(LightningDataModule):
     @property
     def _accumulate(self) -> int:
         return self.trainer.accumulate_grad_batches if self.trainer else 1
+
+    @property
+    def _decoding_device(self) -> torch.device | None:
+        """What decodes plain JPEGs, if not the workers."""
+        if self.decode != "cuda":
+            return None
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cuda")
+        if device.type != "cuda" or not torch.cuda.is_available():
+            where = "this machine has none" if device.type == "cuda" else f"this run is on {device}"
+            raise ValueError(
+                f"decode is cuda, which takes an NVIDIA GPU, but {where}; leave out --data.decode, "
+                "or train on a GPU"
+            )
+        return device
 
     @property
     def _pin_memory(self) -> bool:

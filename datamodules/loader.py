@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import Sampler
 
 from datamodules.ahead import Course, FetchAhead
@@ -84,6 +85,7 @@ class TrainLoader:
         workers: processes of this rank that read; 0 reads in the process itself.
         pin_memory: put batches into page-locked memory, for CUDA.
         start_method: of the workers, if not from a fork server.
+        device: decodes plain JPEGs, and keeps the images; by default the workers decode.
         audit_dir: where the sample ids of each batch are written down as it is handed out.
         session: the number of this start of the run in the audit; see `AuditWriter`.
 
@@ -105,6 +107,7 @@ class TrainLoader:
         workers: int = 0,
         pin_memory: bool = False,
         start_method: str | None = None,
+        device: torch.device | None = None,
         audit_dir: Path | None = None,
         session: int = 0,
     ) -> None:
@@ -141,7 +144,7 @@ class TrainLoader:
             facts = {name: identity[name] for name in FACTS}
             self._audit = AuditWriter(audit_dir, session, rank, world_size, facts)
         self._batches, self._start_method = batches, start_method
-        self._workers = Workers(batches, self.sampler, workers, pin_memory, start_method)
+        self._workers = Workers(batches, self.sampler, workers, pin_memory, start_method, device)
 
     def __len__(self) -> int:
         """Batches in the whole epoch, also after a resume."""
@@ -215,6 +218,7 @@ class EvalLoader:
         workers: processes of this rank that read; 0 reads in the process itself.
         pin_memory: put batches into page-locked memory, for CUDA.
         start_method: of the workers, if not from a fork server.
+        device: decodes plain JPEGs, and keeps the images; by default the workers decode.
 
     Raises:
         ValueError: fewer samples than ranks.
@@ -230,10 +234,11 @@ class EvalLoader:
         workers: int = 0,
         pin_memory: bool = False,
         start_method: str | None = None,
+        device: torch.device | None = None,
     ) -> None:
         plan = EvalPlan(batches.manifest.num_samples, batch_size, world_size)
         self._indices = [(0, plan.batch(step, rank)) for step in range(len(plan))]
-        self._workers = Workers(batches, self._indices, workers, pin_memory, start_method)
+        self._workers = Workers(batches, self._indices, workers, pin_memory, start_method, device)
 
     def __len__(self) -> int:
         return len(self._indices)

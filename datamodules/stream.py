@@ -8,7 +8,7 @@ iterator keeps none of this: it reads whole shards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from datamodules.cache import ShardCache
+from datamodules.device import GREY, Encoded, File, PlainJpegsUndecoded, decode, encode
 from datamodules.images import UnreadableImage
 from datamodules.locations import name_for_people
 from datamodules.manifest import Manifest
@@ -31,6 +32,9 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 ReadBatch = tuple[Batch, tuple[SampleError, ...]]
 """A batch, and what is wrong with those of its samples that could not be read."""
+
+ReadEncoded = tuple[Encoded, tuple[SampleError, ...]]
+"""The same of a batch whose plain JPEGs are still to be decoded."""
 
 
 class Batches(Dataset[ReadBatch]):
@@ -62,6 +66,34 @@ class Batches(Dataset[ReadBatch]):
 
         The place of a sample that cannot be read holds a grey image with the label `UNREADABLE`.
         """
+        samples, wrong = self._read(index, self.transform)
+        return _collate(samples, index[1]), wrong
+
+    def encoded(self, index: tuple[int, Ids]) -> ReadEncoded:
+        """Read one batch as ever, but leave its plain JPEGs to `decode`."""
+        samples, wrong = self._read(index, PlainJpegsUndecoded(self.transform))
+        images, labels = [sample["image"] for sample in samples], _labels(samples)
+        return encode(images, labels, torch.from_numpy(index[1].copy()), self.transform.size), wrong
+
+    def decode(self, encoded: Encoded, device: torch.device) -> ReadBatch:
+        """Decode what `encoded` has left, on a device.
+
+        Returns:
+            The batch, its images on the device and the rest where it was; and what is wrong with
+            those of its files that could not be read.
+        """
+        images, causes = decode(encoded, device)
+        labels, ids = encoded.labels, encoded.sample_ids
+        if not causes:
+            return (images, labels, ids), ()
+        places = torch.tensor(list(causes))
+        samples = zip(self.samples(ids[places].numpy()), causes.values(), strict=True)
+        labels = labels.index_fill(0, places, UNREADABLE)
+        return (images, labels, ids), tuple(_error(sample, cause) for sample, cause in samples)
+
+    def _read(
+        self, index: tuple[int, Ids], transform: Callable[[bytes], Tensor | File]
+    ) -> tuple[list[dict[str, Any]], tuple[SampleError, ...]]:
         epoch, ids = index
         wrong: list[SampleError] = []
         handler = partial(_note, wrong)
@@ -69,15 +101,15 @@ class Batches(Dataset[ReadBatch]):
             partial(self.samples, ids),
             wds.map(self._check_label, handler),
             partial(self._read_members, handler=handler),
-            wds.map(partial(self._decode, epoch), handler),
+            wds.map(partial(self._decode, epoch, transform), handler),
         )
         read = {sample["id"]: sample for sample in pipeline}
         if wrong:
             size = self.transform.size
-            grey = torch.full((size, size, 3), 128, dtype=torch.uint8).permute(2, 0, 1)
+            grey = torch.full((size, size, 3), GREY, dtype=torch.uint8).permute(2, 0, 1)
             filling = {"image": grey, "label": UNREADABLE}
             read |= {error.sample_id: filling for error in wrong}
-        return _collate([read[sample_id] for sample_id in ids.tolist()], ids), tuple(wrong)
+        return [read[sample_id] for sample_id in ids.tolist()], tuple(wrong)
 
     def samples(self, ids: Ids) -> Iterator[dict[str, Any]]:
         """The pipeline's source: webdataset samples that know where their bytes are."""
@@ -99,10 +131,12 @@ class Batches(Dataset[ReadBatch]):
             raise _error(sample, f"its label is {sample['label']}, and there are {classes} classes")
         return sample
 
-    def _decode(self, epoch: int, sample: dict[str, Any]) -> dict[str, Any]:
+    def _decode(
+        self, epoch: int, transform: Callable[[bytes], Tensor | File], sample: dict[str, Any]
+    ) -> dict[str, Any]:
         try:
             with drawing_from(hash64(self.seed, epoch, sample["id"])):
-                return {**sample, "image": self.transform(sample["image"])}
+                return {**sample, "image": transform(sample["image"])}
         except UnreadableImage as error:
             raise _error(sample, str(error)) from error
 
@@ -123,5 +157,8 @@ def _note(wrong: list[SampleError], error: Exception) -> bool:
 def _collate(samples: list[dict[str, Any]], ids: Ids) -> Batch:
     # Rows of pixels, as they lie in memory; in a worker this puts them into shared memory at once.
     images: Tensor = default_collate([sample["image"].permute(1, 2, 0) for sample in samples])
-    labels = torch.tensor([sample["label"] for sample in samples])
-    return images.permute(0, 3, 1, 2), labels, torch.from_numpy(ids.copy())
+    return images.permute(0, 3, 1, 2), _labels(samples), torch.from_numpy(ids.copy())
+
+
+def _labels(samples: list[dict[str, Any]]) -> Tensor:
+    return torch.tensor([sample["label"] for sample in samples])

@@ -56,10 +56,7 @@ class Transform(ABC):
 
     def resize(self, box: np.ndarray, view: View) -> Tensor:
         """From the pixels of the view's box, uint8 (height, width, 3), to what is seen."""
-        image = torch.from_numpy(box).permute(2, 0, 1)
-        image = v2.functional.resize_image(image, [view.height, view.width], antialias=True)
-        image = v2.functional.center_crop_image(image, [self.size, self.size])
-        return image.flip(-1) if view.mirrored else image
+        return seen(torch.from_numpy(box).permute(2, 0, 1), view, self.size)
 
 
 class TrainTransform(Transform):
@@ -115,6 +112,13 @@ class EvalTransform(Transform):
         shorter = min(width, height)
         rows, columns = (self._shorter * side // shorter for side in (height, width))
         return View(Box(0, 0, width, height), rows, columns, mirrored=False)
+
+
+def seen(image: Tensor, view: View, size: int) -> Tensor:
+    """From the view's box, uint8 (3, height, width) on any device, to a square of `size` pixels of it."""
+    image = v2.functional.resize_image(image, [view.height, view.width], antialias=True)
+    image = v2.functional.center_crop_image(image, [size, size])
+    return image.flip(-1) if view.mirrored else image
 
 
 def _check_size(name: str, value: int) -> None:

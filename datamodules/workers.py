@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.device import Encoded
 from datamodules.plan import Ids
-from datamodules.stream import Batches, ReadBatch
+from datamodules.stream import Batches, ReadBatch, ReadEncoded
 from datamodules.unreadable import UnreadableLog
 
 _IMPORTED = ["torch.utils.data", "torchvision.transforms.v2", "webdataset", "fsspec"]
@@ -56,6 +57,8 @@ class Workers:
         workers: processes; 0 reads in this one.
         pin_memory: put batches into page-locked memory, for CUDA.
         start_method: of the processes, if not from a fork server.
+        device: decodes the plain JPEGs, as each batch is asked for, and keeps the images; by
+            default the processes decode.
 
     Raises:
         ValueError: a negative number of workers.
@@ -68,15 +71,17 @@ class Workers:
         workers: int,
         pin_memory: bool,
         start_method: str | None,
+        device: torch.device | None = None,
     ) -> None:
         if workers < 0:
             raise ValueError(f"workers is {workers}, but it is a number of processes, at least 0")
-        self._reader = _Reader(batches)
+        self._source, self._device = batches, device
+        self._reader = _Reader(batches, device is not None)
         self._indices = indices
         self._start_method = start_method
         self._options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory}
-        self._loader: DataLoader[ReadBatch | OSError] | None = None
-        self._batches: Iterator[ReadBatch | OSError] | None = None
+        self._loader: DataLoader[_Read] | None = None
+        self._batches: Iterator[_Read] | None = None
         self._log = UnreadableLog()
 
     def __iter__(self) -> Iterator[ReadBatch]:
@@ -100,7 +105,14 @@ class Workers:
                 return
             if isinstance(read, OSError):
                 raise read
-            (images, labels, sample_ids), unreadable = read  # lists, after pinning
+            batch, unreadable = read
+            if isinstance(batch, Encoded):
+                assert self._device is not None
+                # Not in Lightning's hook for a transfer: that is after the log and the audit have
+                # been told which samples could not be read.
+                batch, refused = self._source.decode(batch, self._device)
+                unreadable = (*unreadable, *refused)
+            images, labels, sample_ids = batch  # lists, after pinning
             self._log.tell(unreadable)
             yield (images, labels, sample_ids), unreadable
 
@@ -111,18 +123,21 @@ class Workers:
         self._loader = self._batches = None
 
 
-class _Reader(Dataset["ReadBatch | OSError"]):
+_Read = ReadBatch | ReadEncoded | OSError
+
+
+class _Reader(Dataset[_Read]):
     """Returns what the machine refuses (a full disk) as a value.
 
     An exception would reach the user as a page of traceback through a worker, without its `errno`.
     """
 
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
+    def __init__(self, batches: Batches, encoded: bool) -> None:
+        self._batches, self._encoded = batches, encoded
 
-    def __getitem__(self, index: Index) -> ReadBatch | OSError:
+    def __getitem__(self, index: Index) -> _Read:
         try:
-            return self._batches[index]
+            return self._batches.encoded(index) if self._encoded else self._batches[index]
         except OSError as error:
             return error
 
