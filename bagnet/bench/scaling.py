@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 
-def _option(default: float, text: str) -> float:
+def _option(default: float, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
@@ -26,16 +27,16 @@ class Parts:
     """What a prediction is made of; each is an option of ``python -m bagnet.bench scale``."""
 
     rate: float = _option(2150.0, "training images/s of one GPU by itself")
-    batch: int = _option(128, "images a GPU and step, at most")  # type: ignore[assignment]
-    max_batch: int = _option(8192, "largest global batch that still trains well")  # type: ignore[assignment]
+    batch: int = _option(128, "images a GPU and step, at most")
+    max_batch: int = _option(8192, "largest global batch that still trains well")
     floor_ms: float = _option(12.0, "shortest step, in which the host starts all kernels")
-    images: int = _option(1_281_167, "training images")  # type: ignore[assignment]
-    validation: int = _option(50_000, "validation images, after each epoch")  # type: ignore[assignment]
-    epochs: int = _option(90, "epochs")  # type: ignore[assignment]
+    images: int = _option(1_281_167, "training images")
+    validation: int = _option(50_000, "validation images, after each epoch")
+    epochs: int = _option(90, "epochs")
     gradient_mb: float = _option(73.24, "gradients, in MB")
     bucket_mb: float = _option(26.2, "gradients that are reduced together, in MB (DDP: 25 MiB)")
     backward: float = _option(2 / 3, "share of a step that is its backward pass, and can hide them")
-    node: int = _option(8, "GPUs of a node")  # type: ignore[assignment]
+    node: int = _option(8, "GPUs of a node")
     node_gbs: float = _option(300.0, "all-reduce within a node, in GB/s of each GPU")
     network_gbs: float = _option(40.0, "network between nodes, in GB/s of each GPU")
     latency_us: float = _option(10.0, "of one hop of an all-reduce, in us")
