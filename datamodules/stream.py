@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import webdataset as wds
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from datamodules.cache import ShardCache
 from datamodules.device import GREY, Encoded, File, PlainJpegsUndecoded, decode, encode
@@ -66,8 +66,18 @@ class Batches(Dataset[ReadBatch]):
 
         The place of a sample that cannot be read holds a grey image with the label `UNREADABLE`.
         """
+        return self.read(index, _new_memory)
+
+    def read(
+        self, index: tuple[int, Ids], memory: Callable[[tuple[int, ...]], Tensor]
+    ) -> ReadBatch:
+        """Read one batch, its images into what `memory` gives for their shape: uint8, of any content."""
         samples, wrong = self._read(index, self.transform)
-        return _collate(samples, index[1]), wrong
+        # Rows of pixels, as they lie in memory.
+        rows = [sample["image"].permute(1, 2, 0) for sample in samples]
+        images = torch.stack(rows, out=memory((len(rows), *rows[0].shape)))
+        ids = torch.from_numpy(index[1].copy())
+        return (images.permute(0, 3, 1, 2), _labels(samples), ids), wrong
 
     def encoded(self, index: tuple[int, Ids]) -> ReadEncoded:
         """Read one batch as ever, but leave its plain JPEGs to `decode`."""
@@ -154,10 +164,8 @@ def _note(wrong: list[SampleError], error: Exception) -> bool:
     return True
 
 
-def _collate(samples: list[dict[str, Any]], ids: Ids) -> Batch:
-    # Rows of pixels, as they lie in memory; in a worker this puts them into shared memory at once.
-    images: Tensor = default_collate([sample["image"].permute(1, 2, 0) for sample in samples])
-    return images.permute(0, 3, 1, 2), _labels(samples), torch.from_numpy(ids.copy())
+def _new_memory(shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=torch.uint8)
 
 
 def _labels(samples: list[dict[str, Any]]) -> Tensor:

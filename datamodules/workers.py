@@ -18,10 +18,11 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from datamodules.device import Encoded
 from datamodules.plan import Ids
+from datamodules.slots import Slots
 from datamodules.stream import Batches, ReadBatch, ReadEncoded
 from datamodules.unreadable import UnreadableLog
 
@@ -134,12 +135,25 @@ class _Reader(Dataset[_Read]):
 
     def __init__(self, batches: Batches, encoded: bool) -> None:
         self._batches, self._encoded = batches, encoded
+        self._slots: Slots | None = None
 
     def __getitem__(self, index: Index) -> _Read:
         try:
-            return self._batches.encoded(index) if self._encoded else self._batches[index]
+            if get_worker_info() is None:
+                return self._batches.encoded(index) if self._encoded else self._batches[index]
+            return self._handed_over(index)
         except OSError as error:
             return error
+
+    def _handed_over(self, index: Index) -> ReadBatch | ReadEncoded:
+        if self._slots is None:
+            self._slots = Slots()
+        if self._encoded:
+            encoded, unreadable = self._batches.encoded(index)
+            return Encoded(*map(self._slots.hand_over, encoded)), unreadable
+        (images, labels, ids), unreadable = self._batches.read(index, self._slots.take)
+        over = self._slots.hand_over
+        return (over(images), over(labels), over(ids)), unreadable
 
 
 def _unchanged(batch: Any) -> Any:

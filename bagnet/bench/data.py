@@ -33,6 +33,9 @@ from bagnet.bench.data_ceiling import ceiling
 from bagnet.bench.report import report
 
 REPOSITORY = Path(__file__).parents[2]
+PIPELINES = Path(__file__).with_name(
+    "pipelines.py"
+)  # run as a file: it measures other checkouts, too
 VARIANTS = ("imagefolder", "imagefolder_uint8", "webdataset", "dali", "ffcv", "whole", "ours")
 FROM_FILES = ("imagefolder", "imagefolder_uint8", "ffcv")
 OPTIONAL = ("dali", "ffcv")  # packages of their own: benchmarks/data.md says how to install them
@@ -102,7 +105,7 @@ class _Variant:
             environment["CC"] = "no compiler"
         self._what = f"{name} of {checkout}"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bagnet.bench.pipelines", json.dumps(settings)],
+            [sys.executable, str(PIPELINES), json.dumps(settings)],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -15,12 +15,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.images import image_size, pixels
 from datamodules.members import MemberReader
 from datamodules.region import why_not
+from datamodules.slots import Slots
 from datamodules.transforms import TrainTransform, View, drawing_from
 from datamodules.unreadable import SampleError
 
@@ -92,7 +93,7 @@ def _measure(options: argparse.Namespace) -> dict[str, list[float]]:
             with timed("copy to the GPU"):
                 pinned.to("cuda", non_blocking=True)
                 torch.cuda.synchronize()
-    # That was in this process. Workers write batches into new shared memory.
+    # That was in this process. Workers write batches into memory that they share with it.
     times["batch and hand-over"] = _with_hand_over(seen, options.seconds / 4)
     return times
 
@@ -106,9 +107,8 @@ def _refuse(error: SampleError) -> bool:
     raise error
 
 
-def _batch(images: list[Tensor]) -> Tensor:
-    batch: Tensor = default_collate([image.permute(1, 2, 0) for image in images])
-    return batch
+def _batch(images: list[Tensor], out: Tensor | None = None) -> Tensor:
+    return torch.stack([image.permute(1, 2, 0) for image in images], out=out)
 
 
 class _Batches(Dataset[Tensor]):
@@ -116,12 +116,16 @@ class _Batches(Dataset[Tensor]):
 
     def __init__(self, images: list[Tensor]) -> None:
         self._images = images
+        self._slots: Slots | None = None
 
     def __len__(self) -> int:
         return 1 << 30
 
     def __getitem__(self, _: int) -> Tensor:
-        return _batch(self._images)
+        self._slots = self._slots or Slots()
+        channels, height, width = self._images[0].shape
+        memory = self._slots.take((len(self._images), height, width, channels))
+        return self._slots.hand_over(_batch(self._images, memory))
 
 
 def _with_hand_over(images: list[Tensor], seconds: float) -> list[float]:

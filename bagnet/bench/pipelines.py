@@ -132,7 +132,7 @@ def _write_beton(root: Path, path: Path) -> None:
     from ffcv.fields.rgb_image import IMAGE_MODES
     from ffcv.writer import DatasetWriter
 
-    class JpegField(RGBImageField):  # type: ignore[misc]
+    class JpegField(RGBImageField):
         def encode(self, destination: Any, image: bytes, malloc: Any) -> None:
             width, height = image_size(image)
             destination["mode"] = IMAGE_MODES["jpg"]
