@@ -217,12 +217,14 @@ def logits(model: nn.Module, images: Tensor, layout: torch.memory_format) -> Ten
 
 
 @functools.cache
-def compiled() -> Callable[[nn.Module, Tensor, torch.memory_format], Tensor]:
-    """``logits``, compiled; kept by no module, so that all of them pickle.
+def compiled(
+    mode: str = "default",
+) -> Callable[[nn.Module, Tensor, torch.memory_format], Tensor]:
+    """``logits``, compiled in a mode of torch.compile; kept by no module, so that all of them pickle.
 
     Outside, the normalisation would write the images five times, in float32, before the first convolution reads them.
     """
-    return torch.compile(logits)
+    return torch.compile(logits, mode=mode)
 
 
 def memory_format(device: torch.device, width: int) -> torch.memory_format:

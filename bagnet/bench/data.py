@@ -11,6 +11,7 @@ of them alike. Images are decoded, randomly cropped, flipped and batched.
 * ffcv: the same JPEGs, bytes unchanged, in FFCV's format and loader; as many threads, too. Its resize is OpenCV's.
 * whole: this project's loader on a machine without C compiler, where images are decoded whole.
 * ours: this project's loader; uint8 batches, which the device normalises.
+* cuda: the same, but a GPU decodes (`--data.decode cuda`).
 * other: the loader of another checkout, to see what a change costs.
 """
 
@@ -26,19 +27,26 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
 from bagnet.bench.data_ceiling import ceiling
 from bagnet.bench.report import report
+from bagnet.bench.rounds import take_turns
 
 REPOSITORY = Path(__file__).parents[2]
 PIPELINES = Path(__file__).with_name(
     "pipelines.py"
 )  # run as a file: it measures other checkouts, too
-VARIANTS = ("imagefolder", "imagefolder_uint8", "webdataset", "dali", "ffcv", "whole", "ours")
+VARIANTS = (
+    "imagefolder",
+    "imagefolder_uint8",
+    "webdataset",
+    "dali",
+    "ffcv",
+    "whole",
+    "ours",
+    "cuda",
+)
 FROM_FILES = ("imagefolder", "imagefolder_uint8", "ffcv")
-OPTIONAL = ("dali", "ffcv")  # packages of their own: benchmarks/data.md says how to install them
+OPTIONAL = ("dali", "ffcv", "cuda")  # need packages of their own (benchmarks/data.md), or a GPU
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--image-size", type=int, default=224)
     add("--seconds", type=float, default=5.0, help="of each measurement, after a warm-up (5)")
     add("--rounds", type=int, default=5, help="(5)")
-    add("--variants", nargs="+", choices=VARIANTS, help="by default all but dali and ffcv")
+    add("--variants", nargs="+", choices=VARIANTS, help="by default all but dali, ffcv and cuda")
     add(
         "--other", nargs=2, metavar=("CHECKOUT", "DIR"), help="another checkout, and data it packed"
     )
@@ -80,10 +88,9 @@ def _measure_all(options: argparse.Namespace) -> int:
             name: stack.enter_context(_Variant(*command, options))
             for name, command in commands.items()
         }
-        rates: dict[str, list[float]] = {name: [] for name in commands}
-        rounds = [name for _ in range(options.rounds) for name in commands]
-        for name in track(rounds, console=Console(stderr=True), transient=True):
-            rates[name].append(variants[name].measure())
+        for variant in variants.values():  # until it runs: the others' starts take the cores
+            variant.measure()
+        rates = take_turns(list(variants), options.rounds, lambda name: variants[name].measure())
     report(rates, options, "images")
     return 0
 

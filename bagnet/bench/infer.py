@@ -8,6 +8,7 @@ on the device; normalising them is part of the time. Weights are fresh.
 * folded: channels-last, each BatchNorm folded into its convolution (and a BagNet's first two into one).
 * compiled: folded, with `module.compile()`.
 * graph: folded, replayed as a CUDA graph (on GPUs only).
+* fused: channels-last, on the kernels of `bagnet.kernels` (on GPUs only).
 * map: folded, with the evidence of each patch for all classes, of which the logits are the mean (`bagnet.evidence`).
 * resnet50-fp32, resnet50-folded, resnet50-compiled: torchvision's network in these ways.
 
@@ -30,8 +31,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bagnet.bench.floors import count
 from bagnet.bench.report import parser_of, report, short
-from bagnet.bench.rounds import prepare_device, step_seconds, take_turns
-from bagnet.bench.steps import Setting, check, network_of
+from bagnet.bench.rounds import prepare_device, recorded, step_seconds, take_turns
+from bagnet.bench.steps import Setting, check, choose, fuse, network_of
 from bagnet.classifier import memory_format
 from bagnet.evidence import dense_evidence, evidence_map
 from bagnet.kernels import folding
@@ -55,6 +56,7 @@ def build(
     channels_last: bool = True,
     folded: bool = False,
     compiled: bool = False,
+    fused: bool = False,
     graph: bool = False,
     forward: Callable[[nn.Module, Tensor], Tensor] | None = None,
 ) -> Logits:
@@ -67,6 +69,7 @@ def build(
         channels_last: Whether to lay weights and images out so.
         folded: Whether to fold each BatchNorm into its convolution.
         compiled: Whether to compile the network.
+        fused: Whether to run it on the fused kernels; for BagNets on CUDA only.
         graph: Whether to record the kernels once and replay them; CUDA only.
         forward: Gets the logits out of the network in another way than calling it.
     """
@@ -78,20 +81,19 @@ def build(
     network = network.to(dtype).to(memory_format=layout)
     if compiled:
         network.compile()
+    if fused:
+        fuse(network)
 
     run: Callable[[Tensor], Tensor] = network if forward is None else partial(forward, network)
 
     def images() -> Tensor:
         return normalize(setting.images, dtype).contiguous(memory_format=layout)
 
-    if graph:
-        run = _graph(run, images())
-
     @torch.no_grad()
     def logits() -> Tensor:
         return run(images())
 
-    return logits
+    return recorded(logits) if graph else logits
 
 
 @torch.no_grad()
@@ -123,26 +125,6 @@ def fold(network: nn.Module) -> nn.Module:
     return network
 
 
-def _graph(run: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[Tensor], Tensor]:
-    """Record one call and replay it on other images. The first calls, on a stream of their own, make what is made once."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            run(images)
-    torch.cuda.current_stream().wait_stream(stream)
-    recorded = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(recorded):
-        result = run(images)
-
-    def replay(others: Tensor) -> Tensor:
-        images.copy_(others)
-        recorded.replay()
-        return result
-
-    return replay
-
-
 def _mean_of_map(network: nn.Module, images: Tensor) -> Tensor:
     return evidence_map(network, images).mean((2, 3))
 
@@ -155,6 +137,7 @@ VARIANTS: dict[str, Callable[[Setting], Logits]] = {
     "folded": partial(build, folded=True),
     "compiled": partial(build, folded=True, compiled=True),
     "graph": partial(build, folded=True, graph=True),
+    "fused": partial(build, fused=True),
     "map": partial(build, folded=True, forward=_mean_of_map),
     "resnet50-fp32": partial(plain, model="resnet50"),
     "resnet50-folded": partial(build, model="resnet50", folded=True),
@@ -178,11 +161,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--out", type=Path, help="write the figures there as JSON")
     options = parser.parse_args(arguments)
     device = prepare_device(options, ON_CUDA, ON_CPU)
-    if device.type != "cuda" and "graph" in (options.variants or ()):
-        raise ValueError("--variants graph: CUDA graphs need a GPU; leave it out")
-    options.variants = options.variants or [
-        name for name in VARIANTS if name != "graph" or device.type == "cuda"
-    ]
+    options.variants = choose(VARIANTS, options, device)
     _measure(options, device)
     return 0
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,10 +43,14 @@ def _for_ever(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def _ours(settings: dict[str, Any]) -> Iterator[Any]:
+def _ours(settings: dict[str, Any], decode: Literal["cpu", "cuda"] = "cpu") -> Iterator[Any]:
     names = ("root", "workers", "batch_size", "image_size")
-    data = ImageNetDataModule(**{name: settings[name] for name in names})
+    data = ImageNetDataModule(**{name: settings[name] for name in names}, decode=decode)
     return _for_ever(data.train_dataloader())
+
+
+def _cuda(settings: dict[str, Any]) -> Iterator[Any]:
+    return _ours(settings, "cuda")
 
 
 def _whole(settings: dict[str, Any]) -> Iterator[Any]:

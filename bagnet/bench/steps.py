@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,11 +13,15 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from bagnet import classifier, kernels
+from bagnet.bench.rounds import recorded
 from bagnet.classifier import memory_format
 from bagnet.models import build_model
 from bagnet.optim import parameter_groups
 
 REFERENCE = "channels-last"
+GRAPHS = {"graph", "compiled-graph", "fused-graph"}
+ON_REQUEST = {*GRAPHS, "compiled-tuned"}
+"""Not measured unless asked for: a graph keeps all memory of its step, and tuning takes many minutes."""
 TOLERANCE = 0.8
 """Distance of logits, relative to their length: bfloat16 moves those of a fresh network by 0.2 to 0.6, and another network's
 are 1.4 away. The tests compare more exactly, in float32."""
@@ -56,7 +61,8 @@ class Step:
         bf16: Whether to mix float32 with bfloat16.
         channels_last: Whether to lay weights and images out so, where that is safe.
         fused_sgd: Whether the optimizer takes one kernel for all.
-        compiled: Whether to compile the network, from the pixels on.
+        compiled: A mode of torch.compile, in which to compile the network, from the pixels on.
+        graph: Whether to replay all steps after the first as a CUDA graph.
         prepare: Changes the network before its first step.
 
     Attributes:
@@ -72,11 +78,12 @@ class Step:
         bf16: bool = True,
         channels_last: bool = True,
         fused_sgd: bool = False,
-        compiled: bool = False,
+        compiled: str | None = None,
+        graph: bool = False,
         prepare: Callable[[nn.Module], object] | None = None,
     ) -> None:
         self._images, self._labels, self._bf16 = setting.images, setting.labels, bf16
-        self._logits_of = classifier.compiled() if compiled else classifier.logits
+        self._logits_of = classifier.logits if compiled is None else classifier.compiled(compiled)
         device = setting.images.device
         self._layout = torch.contiguous_format
         if channels_last:
@@ -93,9 +100,25 @@ class Step:
             fused=fused_sgd or None,
         )
 
+        self._graph, self._run = graph, self._step
+
     def __call__(self) -> Tensor:
+        loss = self._run()
+        if self._graph and self._run == self._step:
+            self._run = self._record
+        return loss
+
+    def _record(self) -> Tensor:
+        self._run = recorded(self._step)
+        return self._run()
+
+    def _step(self) -> Tensor:
         self._optimizer.zero_grad()
-        with torch.autocast(self._images.device.type, torch.bfloat16, enabled=self._bf16):
+        # The cache of cast weights saves nothing here, as each is used once, and does not go with graphs.
+        torch.compiler.cudagraph_mark_step_begin()  # for what compiles to graphs
+        with torch.autocast(
+            self._images.device.type, torch.bfloat16, enabled=self._bf16, cache_enabled=False
+        ):
             logits = self._logits_of(self.network, self._images, self._layout)
         loss = F.cross_entropy(logits.float(), self._labels)
         loss.backward()
@@ -108,12 +131,21 @@ def fuse(network: nn.Module) -> None:
     kernels.fuse(network, next(network.parameters()).device)
 
 
-def possible(model: str, width: int, device: torch.device) -> list[str]:
-    """The variants that there are for a network on a device: the fused kernels are for BagNets on GPUs."""
+def choose(variants: Iterable[str], options: argparse.Namespace, device: torch.device) -> list[str]:
+    """``options.variants``, or all that the device has and that nobody has to ask for.
+
+    Raises:
+        ValueError: One that was asked for needs a GPU.
+    """
+    for name in options.variants or ():
+        if name in GRAPHS and device.type != "cuda":
+            raise ValueError(f"--variants {name}: CUDA graphs need a GPU; leave it out")
     with torch.device("meta"):
-        network = build_model(model, width=width)
+        network = build_model(options.model, width=options.width)
     fusible = kernels.obstacle(network, device) is None
-    return [name for name in VARIANTS if fusible or name != "fused"]
+    return list(options.variants or ()) or [
+        name for name in variants if name not in ON_REQUEST and (fusible or name != "fused")
+    ]
 
 
 def checkpointed(network: nn.Module) -> None:
@@ -148,9 +180,13 @@ VARIANTS: dict[str, Callable[[Setting], Step]] = {
     REFERENCE: Step,
     "fused-sgd": partial(Step, fused_sgd=True),
     "checkpointed": partial(Step, prepare=checkpointed),
-    "compiled": partial(Step, fused_sgd=True, compiled=True),
+    "graph": partial(Step, fused_sgd=True, graph=True),
+    "compiled": partial(Step, fused_sgd=True, compiled="default"),
+    "compiled-tuned": partial(Step, fused_sgd=True, compiled="max-autotune-no-cudagraphs"),
+    "compiled-graph": partial(Step, fused_sgd=True, compiled="reduce-overhead"),
     "fused": partial(Step, fused_sgd=True, prepare=fuse),
+    "fused-graph": partial(Step, fused_sgd=True, graph=True, prepare=fuse),
     "resnet50": partial(Step, model="resnet50"),
-    "resnet50-compiled": partial(Step, model="resnet50", fused_sgd=True, compiled=True),
+    "resnet50-compiled": partial(Step, model="resnet50", fused_sgd=True, compiled="default"),
 }
 """What builds the step of each variant, by name; `network_of` knows those of ResNet-50 by theirs."""

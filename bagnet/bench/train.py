@@ -9,6 +9,9 @@ All variants take turns in one process, after a warm-up in which the logits of o
 * compiled: fused-sgd, compiled from the pixels on.
 * fused: fused-sgd, with the kernels of `bagnet.kernels` (GPUs only).
 * resnet50, resnet50-compiled: channels-last and compiled of torchvision's network.
+* On request (`--variants`): graph, compiled-graph and fused-graph are fused-sgd, compiled and fused as CUDA graphs, that is
+  without what the host costs, but each keeps the memory of its step; compiled-tuned is compiled in torch.compile's mode
+  max-autotune-no-cudagraphs.
 
 Ratios are to channels-last. MFU is the share of the device's own bfloat16 peak, measured in this run, that goes into
 operations the network needs. GB/image is what the device could have moved in the time of an image, the floor beside it what
@@ -27,15 +30,15 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from bagnet.bench import memory
+from bagnet.bench import kernels, memory
 from bagnet.bench.floors import Peaks, count, measure_peaks
 from bagnet.bench.report import parser_of, short, show, write
 from bagnet.bench.rounds import prepare_device, step_seconds, take_turns
-from bagnet.bench.steps import REFERENCE, VARIANTS, Setting, Step, check, network_of, possible
+from bagnet.bench.steps import REFERENCE, VARIANTS, Setting, Step, check, choose, network_of
 from bagnet.models import BAGNETS
 
 WARM_UP = 3  # steps, after the first one
-ON_CUDA = {"batch_size": 256, "image_size": 224, "steps": 50}
+ON_CUDA = {"batch_size": 128, "image_size": 224, "steps": 50}
 ON_CPU = {"batch_size": 16, "image_size": 64, "steps": 5}
 
 
@@ -45,19 +48,22 @@ def main(arguments: Sequence[str]) -> int:
     add = parser.add_argument
     add("--model", choices=BAGNETS, default="bagnet33", help="(bagnet33)")
     add("--width", type=int, default=64, help="channels of its first convolution (64)")
-    add("--batch-size", type=int, help="images a step (256; on a CPU 16)")
+    add("--batch-size", type=int, help="images a step (128; on a CPU 16)")
     add("--image-size", type=int, help="side in pixels (224; on a CPU 64)")
     add("--steps", type=int, help="of each variant and round (50; on a CPU 5)")
     add("--rounds", type=int, default=3, help="(3)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(cuda if any)")
-    add("--variants", nargs="+", choices=VARIANTS, metavar="NAME", help="(all that the device has)")
+    add("--variants", nargs="+", choices=VARIANTS, metavar="NAME", help="(see above)")
     add("--memory", action="store_true", help="CUDA: find the largest batch that fits instead")
+    add("--kernels", action="store_true", help="show where a step's time goes, kernel by kernel")
     add("--out", type=Path, help="write the figures there as JSON")
     options = parser.parse_args(arguments)
     device = prepare_device(options, ON_CUDA, ON_CPU)
-    options.variants = options.variants or possible(options.model, options.width, device)
+    options.variants = choose(VARIANTS, options, device)
     if options.memory:
         memory.measure(options, device)
+    elif options.kernels:
+        kernels.measure(options, device)
     else:
         _measure(options, device)
     return 0
@@ -72,15 +78,24 @@ def _measure(options: argparse.Namespace, device: torch.device) -> None:
     logits: dict[str, Tensor] = {}
     for name in options.variants:
         before = memory.allocated(device)
-        step = steps[name] = VARIANTS[name](setting)
-        step()
+        try:
+            step = VARIANTS[name](setting)
+            step()
+        except torch.cuda.OutOfMemoryError:
+            Console().print(f"{name} is left out: a batch of {options.batch_size} does not fit.")
+            continue
+        steps[name] = step
         check(name, step.logits, logits.setdefault(network_of(name, options.model), step.logits))
         step_seconds(step, WARM_UP, device)
         if device.type == "cuda":  # only now: compiling takes memory of its own
             gib[name] = (memory.peak(step, device) - before) / 2**30
+    if not steps:
+        raise ValueError(
+            f"--batch-size {options.batch_size}: no variant fits; choose a smaller one"
+        )
     peaks = measure_peaks(device)
     seconds = take_turns(
-        options.variants,
+        list(steps),
         options.rounds,
         lambda name: step_seconds(steps[name], options.steps, device),
     )
@@ -95,10 +110,10 @@ def _tell(
 ) -> None:
     """Print the tables and write the figures."""
     medians = {name: statistics.median(chain(*rounds)) for name, rounds in seconds.items()}
-    reference = medians.get(REFERENCE, medians[options.variants[0]])
+    reference = medians.get(REFERENCE, next(iter(medians.values())))
     counts = {
         name: count(network_of(name, options.model), options.width, options.image_size)
-        for name in options.variants
+        for name in medians
     }
     rows, floors = [], {}
     for name, median in medians.items():

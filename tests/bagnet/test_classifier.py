@@ -147,7 +147,7 @@ def test_the_whole_network_from_the_pixels_on_is_one_graph(name):
 
 
 def test_only_a_classifier_that_compiles_runs_the_compiled_network(monkeypatch):
-    monkeypatch.setattr("torch.compile", lambda function: lambda *arguments: "compiled")
+    monkeypatch.setattr("torch.compile", lambda function, mode: lambda *arguments: "compiled")
     compiled.cache_clear()
     images = batches(2)[0][0]
     assert classifier(compile=True)(images) == "compiled"

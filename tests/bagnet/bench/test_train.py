@@ -13,12 +13,15 @@ import torch
 from bagnet import classifier
 from bagnet.bench import steps
 from bagnet.bench.__main__ import main
-from bagnet.bench.steps import REFERENCE, VARIANTS, Setting, Step
+from bagnet.bench.report import short
+from bagnet.bench.steps import ON_REQUEST, REFERENCE, VARIANTS, Setting, Step
 from bagnet.models import build_model, normalize
 
 TINY = ["train", "--width", "2", "--image-size", "41", "--batch-size", "2", "--device", "cpu"]
 TINY += ["--steps", "2", "--rounds", "2"]
-HERE = [name for name in VARIANTS if name != "fused"]  # which tests/bagnet/kernels checks
+HERE = [
+    name for name in VARIANTS if name not in {*ON_REQUEST, "fused"}
+]  # tests/bagnet/kernels checks that
 BAGNETS = [name for name in HERE if not name.startswith("resnet50")]
 
 
@@ -84,9 +87,61 @@ def test_what_computes_something_else_is_not_compared(monkeypatch, capsys):
     assert "bf16 computes something else" in capsys.readouterr().err
 
 
+def test_a_graph_is_recorded_from_the_second_step_on(monkeypatch):
+    calls: list[str] = []
+
+    def recorded(call):
+        calls.append("recorded")
+        return lambda: calls.append("replayed") or call()
+
+    monkeypatch.setattr(steps, "recorded", recorded)
+    setting = Setting.synthetic("bagnet9", width=2, batch=2, side=33, device="cpu")
+    plain, graph = VARIANTS["fused-sgd"](setting), VARIANTS["graph"](setting)
+    for expected in ([], ["recorded", "replayed"], ["recorded", "replayed", "replayed"]):
+        assert graph() == plain()
+        assert calls == expected
+
+
+def test_what_does_not_fit_is_left_out(monkeypatch, said):
+    def too_large(setting):
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setitem(VARIANTS, REFERENCE, too_large)
+    assert main([*TINY, "--variants", "fp32", REFERENCE]) == 0
+    text = said()
+    assert "channels-last is left out: a batch of 2 does not fit." in text
+    assert not [line for line in text.splitlines() if line.strip().startswith("channels-last  ")]
+
+
+def test_nothing_that_fits_is_one_line(monkeypatch, capsys):
+    def too_large(setting):
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setitem(VARIANTS, "fp32", too_large)
+    assert main([*TINY, "--variants", "fp32"]) == 2
+    assert "--batch-size 2: no variant fits; choose a smaller one" in capsys.readouterr().err
+
+
+def test_the_time_of_a_step_is_told_kernel_by_kernel(tmp_path, said):
+    out = tmp_path / "figures.json"
+    assert main([*TINY, "--variants", "fp32", "bf16", "--kernels", "--out", str(out)]) == 0
+    figures = json.loads(out.read_text())["ms_and_calls_per_step"]
+    assert list(figures) == ["fp32", "bf16"]
+    # 3 x 16 convolutions of the blocks, 4 beside them, 2 of the stem, each with a normalisation but for one.
+    for kernels in figures.values():
+        calls = {name: calls for name, (_, calls) in kernels.items()}
+        assert calls["aten::convolution_backward"] == 54
+        assert calls["aten::native_batch_norm_backward"] == 53
+    text = said()
+    together = sum(ms for ms, _ in figures["fp32"].values())
+    assert f"fp32: {short(together)} ms a step" in text
+    assert "others" in text
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--variants", "fused-graph"], "--variants fused-graph: CUDA graphs need a GPU"),
         (["--memory"], "--memory fills the memory of a GPU"),
         (["--batch-size", "0"], "--batch-size 0: it must be at least 1"),
         (["--image-size", "20"], "smaller than the patch of 33x33"),
