@@ -62,6 +62,8 @@ def narrow(x, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
     return x.to(dtype)
 
 
+ROWS, COLUMNS = 32, 32
+"""Of the interpreter's tiles: small, so that few numbers fill several."""
 GROUP = 64 if INTERPRETED else 256
 """Rows; all tiles' rows divide it."""
 GROUPS = 1024
@@ -90,9 +92,9 @@ def tuned(table: tuple[tuple[int, ...], ...], names: tuple[str, ...]) -> Callabl
         table: Sizes of a tile, then warps and stages.
         names: Of the sizes.
     """
-    if INTERPRETED:  # small tiles, so that few numbers fill several
-        small = dict.fromkeys(names, 32)
-        return lambda kernel: _Fixed(kernel, small)
+    if INTERPRETED:
+        tile = {name: ROWS if name == "block_rows" else COLUMNS for name in names}
+        return lambda kernel: _Fixed(kernel, tile)
     configurations = [
         triton.Config(
             dict(zip(names, sizes, strict=True)), num_warps=int(warps), num_stages=int(stages)
@@ -117,8 +119,8 @@ class _Fixed:
 
 def flat_tile(channels: int) -> dict[str, int]:
     """The tile of a kernel that does no products: whole lines of memory, 4096 numbers."""
-    columns = min(max(triton.next_power_of_2(channels), 16), 32 if INTERPRETED else 256)
-    return {"block_rows": 32 if INTERPRETED else 4096 // columns, "block_columns": columns}
+    columns = min(max(triton.next_power_of_2(channels), 16), COLUMNS if INTERPRETED else 256)
+    return {"block_rows": ROWS if INTERPRETED else 4096 // columns, "block_columns": columns}
 
 
 def rows_of(x: Tensor) -> int:
