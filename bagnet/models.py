@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -91,7 +93,13 @@ def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
             f"pass the pixels as the loader gives them"
         )
     exact = torch.promote_types(dtype, torch.float32)
-    # non_blocking: copying these few numbers must not make the host wait for the GPU in every step.
-    constants = torch.tensor((IMAGENET_MEAN, IMAGENET_STD), dtype=exact).mul_(255)
-    mean, std = constants.view(2, 3, 1, 1).to(images.device, non_blocking=True)
+    mean, std = (
+        _per_channel(values, exact, images.device) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     return images.to(exact).sub_(mean).div_(std).to(dtype)
+
+
+def _per_channel(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Of pixels from 0 to 255: (3, 1, 1). Made on the device: a copy from the host would be none of a CUDA graph's."""
+    channels = [torch.full((1, 1), value, dtype=dtype, device=device) for value in values]
+    return torch.stack(channels).mul_(255)

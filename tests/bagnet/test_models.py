@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bagnet import models
 from bagnet.models import BAGNETS, IMAGENET_MEAN, IMAGENET_STD, MODELS, build_model, normalize
@@ -145,6 +146,23 @@ def test_normalize_gives_float32_and_keeps_the_memory_format(pixels):
     assert result.dtype == torch.float32
     assert torch.equal(result, normalize(pixels))
     assert normalize(pixels).is_contiguous()
+
+
+def test_normalising_copies_nothing_from_the_host():
+    """A CUDA graph can hold no such copy."""
+    devices = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            tensors = [each for each in (*args, result) if isinstance(each, torch.Tensor)]
+            devices.update(tensor.device.type for tensor in tensors)
+            return result
+
+    images = torch.empty((2, 3, 5, 5), dtype=torch.uint8, device="meta")
+    with Watch():
+        normalize(images)
+    assert devices == {"meta"}
 
 
 def test_normalize_keeps_the_device(pixels):

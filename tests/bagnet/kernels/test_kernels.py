@@ -40,6 +40,11 @@ def test_they_agree_with_autograd_in_float64(checks):
     assert process.returncode == 0, output
 
 
+def test_a_training_of_200_steps_goes_as_with_the_plain_network():
+    output, _ = start(str(CHECKS / "curves.py")).communicate(timeout=2400)
+    assert output.strip().splitlines()[-1] == "within the spread", output
+
+
 def test_two_ranks_with_synchronised_normalisation_are_one_network_with_both_batches(tmp_path):
     ranks = [start(str(CHECKS / "rank.py"), str(rank), str(tmp_path / "m")) for rank in range(2)]
     outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
