@@ -8,6 +8,7 @@ a batch change.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import weakref
@@ -31,6 +32,9 @@ class Slots:
         """Memory to fill, uint8 of this shape, with whatever it held last; the same again until it is handed over.
 
         It lies in a free slot; if all are in use, it is new memory.
+
+        Raises:
+            OSError: There is not enough shared memory on this machine.
         """
         size = math.prod(shape)
         slot = next((slot for slot in self._slots if not slot[-1] and len(slot) > size), None)
@@ -38,7 +42,7 @@ class Slots:
             self._slots = [slot for slot in self._slots if slot[-1]]  # the others are too small
             if len(self._slots) == MOST:
                 return torch.empty(*shape, dtype=torch.uint8)
-            slot = torch.zeros(size + 1, dtype=torch.uint8).share_memory_()
+            slot = _shared(size + 1)
             self._slots.append(slot)
         return slot[:size].view(*shape)
 
@@ -47,6 +51,9 @@ class Slots:
 
         One of uint8 goes in a slot, where it may lie already. That is in use until nothing in the other process refers to
         what arrived, or to a view of it. Others go within the message.
+
+        Raises:
+            OSError: There is not enough shared memory on this machine.
         """
         if tensor.dtype != torch.uint8:
             return cast(Tensor, _Copied(tensor))
@@ -60,6 +67,17 @@ class Slots:
 
     def _slot_of(self, tensor: Tensor) -> Tensor | None:
         return next((slot for slot in self._slots if _begin(slot) == _begin(tensor)), None)
+
+
+def _shared(size: int) -> Tensor:
+    try:
+        return torch.zeros(size, dtype=torch.uint8).share_memory_()
+    except RuntimeError as error:
+        raise OSError(
+            errno.ENOSPC,
+            f"a worker gets no more shared memory for a batch of {size / 2**20:.0f} MiB ({error}); enlarge "
+            "/dev/shm (docker run --shm-size), or use fewer --data.workers or a smaller --data.batch_size",
+        ) from None
 
 
 def _begin(tensor: Tensor) -> int:

@@ -41,7 +41,7 @@ class Parts:
     network_gbs: float = _option(40.0, "network between nodes, in GB/s of each GPU")
     latency_us: float = _option(10.0, "of one hop of an all-reduce, in us")
     cores: float = _option(12.0, "CPU cores for each GPU's data")
-    core_rate: float = _option(650.0, "images/s that one core decodes")
+    core_rate: float = _option(840.0, "images/s that one core decodes")
     image_kb: float = _option(110.0, "bytes read for an image, in kB")
     read_gbs: float = _option(5.0, "shards read by a node, in GB/s")
     storage_gbs: float = _option(200.0, "shards read by all nodes together, in GB/s")

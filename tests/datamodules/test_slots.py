@@ -1,5 +1,6 @@
 """Batches in memory that is used again: what somebody still looks at never changes."""
 
+import errno
 import os
 import random
 
@@ -95,6 +96,16 @@ def test_a_slot_that_is_too_small_makes_way():
     assert memory.take((1, 3)).data_ptr() == large.data_ptr(), "one that is too large will do"
     assert memory.take((5, 3)).data_ptr() != large.data_ptr()
     assert memory.take((0, 3)).shape == (0, 3)
+
+
+def test_where_shared_memory_is_full_it_is_said_how_much_is_needed(monkeypatch):
+    def full(tensor):
+        raise RuntimeError("No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(OSError, match=r"batch of 3 MiB.*No space left.*enlarge /dev/shm") as info:
+        Slots().take((2**20, 3))
+    assert info.value.errno == errno.ENOSPC
 
 
 def arrived(over):
