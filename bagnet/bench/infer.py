@@ -22,7 +22,6 @@ import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -30,13 +29,13 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bagnet.bench.floors import count
-from bagnet.bench.report import parser_of, report, short
+from bagnet.bench.report import report, short
 from bagnet.bench.rounds import prepare_device, recorded, step_seconds, take_turns
-from bagnet.bench.steps import Setting, check, choose, fuse, network_of
+from bagnet.bench.steps import Setting, check, choose, fuse, network_of, network_parser
 from bagnet.classifier import memory_format
 from bagnet.evidence import dense_evidence, evidence_map
 from bagnet.kernels import folding
-from bagnet.models import BAGNETS, build_model, normalize
+from bagnet.models import build_model, normalize
 from bagnet.network import BagNet
 
 Logits = Callable[[], Tensor]
@@ -148,17 +147,7 @@ VARIANTS: dict[str, Callable[[Setting], Logits]] = {
 
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark and print its table; returns the exit code."""
-    parser = parser_of("infer", __doc__)
-    add = parser.add_argument
-    add("--model", choices=BAGNETS, default="bagnet33", help="(bagnet33)")
-    add("--width", type=int, default=64, help="channels of its first convolution (64)")
-    add("--batch-size", type=int, help="images at a time (256; on a CPU 16)")
-    add("--image-size", type=int, help="side in pixels (224; on a CPU 64)")
-    add("--steps", type=int, help="calls of each variant and round (50; on a CPU 5)")
-    add("--rounds", type=int, default=5, help="(5)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(cuda if any)")
-    add("--variants", nargs="+", choices=VARIANTS, metavar="NAME", help="(all that the device has)")
-    add("--out", type=Path, help="write the figures there as JSON")
+    parser = network_parser("infer", __doc__, VARIANTS, ON_CUDA, ON_CPU, rounds=5)
     options = parser.parse_args(arguments)
     device = prepare_device(options, ON_CUDA, ON_CPU)
     options.variants = choose(VARIANTS, options, device)

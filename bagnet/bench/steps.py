@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from bagnet import classifier, kernels
+from bagnet.bench.report import parser_of
 from bagnet.bench.rounds import recorded
 from bagnet.classifier import memory_format
-from bagnet.models import build_model
+from bagnet.models import BAGNETS, build_model
 from bagnet.optim import parameter_groups
 
 REFERENCE = "channels-last"
@@ -131,21 +133,54 @@ def fuse(network: nn.Module) -> None:
     kernels.fuse(network, next(network.parameters()).device)
 
 
-def choose(variants: Iterable[str], options: argparse.Namespace, device: torch.device) -> list[str]:
-    """``options.variants``, or all that the device has and that nobody has to ask for.
+def network_parser(
+    name: str,
+    description: str | None,
+    variants: Collection[str],
+    on_cuda: Mapping[str, int],
+    on_cpu: Mapping[str, int],
+    rounds: int,
+) -> argparse.ArgumentParser:
+    """The command line of a benchmark of networks; ``prepare_device`` and ``choose`` fill in what was not given."""
+    parser = parser_of(name, description)
+    add = parser.add_argument
+    add("--model", choices=BAGNETS, default="bagnet33", help="(bagnet33)")
+    add("--width", type=int, default=64, help="channels of its first convolution (64)")
+    for size, text in {
+        "batch_size": "images at a time",
+        "image_size": "side in pixels",
+        "steps": "of each variant and round",
+    }.items():
+        flag = "--" + size.replace("_", "-")
+        add(flag, type=int, help=f"{text} ({on_cuda[size]}; on a CPU {on_cpu[size]})")
+    add("--rounds", type=int, default=rounds, help=f"({rounds})")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(cuda if any)")
+    add("--variants", nargs="+", choices=variants, metavar="NAME", help="(see above)")
+    add("--out", type=Path, help="write the figures there as JSON")
+    return parser
+
+
+def choose(
+    variants: Iterable[str],
+    options: argparse.Namespace,
+    device: torch.device,
+    on_request: Collection[str] = (),
+) -> list[str]:
+    """``options.variants``, or all that the device has, but for those that have to be asked for.
 
     Raises:
         ValueError: One that was asked for needs a GPU.
     """
+    missing = set() if device.type == "cuda" else set(GRAPHS)
     for name in options.variants or ():
-        if name in GRAPHS and device.type != "cuda":
+        if name in missing:
             raise ValueError(f"--variants {name}: CUDA graphs need a GPU; leave it out")
     with torch.device("meta"):
         network = build_model(options.model, width=options.width)
-    fusible = kernels.obstacle(network, device) is None
-    return list(options.variants or ()) or [
-        name for name in variants if name not in ON_REQUEST and (fusible or name != "fused")
-    ]
+    if kernels.obstacle(network, device) is not None:
+        missing.add("fused")
+    chosen = [name for name in variants if name not in {*missing, *on_request}]
+    return options.variants or chosen
 
 
 def checkpointed(network: nn.Module) -> None:

@@ -24,7 +24,6 @@ import argparse
 import statistics
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -32,10 +31,19 @@ from torch import Tensor
 
 from bagnet.bench import kernels, memory
 from bagnet.bench.floors import Peaks, count, measure_peaks
-from bagnet.bench.report import parser_of, short, show, write
+from bagnet.bench.report import short, show, write
 from bagnet.bench.rounds import prepare_device, step_seconds, take_turns
-from bagnet.bench.steps import REFERENCE, VARIANTS, Setting, Step, check, choose, network_of
-from bagnet.models import BAGNETS
+from bagnet.bench.steps import (
+    ON_REQUEST,
+    REFERENCE,
+    VARIANTS,
+    Setting,
+    Step,
+    check,
+    choose,
+    network_of,
+    network_parser,
+)
 
 WARM_UP = 3  # steps, after the first one
 ON_CUDA = {"batch_size": 128, "image_size": 224, "steps": 50}
@@ -44,22 +52,13 @@ ON_CPU = {"batch_size": 16, "image_size": 64, "steps": 5}
 
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark and print its table; returns the exit code."""
-    parser = parser_of("train", __doc__)
+    parser = network_parser("train", __doc__, VARIANTS, ON_CUDA, ON_CPU, rounds=3)
     add = parser.add_argument
-    add("--model", choices=BAGNETS, default="bagnet33", help="(bagnet33)")
-    add("--width", type=int, default=64, help="channels of its first convolution (64)")
-    add("--batch-size", type=int, help="images a step (128; on a CPU 16)")
-    add("--image-size", type=int, help="side in pixels (224; on a CPU 64)")
-    add("--steps", type=int, help="of each variant and round (50; on a CPU 5)")
-    add("--rounds", type=int, default=3, help="(3)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(cuda if any)")
-    add("--variants", nargs="+", choices=VARIANTS, metavar="NAME", help="(see above)")
     add("--memory", action="store_true", help="CUDA: find the largest batch that fits instead")
     add("--kernels", action="store_true", help="show where a step's time goes, kernel by kernel")
-    add("--out", type=Path, help="write the figures there as JSON")
     options = parser.parse_args(arguments)
     device = prepare_device(options, ON_CUDA, ON_CPU)
-    options.variants = choose(VARIANTS, options, device)
+    options.variants = choose(VARIANTS, options, device, ON_REQUEST)
     if options.memory:
         memory.measure(options, device)
     elif options.kernels:

@@ -1,4 +1,4 @@
-"""A real HTTP server that fails as told."""
+"""Loaders of small data, and a real HTTP server that fails as told."""
 
 from __future__ import annotations
 
@@ -12,6 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.datamodules.loading import contents, training_loaders, write_data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data") / "train")
+
+
+@pytest.fixture
+def train(folder):
+    """Makes training loaders, and stops their workers."""
+    with training_loaders(folder) as make:
+        yield make
+
+
+@pytest.fixture
+def reference(train):
+    """Two epochs, read in this process."""
+    loader = train()
+    return [contents(loader) for _ in range(2)]
 
 
 @dataclass

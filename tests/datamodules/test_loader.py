@@ -17,28 +17,7 @@ from tests.datamodules.loading import (
     SAMPLES,
     STEPS,
     contents,
-    training_loaders,
-    write_data,
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "train")
-
-
-@pytest.fixture
-def train(folder):
-    """Makes training loaders, and stops their workers."""
-    with training_loaders(folder) as make:
-        yield make
-
-
-@pytest.fixture
-def reference(train):
-    """Two epochs, read in this process."""
-    loader = train()
-    return [contents(loader) for _ in range(2)]
 
 
 def merged(parts):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules import slots
 from datamodules.slots import Slots
-from tests.datamodules.loading import contents, training_loaders, write_data
+from tests.datamodules.loading import contents
 
 SHAPE = (3, 50, 40)
 
@@ -158,9 +158,6 @@ def test_a_fork_that_drops_its_copy_of_a_batch_frees_nothing():
     assert memory.take((2, 3)).data_ptr() == first.data_ptr()
 
 
-def test_a_training_that_keeps_its_batches_has_all_of_them_at_the_end(tmp_path):
-    folder = write_data(tmp_path / "train")
-    with training_loaders(folder) as make:
-        expected = contents(make())
-        kept = list(make(workers=2))
-        assert contents(kept) == expected
+def test_a_training_that_keeps_its_batches_has_all_of_them_at_the_end(train, reference):
+    kept = list(train(workers=2))
+    assert contents(kept) == reference[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from bagnet.bench import infer
 from bagnet.bench.__main__ import main
-from bagnet.bench.steps import Setting
+from bagnet.bench.steps import ON_REQUEST, VARIANTS, Setting, choose
 from bagnet.models import build_model
 
 TINY = ["infer", "--width", "2", "--image-size", "41", "--batch-size", "2", "--device", "cpu"]
@@ -64,6 +65,19 @@ def test_what_computes_something_else_is_not_compared(monkeypatch, capsys):
     monkeypatch.setitem(infer.VARIANTS, "bf16", partial(infer.build, model="resnet50"))
     assert main([*TINY, "--variants", "fp32", "bf16"]) == 2
     assert "bf16 computes something else" in capsys.readouterr().err
+
+
+def test_a_gpu_has_more_variants(monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
+    gpu, options = torch.device("cuda"), Namespace(variants=None, model="bagnet9", width=2)
+    usual = [name for name in VARIANTS if name not in ON_REQUEST]
+    assert choose(infer.VARIANTS, options, gpu) == list(infer.VARIANTS)
+    assert choose(VARIANTS, options, gpu, ON_REQUEST) == usual
+    assert "fused" in usual
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
+    assert choose(VARIANTS, options, gpu, ON_REQUEST) == [n for n in usual if n != "fused"]
+    options.variants = ["fused-graph"]
+    assert choose(VARIANTS, options, gpu, ON_REQUEST) == ["fused-graph"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
