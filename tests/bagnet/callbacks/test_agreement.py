@@ -19,9 +19,10 @@ rank, facts = int(sys.argv[1]), {"code": sys.argv[2], "training data": sys.argv[
 torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
 try:
     require_same(SimpleNamespace(world_size=2), facts)
-    print("same")
+    print("same", flush=True)
 except ValueError as error:
-    print(error)
+    print(error, flush=True)
+torch.distributed.destroy_process_group()  # or gloo's threads may abort the process as it ends
 """
 
 
