@@ -12,8 +12,8 @@ import shlex
 import signal
 import sys
 
-from bagnet import signals
-from bagnet.shortcuts import SHORT_HELP, Command, expand, wants_short_help
+from bagnet.run import signals
+from bagnet.training.flags import SHORT_HELP, Command, expand, wants_short_help
 
 ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
@@ -42,8 +42,8 @@ def main(arguments: list[str]) -> int:
 
 def run(command: Command) -> None:
     # After --help was answered: these take seconds to import.
-    from bagnet.classifier import BagNetClassifier
-    from bagnet.cli import BagNetCLI
+    from bagnet.training.classifier import BagNetClassifier
+    from bagnet.training.cli import BagNetCLI
     from datamodules.imagenet import ImageNetDataModule
 
     BagNetCLI(BagNetClassifier, ImageNetDataModule, command)

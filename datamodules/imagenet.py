@@ -11,17 +11,17 @@ import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_only
 
-from datamodules.cache import ShardCache
-from datamodules.loader import EvalLoader, TrainLoader
-from datamodules.locations import is_remote, local_path
-from datamodules.manifest import Manifest
+from datamodules.decoding.region import why_not
+from datamodules.decoding.transforms import EvalTransform, TrainTransform
+from datamodules.loading.batches import Batches
+from datamodules.loading.loader import EvalLoader, TrainLoader
+from datamodules.loading.workers import worker_context
 from datamodules.mixing import clustering_warning
 from datamodules.plan import TrainPlan, rank_batch
-from datamodules.region import why_not
-from datamodules.remote import cached_bytes, check_cache, default_cache_dir, load_remote
-from datamodules.stream import Batches
-from datamodules.transforms import EvalTransform, TrainTransform
-from datamodules.workers import worker_context
+from datamodules.remote.cache import ShardCache
+from datamodules.remote.packed import cached_bytes, check_cache, default_cache_dir, load_remote
+from datamodules.remote.urls import is_remote, local_path
+from datamodules.shards.manifest import Manifest
 
 log = logging.getLogger("datamodules")
 

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from datamodules.manifest import Manifest
 from datamodules.plan import Ids, TrainPlan
+from datamodules.shards.manifest import Manifest
 
 _WANTED_PAIRS = 10_000  # gives the rate to about one percent
 _MAX_STEPS = 400

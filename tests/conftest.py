@@ -13,8 +13,8 @@ import torch
 import wandb
 from PIL import Image
 
-from datamodules.manifest import Manifest
-from datamodules.shards import write_shard
+from datamodules.shards.manifest import Manifest
+from datamodules.shards.writer import write_shard
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests that start processes share few cores
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other

@@ -16,8 +16,8 @@ import pytest
 import torch
 import yaml
 
-from bagnet.checkpoints import load_model
-from datamodules.manifest import Manifest
+from bagnet.model.weights import load_model
+from datamodules.shards.manifest import Manifest
 from train import main
 
 REPOSITORY = Path(__file__).parent.parent

@@ -27,9 +27,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bagnet.bench.data_ceiling import ceiling
-from bagnet.bench.report import report
-from bagnet.bench.rounds import take_turns
+from bagnet.bench.lib.data_ceiling import ceiling
+from bagnet.bench.lib.report import report
+from bagnet.bench.lib.rounds import take_turns
 
 REPOSITORY = Path(__file__).parents[2]
 PIPELINES = Path(__file__).with_name(
@@ -144,7 +144,7 @@ class _Variant:
 
 def _unpack(root: Path, files: Path) -> None:
     """Write the images of the train split as files, a folder a class."""
-    from datamodules.manifest import Manifest
+    from datamodules.shards.manifest import Manifest
 
     manifest = Manifest.load(root / "train")
     for sample in map(manifest.sample, range(manifest.num_samples)):

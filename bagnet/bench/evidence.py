@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bagnet.bench.report import parser_of, report
-from bagnet.bench.rounds import step_seconds, take_turns
+from bagnet.bench.lib.report import parser_of, report
+from bagnet.bench.lib.rounds import step_seconds, take_turns
 from bagnet.evidence import dense_evidence
-from bagnet.network import BagNet
+from bagnet.model.network import BagNet
 
 BATCH = 64  # patches; the fastest of 16, 64 and 256 on one core
 TARGET = 0

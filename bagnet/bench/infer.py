@@ -28,15 +28,15 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bagnet.bench.floors import count
-from bagnet.bench.report import report, short
-from bagnet.bench.rounds import prepare_device, recorded, step_seconds, take_turns
-from bagnet.bench.steps import Setting, check, choose, fuse, network_of, network_parser
-from bagnet.classifier import memory_format
+from bagnet.bench.lib.floors import count
+from bagnet.bench.lib.report import report, short
+from bagnet.bench.lib.rounds import prepare_device, recorded, step_seconds, take_turns
+from bagnet.bench.lib.steps import Setting, check, choose, fuse, network_of, network_parser
 from bagnet.evidence import dense_evidence, evidence_map
-from bagnet.kernels import folding
-from bagnet.models import build_model, normalize
-from bagnet.network import BagNet
+from bagnet.model import folding
+from bagnet.model.network import BagNet
+from bagnet.model.registry import build_model, normalize
+from bagnet.training.classifier import memory_format
 
 Logits = Callable[[], Tensor]
 REFERENCE = "channels-last"
@@ -111,7 +111,7 @@ def fold(network: nn.Module) -> nn.Module:
     """Fold each BatchNorm of a ResNet into the convolution before it; the network, in evaluation mode, is changed and returned.
 
     In torchvision's ResNets the modules stand in the order in which they are applied, and each normalisation behind its
-    convolution. `bagnet.kernels.folding` does it for BagNets.
+    convolution. `bagnet.model.folding` does it for BagNets.
     """
     for parent in network.modules():
         before = ""
@@ -142,7 +142,7 @@ VARIANTS: dict[str, Callable[[Setting], Logits]] = {
     "resnet50-folded": partial(build, model="resnet50", folded=True),
     "resnet50-compiled": partial(build, model="resnet50", folded=True, compiled=True),
 }
-"""What builds each variant, by name; `bagnet.bench.steps.network_of` knows those of ResNet-50 by theirs."""
+"""What builds each variant, by name; `bagnet.bench.lib.steps.network_of` knows those of ResNet-50 by theirs."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -24,8 +24,8 @@ from typing import cast
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
 
-from bagnet.bench.report import parser_of, short, show, write
-from bagnet.bench.rounds import take_turns
+from bagnet.bench.lib.report import parser_of, short, show, write
+from bagnet.bench.lib.rounds import take_turns
 from datamodules.plan import TrainPlan
 
 DATA_SETS = {"imagenet-1k": 1_281_167, "imagenet-21k": 14_197_122}

@@ -1,6 +1,6 @@
 """How long an epoch takes on many GPUs: a prediction, and its check.
 
-`bagnet.bench.scaling` predicts it from its parts, and `bagnet.bench.ranks` checks the formulas against real ranks on the CPU.
+`bagnet.bench.lib.scaling` predicts it from its parts, and `bagnet.bench.lib.ranks` checks the formulas against real ranks on the CPU.
 The defaults are of a BagNet-33 on ImageNet: gradients are counted and decoding was measured; the speeds of GPU, network and
 storage are assumptions, to be replaced by your own figures.
 
@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from bagnet.bench import ranks
-from bagnet.bench.report import parser_of, short, show, write
-from bagnet.bench.rounds import take_turns
-from bagnet.bench.scaling import Parts, Prediction, predict
+from bagnet.bench.lib import ranks
+from bagnet.bench.lib.report import parser_of, short, show, write
+from bagnet.bench.lib.rounds import take_turns
+from bagnet.bench.lib.scaling import Parts, Prediction, predict
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -25,8 +25,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from bagnet.bench.report import parser_of, show, write
-from bagnet.bench.rounds import take_turns
+from bagnet.bench.lib.report import parser_of, show, write
+from bagnet.bench.lib.rounds import take_turns
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ import sys
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from bagnet.bench.startup import FirstStep
-from bagnet.models import build_model
+from bagnet.model.registry import build_model
 
 class Module(LightningModule):
     def __init__(self):

@@ -1,7 +1,7 @@
 """How fast training steps are, and how near to the device's limits.
 
 All variants take turns in one process, after a warm-up in which the logits of one network's must agree. A step is that of
-`bagnet.classifier` on synthetic uint8 images on the device: normalisation, forward, loss, backward, SGD with momentum.
+`bagnet.training.classifier` on synthetic uint8 images on the device: normalisation, forward, loss, backward, SGD with momentum.
 
 * fp32, bf16, channels-last: the plain network: true float32, mixed with bfloat16, and that with channels last.
 * fused-sgd: channels-last, with the optimizer in one kernel.
@@ -29,11 +29,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from bagnet.bench import kernels, memory
-from bagnet.bench.floors import Peaks, count, measure_peaks
-from bagnet.bench.report import short, show, write
-from bagnet.bench.rounds import prepare_device, step_seconds, take_turns
-from bagnet.bench.steps import (
+from bagnet.bench.lib import kernels, memory
+from bagnet.bench.lib.floors import Peaks, count, measure_peaks
+from bagnet.bench.lib.report import short, show, write
+from bagnet.bench.lib.rounds import prepare_device, step_seconds, take_turns
+from bagnet.bench.lib.steps import (
     ON_REQUEST,
     REFERENCE,
     VARIANTS,

@@ -1,12 +1,12 @@
-"""The command line of ``python -m bagnet.evidence``; its commands are modules as ``bagnet/commands.py`` runs them."""
+"""The command line of ``python -m bagnet.evidence``; its commands are modules as ``datamodules/common/commands.py`` runs them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from bagnet import commands
 from bagnet.evidence import report
+from datamodules.common import commands
 
 COMMANDS = {"report": report}
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bagnet.evidence.maps import require_bagnet
-from bagnet.network import BagNet, Bottleneck
+from bagnet.model.network import BagNet, Bottleneck
 
 TILE = 64  # px. On a CPU, the BagNet-33 takes a quarter longer for tiles of 112, which repeat less but leave the caches
 
@@ -95,7 +95,7 @@ def _check_image(model: BagNet, image: Tensor) -> None:
     ):
         raise ValueError(
             f"dense evidence is of one normalised float image ({channels}, H, W), not of {image.dtype} "
-            f"{tuple(image.shape)}: take one image of the batch, and normalise it (bagnet.models.normalize)"
+            f"{tuple(image.shape)}: take one image of the batch, and normalise it (bagnet.model.registry.normalize)"
         )
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from bagnet.network import BagNet
+from bagnet.model.network import BagNet
 
 
 def evidence_map(model: nn.Module, images: Tensor) -> Tensor:

@@ -1,11 +1,10 @@
-"""The command line of ``python -m bagnet.experiments``; an experiment is a module as ``bagnet/commands.py`` runs it."""
+"""The command line of ``python -m bagnet.experiments``; an experiment is a module as ``datamodules/common/commands.py`` runs it."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from bagnet import commands
 from bagnet.experiments import (
     accuracy,
     aggregation,
@@ -18,6 +17,7 @@ from bagnet.experiments import (
     scrambling,
     sensitivity,
 )
+from datamodules.common import commands
 
 EXPERIMENTS = {
     "accuracy": accuracy,

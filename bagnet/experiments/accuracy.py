@@ -28,12 +28,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.experiments import persample
-from bagnet.experiments.networks import Facts, facts
-from bagnet.experiments.results import log_to_wandb, save_figure, write_table, write_text
-from bagnet.experiments.statistics import mean
-from bagnet.metrics import rank_of_label
-from bagnet.models import normalize
+from bagnet.experiments.measuring import persample
+from bagnet.experiments.measuring.networks import Facts, facts
+from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table, write_text
+from bagnet.experiments.measuring.statistics import mean
+from bagnet.model.registry import normalize
+from bagnet.training.metrics import rank_of_label
 
 NAME = "accuracy"
 PAPER_TOP5 = {"bagnet9": 0.70, "bagnet17": 0.805, "bagnet33": 0.876, "vgg16": 0.901}

@@ -28,14 +28,14 @@ from torchmetrics import MeanMetric
 
 from bagnet.evidence import aggregation, evidence_map
 from bagnet.evidence.aggregation import Aggregation
-from bagnet.evidence.certified import certify_clipped, certify_masked, entries_touched
-from bagnet.evidence.plots import save_png
-from bagnet.experiments import trained
-from bagnet.experiments.results import write_text
-from bagnet.experiments.trained import load_trained
-from bagnet.metrics import UNREADABLE, ClassificationMetrics
-from bagnet.models import normalize
-from bagnet.network import BagNet
+from bagnet.evidence.certificates import certify_clipped, certify_masked, entries_touched
+from bagnet.evidence.pictures.plots import save_png
+from bagnet.experiments.measuring import trained
+from bagnet.experiments.measuring.results import write_text
+from bagnet.experiments.measuring.trained import load_trained
+from bagnet.model.network import BagNet
+from bagnet.model.registry import normalize
+from bagnet.training.metrics import UNREADABLE, ClassificationMetrics
 from datamodules.imagenet import ImageNetDataModule
 
 BATCH_SIZE = 32  # images: their maps take 74 MB for 1,000 classes and 224x224 pixels

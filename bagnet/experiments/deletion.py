@@ -23,12 +23,12 @@ from torch.nn import functional as F
 
 from bagnet.evidence import dense_evidence
 from bagnet.evidence.maps import evaluating
-from bagnet.experiments import trained
-from bagnet.experiments.results import write_text
-from bagnet.experiments.trained import load_trained
-from bagnet.metrics import UNREADABLE
-from bagnet.models import normalize
-from bagnet.network import BagNet
+from bagnet.experiments.measuring import trained
+from bagnet.experiments.measuring.results import write_text
+from bagnet.experiments.measuring.trained import load_trained
+from bagnet.model.network import BagNet
+from bagnet.model.registry import normalize
+from bagnet.training.metrics import UNREADABLE
 from datamodules.imagenet import ImageNetDataModule
 
 CELL = 8  # px

@@ -24,9 +24,10 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from bagnet.experiments import accuracy, persample
-from bagnet.experiments.results import log_to_wandb, save_figure, write_table
-from bagnet.experiments.statistics import (
+from bagnet.experiments import accuracy
+from bagnet.experiments.measuring import persample
+from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.statistics import (
     cohens_kappa,
     error_consistency,
     mcnemar,

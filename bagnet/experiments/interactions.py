@@ -42,13 +42,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.evidence.plots import Box
-from bagnet.experiments import persample
-from bagnet.experiments.lines import double, draw_lines
-from bagnet.experiments.masking import FILLS, draw_pairs, every_second, replace, target_logits
-from bagnet.experiments.results import log_to_wandb, save_figure, write_table
-from bagnet.experiments.statistics import bootstrap, pearson
-from bagnet.models import normalize
+from bagnet.evidence.pictures.plots import Box
+from bagnet.experiments.measuring import persample
+from bagnet.experiments.measuring.lines import double, draw_lines
+from bagnet.experiments.measuring.masking import (
+    FILLS,
+    draw_pairs,
+    every_second,
+    replace,
+    target_logits,
+)
+from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.statistics import bootstrap, pearson
+from bagnet.model.registry import normalize
 
 SIDES = (8, 16, 32, 64)  # px, the paper's
 CORRELATION = {

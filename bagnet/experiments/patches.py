@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from bagnet.evidence.maps import evidence_map, require_bagnet
-from bagnet.evidence.patches import OTHERS, OWN, Patch, TopPatches
-from bagnet.evidence.sheets import Mistake, PatchRow, mistake_sheet, patch_sheet
-from bagnet.experiments import persample
-from bagnet.experiments.results import log_to_wandb, save_figure, write_table
-from bagnet.models import normalize
+from bagnet.evidence.pictures.sheets import Mistake, PatchRow, mistake_sheet, patch_sheet
+from bagnet.evidence.top_patches import OTHERS, OWN, Patch, TopPatches
+from bagnet.experiments.measuring import persample
+from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.model.registry import normalize
 from datamodules.imagenet import ImageNetDataModule
 
 NAME = "patches"

@@ -28,11 +28,11 @@ from rich.table import Table
 from torch import Tensor
 
 from bagnet.evidence.maps import evaluating
-from bagnet.evidence.plots import Box, Example, contact_sheet, save_png
-from bagnet.experiments.results import write_text
-from bagnet.experiments.trained import load_trained
-from bagnet.models import normalize
-from bagnet.network import BagNet
+from bagnet.evidence.pictures.plots import Box, Example, contact_sheet, save_png
+from bagnet.experiments.measuring.results import write_text
+from bagnet.experiments.measuring.trained import load_trained
+from bagnet.model.network import BagNet
+from bagnet.model.registry import normalize
 from datamodules.demo.generate import PLANTED
 from datamodules.imagenet import ImageNetDataModule
 

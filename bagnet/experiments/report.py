@@ -14,8 +14,8 @@ import re
 from html import escape
 from pathlib import Path
 
-from bagnet.experiments.parts import read_record
-from bagnet.experiments.results import read_table, write_text
+from bagnet.experiments.measuring.parts import read_record
+from bagnet.experiments.measuring.results import read_table, write_text
 
 ORDER = ("accuracy", "patches", "scrambling", "interactions", "errors", "sensitivity")
 """The experiments of the paper, as it has them."""

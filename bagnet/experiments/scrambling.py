@@ -35,13 +35,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.experiments import persample, textures
-from bagnet.experiments.lines import double, draw_lines
-from bagnet.experiments.results import log_to_wandb, save_figure, write_table
-from bagnet.experiments.statistics import mean
-from bagnet.experiments.textures import Synthesis, TextureNetwork, read_pictures
-from bagnet.experiments.tiles import check_divides, orders, shuffle_tiles
-from bagnet.models import normalize
+from bagnet.experiments.measuring import persample, textures
+from bagnet.experiments.measuring.lines import double, draw_lines
+from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.statistics import mean
+from bagnet.experiments.measuring.textures import Synthesis, TextureNetwork, read_pictures
+from bagnet.experiments.measuring.tiles import check_divides, orders, shuffle_tiles
+from bagnet.model.registry import normalize
 from datamodules.imagenet import ImageNetDataModule
 
 TILES = (2, 4, 7, 8, 14, 16)  # in a row; those that divide the image's side

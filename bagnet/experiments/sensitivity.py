@@ -38,14 +38,14 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from bagnet.evidence import BagNetExplainer
-from bagnet.experiments import persample
-from bagnet.experiments.attribution import AGGREGATES, METHODS, attribute, by_cell
-from bagnet.experiments.masking import FILLS, cells, replace, target_logits
-from bagnet.experiments.persample import Subject
-from bagnet.experiments.results import log_to_wandb, save_figure, write_table
-from bagnet.experiments.statistics import mean
-from bagnet.models import normalize
-from datamodules.manifest import sha256_of
+from bagnet.experiments.measuring import persample
+from bagnet.experiments.measuring.attribution import AGGREGATES, METHODS, attribute, by_cell
+from bagnet.experiments.measuring.masking import FILLS, cells, replace, target_logits
+from bagnet.experiments.measuring.persample import Subject
+from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.statistics import mean
+from bagnet.model.registry import normalize
+from datamodules.shards.manifest import sha256_of
 
 COUNTS = tuple(range(1, 101))  # cells
 TITLES = {

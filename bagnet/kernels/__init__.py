@@ -11,7 +11,7 @@ import importlib.util
 import torch
 from torch import nn
 
-from bagnet.network import BagNet, Bottleneck
+from bagnet.model.network import BagNet, Bottleneck
 
 CAPABILITY = (8, 0)
 """The oldest GPUs (Ampere) that the kernels' bfloat16 and asynchronous copies are for."""

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from bagnet.kernels import pointwise_gradient, tiles
 from bagnet.kernels.convolution import convolve
-from bagnet.kernels.folding import stem_weight
 from bagnet.kernels.input_gradient import Upstream, input_gradient, masked_input_gradient
 from bagnet.kernels.moments import measure
 from bagnet.kernels.normalization import Norm, Normalization, measures, normalization
 from bagnet.kernels.pointwise import normalize
 from bagnet.kernels.weight_gradient import weight_gradient
-from bagnet.network import BagNet, Bottleneck
+from bagnet.model.folding import stem_weight
+from bagnet.model.network import BagNet, Bottleneck
 
 Layer = tuple[nn.Conv2d, Norm]
 

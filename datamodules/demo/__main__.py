@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from datamodules import demo
+from datamodules.common.progress import progress
 from datamodules.demo.generate import generate
-from datamodules.pack.progress import progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from datamodules.demo.pictures import CLASS_NAMES, SIZE, draw
-from datamodules.manifest import MANIFEST, Manifest, Shard
-from datamodules.manifest import VERSION as FORMAT
-from datamodules.shards import shard_name, write_shard
+from datamodules.shards.manifest import MANIFEST, Manifest, Shard
+from datamodules.shards.manifest import VERSION as FORMAT
+from datamodules.shards.writer import shard_name, write_shard
 
 PLANTED = "planted.json"
 """``parameters``, ``image_size`` (px), and ``images``: for each key what ``draw`` says of it."""

@@ -12,7 +12,8 @@ from types import FrameType
 
 from rich.console import Console
 
-from datamodules.manifest import MANIFEST, Manifest
+from datamodules.common.pool import Workers
+from datamodules.common.progress import progress
 from datamodules.pack.arguments import parse_arguments
 from datamodules.pack.expand import shards_by_split
 from datamodules.pack.ilsvrc import list_ilsvrc
@@ -21,11 +22,10 @@ from datamodules.pack.images import ImageOptions
 from datamodules.pack.index import Index
 from datamodules.pack.job import SKIPPED, Job, Options, Packed
 from datamodules.pack.listing import Listing
-from datamodules.pack.progress import progress
 from datamodules.pack.verify import has_pipes, packed_splits, verify
 from datamodules.pack.wds import decide_classes, list_wds
-from datamodules.pack.workers import Workers
-from datamodules.sources import SourceError
+from datamodules.remote.sources import SourceError
+from datamodules.shards.manifest import MANIFEST, Manifest
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1)
 

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from datamodules.common.pool import available_cpus
 from datamodules.pack.ilsvrc import DEVKIT, TRAIN, VAL
-from datamodules.pack.workers import available_cpus
 
 EXAMPLES = """\
 examples:

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 import braceexpand
 
-from datamodules.locations import is_remote, local_path, name_for_people
-from datamodules.pack.workers import advance
-from datamodules.sources import open_source, with_retries
+from datamodules.common.pool import advance
+from datamodules.remote.sources import open_source, with_retries
+from datamodules.remote.urls import is_remote, local_path, name_for_people
 
 SPLIT_WORDS = {
     "train": "train",

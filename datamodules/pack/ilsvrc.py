@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.common.pool import Workers, advance
 from datamodules.pack.classes import names_of, read_class_names
 from datamodules.pack.images import SUFFIXES
 from datamodules.pack.listing import Listing, Source, found, tabulate
 from datamodules.pack.tars import members
-from datamodules.pack.workers import Workers, advance
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VAL = "ILSVRC2012_img_val.tar"

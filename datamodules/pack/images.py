@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from datamodules.images import FORMATS, UnreadableImage, to_rgb
+from datamodules.decoding.images import FORMATS, UnreadableImage, to_rgb
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 

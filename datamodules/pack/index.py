@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.locations import is_remote, name_for_people
-from datamodules.manifest import MANIFEST, SAMPLE_DTYPE, Manifest, Shard
+from datamodules.common.pool import Workers, advance
 from datamodules.pack.expand import local_copy, path_in
 from datamodules.pack.job import JOB, Packed, report_skipped
 from datamodules.pack.listing import Problem, printable
 from datamodules.pack.wds import Scan, key_and_suffix, scan
-from datamodules.pack.workers import Workers, advance
+from datamodules.remote.urls import is_remote, name_for_people
+from datamodules.shards.manifest import MANIFEST, SAMPLE_DTYPE, Manifest, Shard
 
 _BLOCK = 1 << 20  # bytes read at a time
 

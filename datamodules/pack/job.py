@@ -20,12 +20,20 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.images import UnreadableImage
-from datamodules.manifest import INDEX, MANIFEST, SAMPLE_DTYPE, VERSION, Manifest, Shard, sha256_of
+from datamodules.common.pool import Workers, advance
+from datamodules.decoding.images import UnreadableImage
 from datamodules.pack.images import ImageOptions, to_rgb_jpeg
 from datamodules.pack.listing import Listing, Problem, Source
-from datamodules.pack.workers import Workers, advance
-from datamodules.shards import shard_name, write_shard
+from datamodules.shards.manifest import (
+    INDEX,
+    MANIFEST,
+    SAMPLE_DTYPE,
+    VERSION,
+    Manifest,
+    Shard,
+    sha256_of,
+)
+from datamodules.shards.writer import shard_name, write_shard
 
 JOB = "pack.json"
 PARTIAL = ".partial"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.shards import MAX_KEY_BYTES
+from datamodules.shards.writer import MAX_KEY_BYTES
 
 PLAIN_FILE = -1
 """The ``archive`` of an entry that is a file of its own."""

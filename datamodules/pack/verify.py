@@ -15,12 +15,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from datamodules.images import UnreadableImage
-from datamodules.manifest import MANIFEST, Manifest, Shard, sha256_of
+from datamodules.common.pool import Workers, advance
+from datamodules.decoding.images import UnreadableImage
 from datamodules.pack.expand import local_copy
 from datamodules.pack.images import to_rgb_jpeg
-from datamodules.pack.workers import Workers, advance
-from datamodules.sources import SourceError
+from datamodules.remote.sources import SourceError
+from datamodules.shards.manifest import MANIFEST, Manifest, Shard, sha256_of
 
 
 @dataclass(frozen=True)

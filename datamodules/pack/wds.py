@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.locations import is_remote, name_for_people
+from datamodules.common.pool import Workers, advance
 from datamodules.pack.classes import names_of, read_class_names
 from datamodules.pack.listing import Listing, Problem, Source, found, printable, tabulate
 from datamodules.pack.tars import members
-from datamodules.pack.workers import Workers, advance
+from datamodules.remote.urls import is_remote, name_for_people
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "ppm")
 MAX_CLASSES = 1 << 20

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.datamodules.loading import contents, training_loaders, write_data
+from tests.datamodules.loaders import contents, training_loaders, write_data
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from datamodules.imagenet import ImageNetDataModule
-from datamodules.manifest import Manifest
-from datamodules.shards import shard_name, write_shard
+from datamodules.shards.manifest import Manifest
+from datamodules.shards.writer import shard_name, write_shard
 
 CLASSES = ("n01", "n02", "n03")
 NAMES = ("tench", "goldfish", "shark")

@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from datamodules.manifest import SAMPLE_DTYPE, Manifest, Shard
 from datamodules.mixing import clustering_warning, main, meetings
 from datamodules.plan import TrainPlan
+from datamodules.shards.manifest import SAMPLE_DTYPE, Manifest, Shard
 
 CLASSES = 10
 

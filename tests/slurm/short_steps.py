@@ -9,7 +9,7 @@ import sys
 
 from torch import nn
 
-from bagnet import classifier
+from bagnet.training import classifier
 from train import main
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from bagnet.checkpoints import load_model
 from bagnet.evidence.maps import require_bagnet
 from bagnet.evidence.report.inputs import Framing, find_images, read_classes, read_image
 from bagnet.evidence.report.page import write_page
 from bagnet.evidence.report.votes import Picture, look
+from bagnet.model.weights import load_model
 
 __all__ = ["add_arguments", "run"]
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bagnet.evidence.plots import colour_limit
+from bagnet.evidence.pictures.plots import colour_limit
 from bagnet.evidence.report.votes import (
     TOP_CLASSES,
     Picture,
@@ -30,7 +30,7 @@ from bagnet.evidence.report.votes import (
     shown_classes,
     thresholds,
 )
-from bagnet.network import BagNet
+from bagnet.model.network import BagNet
 
 JPEG_QUALITY = 90
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from bagnet.evidence.maps import evaluating, evidence_map
-from bagnet.models import normalize
-from bagnet.network import BagNet
+from bagnet.model.network import BagNet
+from bagnet.model.registry import normalize
 
 TOP_CLASSES = 10  # of the image, always in the list
 PATCH_CLASSES = 5  # of each patch

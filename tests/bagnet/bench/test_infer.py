@@ -12,8 +12,8 @@ from torch import nn
 
 from bagnet.bench import infer
 from bagnet.bench.__main__ import main
-from bagnet.bench.steps import ON_REQUEST, VARIANTS, Setting, choose
-from bagnet.models import build_model
+from bagnet.bench.lib.steps import ON_REQUEST, VARIANTS, Setting, choose
+from bagnet.model.registry import build_model
 
 TINY = ["infer", "--width", "2", "--image-size", "41", "--batch-size", "2", "--device", "cpu"]
 TINY += ["--steps", "2", "--rounds", "2"]

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from bagnet.bench import ranks
 from bagnet.bench.__main__ import main
-from bagnet.bench.scaling import Parts, predict, ring_seconds
+from bagnet.bench.lib import ranks
+from bagnet.bench.lib.scaling import Parts, predict, ring_seconds
 
 
 def test_the_predictions_of_all_numbers_of_gpus_are_told(tmp_path, said):

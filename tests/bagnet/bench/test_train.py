@@ -10,12 +10,12 @@ from itertools import chain
 import pytest
 import torch
 
-from bagnet import classifier
-from bagnet.bench import steps
 from bagnet.bench.__main__ import main
-from bagnet.bench.report import short
-from bagnet.bench.steps import ON_REQUEST, REFERENCE, VARIANTS, Setting, Step
-from bagnet.models import build_model, normalize
+from bagnet.bench.lib import steps
+from bagnet.bench.lib.report import short
+from bagnet.bench.lib.steps import ON_REQUEST, REFERENCE, VARIANTS, Setting, Step
+from bagnet.model.registry import build_model, normalize
+from bagnet.training import classifier
 
 TINY = ["train", "--width", "2", "--image-size", "41", "--batch-size", "2", "--device", "cpu"]
 TINY += ["--steps", "2", "--rounds", "2"]

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from bagnet.evidence import dense, dense_evidence, evidence_map
-from bagnet.network import BagNet
-from tests.bagnet.test_network import GENERAL, GOLDEN, golden_image, golden_tensor
+from bagnet.model.network import BagNet
+from tests.bagnet.model.test_network import GENERAL, GOLDEN, golden_image, golden_tensor
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -136,7 +136,7 @@ def test_it_takes_a_tenth_of_the_multiply_adds():
 MEASURE = """
 import resource, torch
 from bagnet.evidence import dense_evidence
-from bagnet.network import BagNet
+from bagnet.model.network import BagNet
 torch.set_num_threads(1)
 model = BagNet(33, num_classes=20, width=2)
 megabytes = []

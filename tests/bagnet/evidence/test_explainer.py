@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bagnet.evidence import BagNetExplainer, dense_evidence
-from bagnet.network import BagNet
+from bagnet.model.network import BagNet
 
 
 @pytest.fixture(scope="module")

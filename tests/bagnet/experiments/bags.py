@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bagnet.models import IMAGENET_MEAN, IMAGENET_STD
-from bagnet.network import BagNet
+from bagnet.model.network import BagNet
+from bagnet.model.registry import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Linear(nn.Module):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bagnet.network import BagNet
+from bagnet.model.network import BagNet
 
 CLASSES = 6
 

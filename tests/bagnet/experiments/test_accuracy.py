@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bagnet.checkpoints import load_model
-from bagnet.experiments import accuracy, networks, persample
+from bagnet.experiments import accuracy
 from bagnet.experiments.__main__ import main
 from bagnet.experiments.accuracy import Predictions
-from bagnet.models import normalize
+from bagnet.experiments.measuring import networks, persample
+from bagnet.model.registry import normalize
+from bagnet.model.weights import load_model
 from datamodules.imagenet import ImageNetDataModule
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from bagnet.evidence import aggregation as functions
 from bagnet.experiments import aggregation
 from bagnet.experiments.__main__ import main
-from bagnet.network import BagNet
+from bagnet.model.network import BagNet
 from datamodules.imagenet import ImageNetDataModule
 
 CLASSES = 6

@@ -12,13 +12,13 @@ import torch
 
 from bagnet.experiments.__main__ import main
 from bagnet.experiments.interactions import Interactions
-from bagnet.experiments.persample import Subject
+from bagnet.experiments.measuring.persample import Subject
+from bagnet.experiments.measuring.textures import Synthesis
 from bagnet.experiments.scrambling import Textures, Tiles
 from bagnet.experiments.sensitivity import Sensitivity
-from bagnet.experiments.textures import Synthesis
-from bagnet.models import build_model
-from bagnet.network import BagNet
-from tests.bagnet.experiments.test_textures import tiny_vgg
+from bagnet.model.network import BagNet
+from bagnet.model.registry import build_model
+from tests.bagnet.experiments.measuring.test_textures import tiny_vgg
 
 CLASSES = 6
 SIZES = ["--image_size", "36", "--resize_size", "36", "--gpus", "0", "--workers", "0"]
@@ -116,7 +116,9 @@ def test_bagnets_are_measured_without_interactions_where_no_patch_sees_two_squar
 
 
 def test_textures_are_made_once_and_measured_like_the_images(words, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("bagnet.experiments.textures.load_model", lambda path, name: Features())
+    monkeypatch.setattr(
+        "bagnet.experiments.measuring.textures.load_model", lambda path, name: Features()
+    )
     (tmp_path / "vgg.pth").write_bytes(b"weights")
     textures = [
         "--texture_network",

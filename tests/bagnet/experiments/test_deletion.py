@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bagnet.experiments import deletion
 from bagnet.experiments.__main__ import main
-from bagnet.network import BagNet
+from bagnet.model.network import BagNet
 from datamodules.demo.generate import generate
 from datamodules.demo.pictures import SIZE
 

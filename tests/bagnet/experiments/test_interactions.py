@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bagnet.experiments.interactions import Interactions, effects
-from bagnet.experiments.masking import every_second
-from bagnet.models import normalize
+from bagnet.experiments.measuring.masking import every_second
+from bagnet.model.registry import normalize
 from tests.bagnet.experiments.bags import Linear, pictures, tiny_bagnet
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bagnet.checkpoints import load_model
 from bagnet.evidence import evidence_map
-from bagnet.evidence.patches import OTHERS, OWN, TopPatches
+from bagnet.evidence.top_patches import OTHERS, OWN, TopPatches
 from bagnet.experiments import patches
 from bagnet.experiments.__main__ import main
-from bagnet.experiments.parts import read_file
-from bagnet.models import build_model, normalize
+from bagnet.experiments.measuring.parts import read_file
+from bagnet.model.registry import build_model, normalize
+from bagnet.model.weights import load_model
 from datamodules.imagenet import ImageNetDataModule
 
 SIZES = ["--image_size", "32", "--resize_size", "36"]

@@ -13,9 +13,10 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from bagnet.experiments import pointing, trained
+from bagnet.experiments import pointing
 from bagnet.experiments.__main__ import main
-from bagnet.network import BagNet
+from bagnet.experiments.measuring import trained
+from bagnet.model.network import BagNet
 from datamodules.demo.generate import generate
 from datamodules.imagenet import ImageNetDataModule
 

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from bagnet.experiments.__main__ import EXPERIMENTS, main
+from bagnet.experiments.measuring.results import save_figure, write_table
 from bagnet.experiments.report import ORDER
-from bagnet.experiments.results import save_figure, write_table
 
 
 class Page(HTMLParser):
@@ -71,7 +71,7 @@ def test_the_page_holds_all_results_that_exist_and_needs_nothing_else(tmp_path):
 
 
 def test_the_page_says_what_was_measured(command, tmp_path):
-    from bagnet.experiments import networks
+    from bagnet.experiments.measuring import networks
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "SECONDS", 0.0)

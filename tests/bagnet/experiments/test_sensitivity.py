@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from bagnet.experiments.attribution import attribute, by_cell, last_maps
+from bagnet.experiments.measuring.attribution import attribute, by_cell, last_maps
 from bagnet.experiments.sensitivity import Sensitivity, masking_curves
-from bagnet.models import build_model, normalize
+from bagnet.model.registry import build_model, normalize
 from tests.bagnet.experiments.bags import Linear, Pixel, pictures, tiny_bagnet
 
 OWN = ("saliency", "integrated_gradients", "smoothgrad")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bagnet.kernels import fuse, obstacle
-from bagnet.network import BagNet
+from bagnet.model.network import BagNet
 
 GPU, CPU = torch.device("cuda", 1), torch.device("cpu")
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from bagnet.kernels import fuse
 from bagnet.kernels.blocks import normalize_relu, run_block
-from bagnet.network import BagNet, Bottleneck
+from bagnet.model.network import BagNet, Bottleneck
 from tests.bagnet.kernels.checks.reference import (
     DEVICE,
     check,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bagnet.kernels import fuse, tiles
-from bagnet.network import BagNet, Bottleneck
+from bagnet.model.network import BagNet, Bottleneck
 from tests.bagnet.kernels.checks.reference import DEVICE
 
 STEPS, WINDOW = 200, 20

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bagnet.kernels import tiles
-from bagnet.network import BagNet, Bottleneck
+from bagnet.model.network import BagNet, Bottleneck
 
 DEVICE = torch.device("cpu" if tiles.INTERPRETED else "cuda")
 LIMIT = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}

@@ -1,1 +1,0 @@
-"""What happens around the training, one concern a file."""

@@ -1,0 +1,140 @@
+"""What an experiment leaves: tables (CSV and Markdown), figures (PNG and SVG), and all of it in W&B when asked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from bagnet.evidence.pictures.plots import save_png
+from bagnet.experiments.measuring.statistics import Interval
+
+NOTHING = "–"
+
+Columns = Mapping[str, tuple[str, str]]
+"""By key of a row: the title, and the format spec of its values, such as ``.1%``."""
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], columns: Columns, stem: Path) -> None:
+    """Print a table and write it to ``STEM.csv``, raw, and ``STEM.md``, for people.
+
+    Args:
+        rows: What is missing or None is a dash. An ``Interval`` has three columns in the CSV.
+        columns: Which entries of the rows, in this order.
+        stem: The files without their suffixes.
+    """
+    titles = [title for title, _ in columns.values()]
+    cells = [[_formatted(row.get(key), spec) for key, (_, spec) in columns.items()] for row in rows]
+    table = Table(*titles, title=stem.stem if stem.stem != "table" else None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for line in cells:
+        table.add_row(*line)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:  # a log has no width
+        console.width = Console(width=10_000, markup=False).measure(table).maximum
+    console.print(table)
+    lines = [titles, ["---"] + ["---:"] * (len(titles) - 1), *cells]
+    text = "".join(f"| {' | '.join(_escaped(cell) for cell in line)} |\n" for line in lines)
+    write_text(text, stem.with_suffix(".md"))
+    write_text(_csv(rows, columns), stem.with_suffix(".csv"))
+
+
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The titles and cells of a Markdown file of ``write_table``."""
+    titles, _, *rows = (
+        [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in path.read_text(encoding="utf-8").splitlines()
+    )
+    return titles, rows
+
+
+def save_figure(figure: Figure, stem: Path) -> None:
+    """Write ``STEM.png`` and ``STEM.svg``; the same figure gives the same bytes."""
+    save_png(figure, stem.with_suffix(".png"))
+    text = io.StringIO()
+    # Matplotlib would write the time, its version and random names into the file.
+    with rc_context({"svg.hashsalt": "bagnet"}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    write_text(text.getvalue(), stem.with_suffix(".svg"))
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a file; it appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def log_to_wandb(name: str, folder: Path) -> None:
+    """Give W&B all tables and figures of a folder, and its per-sample results as an artifact.
+
+    W&B's own variables rule it; without WANDB_MODE and a key it works offline, in the folder.
+
+    Raises:
+        ValueError: W&B does not answer.
+    """
+    mode: Any = os.environ.get("WANDB_MODE")
+    if mode is None and not wandb.login(prompt=False, verify=False):
+        mode = "offline"
+    project = os.environ.get("WANDB_PROJECT", "bagnet")
+    try:
+        run = wandb.init(project=project, name=name, job_type="experiment", dir=folder, mode=mode)
+    except wandb.Error as error:
+        raise ValueError(
+            f"W&B does not answer ({str(error).splitlines()[0]}); all results are in {folder}: the same command "
+            "without --models sends them again"
+        ) from None
+    with run:
+        for file in sorted(folder.glob("*.md")):
+            titles, rows = read_table(file)
+            run.log({f"{name}/{file.stem}": wandb.Table(columns=list(titles), data=rows)})
+        for file in sorted(folder.glob("*.png")):
+            run.log({f"{name}/{file.stem}": wandb.Image(str(file))})
+        artifact = wandb.Artifact(name, type="results")
+        for file in sorted([*folder.glob("*.parquet"), *folder.glob("*.csv")]):
+            artifact.add_file(str(file))
+        run.log_artifact(artifact)
+
+
+def _formatted(value: Any, spec: str) -> str:
+    return NOTHING if value is None else format(value, spec)
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", r"\|").replace("\n", " ")
+
+
+def _csv(rows: Sequence[Mapping[str, Any]], columns: Columns) -> str:
+    """All rows, with full precision; an interval is the columns KEY, KEY_low and KEY_high."""
+    intervals = {key for row in rows for key in columns if isinstance(row.get(key), Interval)}
+    names = [
+        name
+        for key in columns
+        for name in ((key, f"{key}_low", f"{key}_high") if key in intervals else (key,))
+    ]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        line = {key: row.get(key) for key in columns}
+        for key in intervals:
+            if isinstance(interval := line[key], Interval):
+                line |= {key: interval.value, f"{key}_low": interval.low}
+                line[f"{key}_high"] = interval.high
+        writer.writerow(line)
+    return text.getvalue()

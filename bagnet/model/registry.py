@@ -1,0 +1,105 @@
+"""Build a network by name: the BagNets, and the torchvision networks the paper compares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bagnet.model.network import BagNet
+
+BAGNETS = {"bagnet9": 9, "bagnet17": 17, "bagnet33": 33}
+TORCHVISION = ("alexnet", "vgg11", "vgg16", "vgg19", "resnet50", "resnet152", "densenet169")
+MODELS = (*BAGNETS, *TORCHVISION)
+ORIGINAL_WIDTH = 64
+"""Channels of the first convolution in all of them."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, for values in [0, 1]
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def build_model(name: str, num_classes: int = 1000, width: int = 64) -> nn.Module:
+    """Build a network with fresh weights.
+
+    Args:
+        name: one of `MODELS`.
+        num_classes: length of the logits.
+        width: channels of the first convolution, 64 in the original. All other layers follow, so a
+            width of 16 has a quarter of the channels everywhere.
+
+    Raises:
+        ValueError: unknown `name`, or a `width` that this network does not come in.
+    """
+    if name in BAGNETS:
+        return BagNet(BAGNETS[name], num_classes, width)
+    if name not in TORCHVISION:
+        raise ValueError(f"there is no model {name!r}: choose one of {', '.join(MODELS)}")
+    narrowest = 2 if name == "densenet169" else 1  # a layer of its blocks adds width / 2 channels
+    if not 0 < width <= ORIGINAL_WIDTH or width % narrowest:
+        even = "even " * (narrowest == 2)
+        raise ValueError(f"width={width}: {name} comes in {even}widths of {narrowest} to 64")
+    from torchvision.models import get_model  # takes a second, and the BagNets do without
+
+    model = get_model(name, weights=None, num_classes=num_classes)
+    if width != ORIGINAL_WIDTH:
+        _narrow(model, width)
+    return model
+
+
+@torch.no_grad()
+def _narrow(model: nn.Module, width: int) -> None:
+    """Keep the first `width` of 64 channels everywhere, but for those of the image and the classes.
+
+    torchvision's constructors cannot do this. Fresh weights stay as torchvision draws them, times
+    the root of how many fewer inputs a layer has, so that signals keep their size.
+    """
+    kinds = nn.Conv2d | nn.Linear
+    image, *_, logits = (layer for layer in model.modules() if isinstance(layer, kinds))
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.num_features = layer.num_features * width // ORIGINAL_WIDTH
+            for key, value in layer.state_dict(keep_vars=True).items():
+                if value.ndim:  # all but the counter
+                    narrow = value[: layer.num_features].clone()
+                    is_weight = isinstance(value, nn.Parameter)
+                    setattr(layer, key, nn.Parameter(narrow) if is_weight else narrow)
+        elif isinstance(layer, kinds):
+            outputs, inputs = layer.weight.shape[:2]
+            kept = outputs if layer is logits else outputs * width // ORIGINAL_WIDTH
+            fed = inputs if layer is image else inputs * width // ORIGINAL_WIDTH
+            scale = (inputs / fed) ** 0.5
+            layer.weight = nn.Parameter(layer.weight[:kept, :fed] * scale)
+            if layer.bias is not None:
+                layer.bias = nn.Parameter(layer.bias[:kept] * scale)
+            if isinstance(layer, nn.Conv2d):
+                layer.in_channels, layer.out_channels = fed, kept
+            else:
+                layer.in_features, layer.out_features = fed, kept
+
+
+def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Scale uint8 RGB images (B, 3, H, W) by ImageNet's mean and standard deviation.
+
+    It runs on the images' device and keeps their memory format. The arithmetic is in float32 or
+    better, whatever `dtype` is asked for.
+
+    Raises:
+        ValueError: the images are not uint8, or not of that shape.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"normalize takes uint8 images (B, 3, H, W), not {images.dtype} {tuple(images.shape)}: "
+            f"pass the pixels as the loader gives them"
+        )
+    exact = torch.promote_types(dtype, torch.float32)
+    mean, std = (
+        _per_channel(values, exact, images.device) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return images.to(exact).sub_(mean).div_(std).to(dtype)
+
+
+def _per_channel(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Of pixels from 0 to 255: (3, 1, 1). Made on the device: a copy from the host would be none of a CUDA graph's."""
+    channels = [torch.full((1, 1), value, dtype=dtype, device=device) for value in values]
+    return torch.stack(channels).mul_(255)

@@ -1,0 +1,36 @@
+"""Which code this is. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+
+
+def git_commit() -> str | None:
+    """The commit that is checked out, with ``-dirty`` behind it if tracked files differ; None without git."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return f"{commit}-dirty" if _git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def code_digest() -> str:
+    """A hash of the project's sources, as this process would import them."""
+    digest = hashlib.sha256()
+    for package in (_ROOT / "bagnet", _ROOT / "datamodules"):
+        for source in sorted(package.rglob("*.py")):
+            digest.update(f"{source.relative_to(_ROOT)}\n".encode() + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(_ROOT), *words], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

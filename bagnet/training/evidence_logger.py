@@ -1,0 +1,79 @@
+"""Evidence of the same few validation images after each epoch, in W&B: see the network learn where to look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from bagnet.evidence.maps import evaluating, evidence_map
+from bagnet.evidence.pictures.plots import Example, contact_sheet, rgb, save_png
+from bagnet.model.network import BagNet
+from bagnet.model.registry import normalize
+from bagnet.run.folder import Run
+from bagnet.run.loggers import WandbRun
+
+
+class EvidenceLogger(Callback):
+    """Draws the first validation images with the evidence for the class that the network predicts.
+
+    It costs one forward pass over them and about two seconds of drawing an epoch, on rank 0. The pictures are
+    ``val/evidence`` in W&B, and the latest is ``evidence.png`` in the run's folder. Networks other than BagNets have none.
+
+    Args:
+        run: Gets the picture.
+        images: How many; 0 draws nothing.
+    """
+
+    def __init__(self, run: Run, images: int = 12) -> None:
+        self.run, self.images = run, images
+        self._images: list[Tensor] = []
+        self._labels: list[int] = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        wanted = self.images - len(self._images)
+        if wanted > 0 and trainer.is_global_zero:  # the first batches only, and once a start
+            images, labels, _ = batch
+            self._images += images[:wanted].cpu()
+            self._labels += labels[:wanted].tolist()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model = pl_module.model
+        if trainer.sanity_checking or not self._images or not isinstance(model, BagNet):
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        figure = contact_sheet(self._examples(model, data.class_names), model.box)
+        save_png(figure, self.run.folder / "evidence.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbRun):
+                step = max(0, trainer.global_step - 1)
+                logger.log_image("val/evidence", [rgb(figure)], step=step)
+
+    def _examples(self, model: BagNet, names: tuple[str, ...]) -> list[Example]:
+        inputs = normalize(torch.stack(self._images).to(model.fc.weight.device))
+        with evaluating(model):
+            logits = model(inputs).float().cpu()
+        evidence = evidence_map(model, inputs).float().cpu()
+        predicted = logits.argmax(1).tolist()
+        return [
+            Example(
+                image=image.permute(1, 2, 0).numpy(),
+                evidence=evidence[number, best].numpy(),
+                logit=float(logits[number, best]),
+                true=names[label] if label >= 0 else "unreadable",
+                predicted=names[best],
+            )
+            for number, (image, label, best) in enumerate(
+                zip(self._images, self._labels, predicted, strict=True)
+            )
+        ]

@@ -1,0 +1,114 @@
+"""The short flags of train.py, spelled out for LightningCLI. Imports nothing heavy: ``--help`` is instant."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from bagnet.run.folder import Run
+
+PATCHES = (9, 17, 33)
+
+SHORT_HELP = """\
+Train and evaluate BagNets: the logits are the average of the patches' votes.
+
+  python train.py --patch 33 --gpus 8 --data.root SHARDS      train
+  python train.py ... --resume auto                           go on after a stop
+  python train.py validate --run bagnet33                   a run's best weights
+  python train.py validate --patch 33 --model.weights FILE --data.root SHARDS
+                                               any weights: ours or the authors'
+what to train
+  --patch 9|17|33      side of the patch that votes, in pixels (default: 33)
+  --data.root SHARDS   packed images: python -m datamodules.pack --help
+  --config FILE        settings, see configs/*.yaml; flags win over them
+  --run NAME           folder runs/NAME, and the run's name in W&B
+                       (default: the name of the config, or of the network)
+  --resume auto|FILE   go on from the run's last checkpoint, if any, or a FILE
+on what
+  --gpus N             GPUs of each node; 0 is the CPU
+  --nodes N            nodes (under SLURM, start it with srun)
+  --compile            compile the network
+everything else, as in `python train.py fit --help` (fit is the default word,
+beside validate and test)
+  --model.*            --model.learning_rate 0.01, --model.schedule cosine, ...
+  --data.*             --data.batch_size 256 (of all GPUs together), ...
+  --trainer.*          --trainer.max_epochs 90, --trainer.precision 16-mixed ...
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the short flags said.
+
+    Attributes:
+        arguments: The command line for LightningCLI.
+        run: Folder and name of the run.
+        resume: ``None``, ``"auto"`` or a file.
+    """
+
+    arguments: list[str]
+    run: Run
+    resume: str | None
+
+
+def wants_short_help(arguments: list[str]) -> bool:
+    """Whether help is asked for without a subcommand, whose own help is LightningCLI's."""
+    subcommand, _ = _subcommand(arguments)
+    return subcommand is None and ("--help" in arguments or "-h" in arguments)
+
+
+def expand(arguments: list[str]) -> Command:
+    """Spell the short flags out; configs come first, so that flags win over them.
+
+    Raises:
+        ValueError: A flag without its value or with an impossible one, or an evaluation that says nothing of its
+            weights.
+    """
+    subcommand, rest = _subcommand(arguments)
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
+    parser.add_argument("--patch", type=int)
+    parser.add_argument("--gpus", type=int)
+    parser.add_argument("--nodes", type=int)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--run")
+    parser.add_argument("--resume")
+    parser.add_argument("-c", "--config", action="append", default=[])
+    try:
+        flags, rest = parser.parse_known_args(rest)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error}; see python train.py --help") from None
+
+    evaluating = subcommand in ("validate", "test")
+    configs, spelled = list(flags.config), []
+    run = Run(flags.run or (Path(configs[-1]).stem if configs else f"bagnet{flags.patch or 33}"))
+    if flags.patch is not None:
+        if flags.patch not in PATCHES:
+            raise ValueError(f"--patch {flags.patch}: there is no such BagNet; choose 9, 17 or 33")
+        spelled += ["--model.name", f"bagnet{flags.patch}"]
+    if flags.gpus is not None:
+        kind = "gpu" if flags.gpus else "cpu"
+        spelled += ["--trainer.accelerator", kind, "--trainer.devices", str(flags.gpus or 1)]
+    if flags.nodes is not None:
+        spelled += ["--trainer.num_nodes", str(flags.nodes)]
+    if flags.compile:
+        spelled += ["--model.compile", "true"]
+    if evaluating and flags.run is not None:
+        if not run.config.exists():
+            raise ValueError(f"--run {run.name}: there is no {run.config}; name a run of train.py")
+        # The run's own settings say how it sees its data; flags and other configs still win.
+        configs.insert(0, str(run.config))
+        spelled += ["--model.weights", str(run.best)]
+    elif evaluating and not any(word.startswith("--model.weights") for word in rest):
+        raise ValueError(
+            f"{subcommand} needs weights: those of a run (--run NAME) or of a file (--model.weights FILE)"
+        )
+    words = [word for config in configs for word in ("--config", config)]
+    return Command([subcommand or "fit", *words, *spelled, *rest], run, flags.resume)
+
+
+def _subcommand(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The leading word, if there is one, and what comes behind it."""
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:]
+    return None, arguments

@@ -1,0 +1,102 @@
+"""Image files: their size, known without decoding them, and their pixels."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from datamodules.decoding.region import Box, decode_region
+
+# No more than these: PIL can also open formats that start other programs (EPS).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+
+MAX_PIXELS = 89_478_485
+"""The largest image that is decoded, to a quarter of a gigabyte; PIL's limit too. ImageNet's largest has 61 million."""
+
+
+class UnreadableImage(ValueError):
+    """The bytes are not an image that can be decoded to its end."""
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height of an image file, in pixels; takes 3 us for a JPEG.
+
+    Raises:
+        UnreadableImage: No image of a known format, or one of more than `MAX_PIXELS`, which a few bytes
+            can claim (a decompression bomb).
+    """
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        width, height = _size_by_pil(data)
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+    return width, height
+
+
+def _size_by_pil(data: bytes) -> tuple[int, int]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return image.size
+    except Image.DecompressionBombError:
+        raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL's plugins raise whatever their parsers happen to raise
+        raise UnreadableImage("not a readable image") from error
+
+
+def pixels(data: bytes, box: Box) -> np.ndarray:
+    """Decode a part of an image file to RGB, as PIL does, of an animation the first frame.
+
+    Whether it is readable does not depend on the part, nor do the pixels depend on what decodes it.
+    Of a JPEG, what comes after the part is only searched for its end: flaws in there show if PIL
+    could not live with them.
+
+    Args:
+        data: the file.
+        box: the part, within the `image_size` that the caller has asked for and so checked.
+
+    Returns:
+        uint8 (box.height, box.width, 3), contiguous.
+
+    Raises:
+        UnreadableImage: It cannot be decoded to its end.
+    """
+    region = decode_region(data, box)
+    if region is not None:
+        return region
+    rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+    return np.ascontiguousarray(_whole(data)[rows, columns])
+
+
+def _whole(data: bytes) -> np.ndarray:
+    try:
+        # Exact, as PIL decodes, and in a few per cent less time. Strict: else the part of an image
+        # that is missing would be grey.
+        return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True)
+    except ValueError:
+        pass  # no JPEG, or one with CMYK or with flaws, of which PIL knows the harmless ones
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return np.array(to_rgb(image))  # a copy, which may be written to
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UnreadableImage(f"not a readable image ({error})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert to 8 bits of red, green and blue."""
+    if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255
+        wide = np.asarray(image).astype(np.int64)
+        return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "P":  # a palette may carry transparency, which only RGBA can hold
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")

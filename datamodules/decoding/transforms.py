@@ -1,0 +1,142 @@
+"""From an image file to pixels: uint8, of which only what is seen is decoded; normalisation happens on the device."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from datamodules.decoding.images import image_size, pixels
+from datamodules.decoding.region import Box
+
+_PIXEL = torch.empty(1, dtype=torch.uint8)
+
+
+class View(NamedTuple):
+    """What is seen of an image: a box of it, resized, then the centre of that, and mirrored or not."""
+
+    box: Box
+    height: int
+    width: int
+    mirrored: bool
+
+
+class Transform(ABC):
+    """From an image file to a square of pixels.
+
+    Args:
+        size: side of the square, in pixels.
+
+    Raises:
+        ValueError: a size below one pixel.
+    """
+
+    def __init__(self, size: int) -> None:
+        _check_size("image_size", size)
+        self.size = size
+
+    @abstractmethod
+    def view(self, width: int, height: int) -> View:
+        """What is seen of an image of this size, in pixels. May draw from torch's generator."""
+
+    def __call__(self, data: bytes) -> Tensor:
+        """Decode and resize what is seen: uint8 (3, size, size), in channels-last memory.
+
+        Raises:
+            UnreadableImage: it cannot be decoded to its end, or has too many pixels.
+        """
+        view = self.view(*image_size(data))
+        return self.resize(pixels(data, view.box), view)
+
+    def resize(self, box: np.ndarray, view: View) -> Tensor:
+        """From the pixels of the view's box, uint8 (height, width, 3), to what is seen."""
+        return seen(torch.from_numpy(box).permute(2, 0, 1), view, self.size)
+
+
+class TrainTransform(Transform):
+    """Random resized crop and flip, drawn as torchvision draws them.
+
+    Args:
+        image_size: side of the result, in pixels.
+        min_scale: smallest area of a crop, as a share of the image's.
+
+    Raises:
+        ValueError: an image size below one pixel, or a share outside (0, 1].
+    """
+
+    def __init__(self, image_size: int = 224, min_scale: float = 0.08) -> None:
+        super().__init__(image_size)
+        if not 0 < min_scale <= 1:
+            raise ValueError(
+                f"min_scale is {min_scale}, but it is a share of the image: 0 < share <= 1"
+            )
+        self._crop = v2.RandomResizedCrop(image_size, scale=(min_scale, 1.0))
+
+    def view(self, width: int, height: int) -> View:
+        drawn = self._crop.make_params([_PIXEL.expand(3, height, width)])
+        box = Box(drawn["left"], drawn["top"], drawn["width"], drawn["height"])
+        return View(box, self.size, self.size, mirrored=bool(torch.rand(1) < 0.5))
+
+
+class EvalTransform(Transform):
+    """Resize and centre crop.
+
+    Args:
+        image_size: side of the result, in pixels.
+        resize_size: length of the shorter side before the crop, in pixels; smaller images are
+            enlarged.
+
+    Raises:
+        ValueError: a size below one pixel, or a crop larger than the resized image, which would
+            have black borders.
+    """
+
+    def __init__(self, image_size: int = 224, resize_size: int = 256) -> None:
+        super().__init__(image_size)
+        _check_size("resize_size", resize_size)
+        if resize_size < image_size:
+            raise ValueError(
+                f"resize_size is {resize_size} and image_size {image_size}, so the crop would have "
+                f"black borders; use a resize_size of at least {image_size} (the usual ratio gives "
+                f"{round(image_size * 256 / 224)})"
+            )
+        self._shorter = resize_size
+
+    def view(self, width: int, height: int) -> View:
+        shorter = min(width, height)
+        rows, columns = (self._shorter * side // shorter for side in (height, width))
+        return View(Box(0, 0, width, height), rows, columns, mirrored=False)
+
+
+def seen(image: Tensor, view: View, size: int) -> Tensor:
+    """From the view's box, uint8 (3, height, width) on any device, to a square of `size` pixels of it."""
+    image = v2.functional.resize_image(image, [view.height, view.width], antialias=True)
+    image = v2.functional.center_crop_image(image, [size, size])
+    return image.flip(-1) if view.mirrored else image
+
+
+def _check_size(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} is {value}, but it is a number of pixels, at least 1")
+
+
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Draw what torch draws on the CPU from `seed`, and leave the process's random state as it was.
+
+    Costs about 3 us. `torch.random.fork_rng` and `torch.manual_seed` would cost 80 times as much,
+    and the latter reseeds the accelerators too.
+    """
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(state)

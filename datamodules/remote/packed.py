@@ -1,0 +1,92 @@
+"""Packed data that lies elsewhere: its manifest, and how much of it is read at the same time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from datamodules.remote.cache import ShardCache
+from datamodules.remote.sources import SourceError, read_source
+from datamodules.remote.urls import name_for_people
+from datamodules.shards.manifest import INDEX, MANIFEST, Manifest
+
+
+def default_cache_dir() -> Path:
+    """Where local copies go: the temporary folder, which clusters put on a disk of the node's own."""
+    return Path(tempfile.gettempdir()) / f"bagnet-shards-{os.getuid()}"
+
+
+def load_remote(url: str, cache: ShardCache) -> Manifest:
+    """Load the manifest of a remote folder, by way of a local copy in the cache's folder.
+
+    Raises:
+        ValueError: There is none, it is damaged, or it names shards outside its folder.
+    """
+    try:
+        text = read_source(f"{url}/{MANIFEST}", cache.delays, cache.timeout)
+    except SourceError as error:
+        raise ValueError(
+            f"{error}; --data.root must be the URL of a folder with train/ and val/, as "
+            "`python -m datamodules.pack` writes them"
+        ) from None
+    folder = cache.folder / f"manifest-{hashlib.sha256(text).hexdigest()[:32]}"
+    if not (folder / MANIFEST).exists():
+        try:
+            header = json.loads(text)
+            size, sha256 = header["index_bytes"], header["index_sha256"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{name_for_people(url)}/{MANIFEST} is damaged; pack it again"
+            ) from None
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(cache.open(f"{url}/{INDEX}", size, sha256), "rb") as index:
+                _write(folder / INDEX, index.read())
+        except SourceError as error:
+            raise ValueError(f"{error}; copy it there again") from None
+        _write(folder / MANIFEST, text)  # last: a folder that has one is complete
+    return Manifest.load(folder, base=url)
+
+
+def cached_bytes(manifest: Manifest, cache: ShardCache) -> int:
+    """The length of all shards that are read from copies, in bytes."""
+    shards = manifest.shards
+    return sum(shard.bytes for shard in shards if cache.serves(manifest.location(shard)))
+
+
+def check_cache(manifest: Manifest, cache: ShardCache, streams: int, window: int) -> None:
+    """Make sure that the cache holds what a node reads at a time, or it would fetch for ever.
+
+    Args:
+        manifest: of the training data.
+        cache: of the node.
+        streams: of the plan, that this node reads.
+        window: of the plan, in shards.
+
+    Raises:
+        ValueError: It is too small.
+    """
+    total = cached_bytes(manifest, cache)
+    if not total:
+        return
+    # A window begins and ends within shards, and the next one is fetched meanwhile.
+    shards = min(len(manifest.shards), streams * (2 * window + 1))
+    needed = min(total, shards * max(shard.bytes for shard in manifest.shards))
+    if cache.limit < needed:
+        raise ValueError(
+            f"--data.cache_gib allows {cache.limit / 2**30:.3g} GiB, but each node reads "
+            f"copies of {needed / 2**30:.3g} GiB at a time; allow as much, or lower --data.window "
+            "or --data.streams"
+        )
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,139 @@
+"""Reads samples' bytes at the manifest's offsets, from shards in place or from copies of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from datamodules.common.unreadable import SampleError
+from datamodules.remote.cache import ShardCache
+from datamodules.remote.sources import SourceError
+from datamodules.remote.urls import local_path, name_for_people
+from datamodules.shards.manifest import Shard
+
+_MAX_OPEN_SHARDS = 128  # the common limit is 1,024 files, and shared memory needs some of them
+
+_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET}
+"""What network file systems answer while a server is away."""
+
+_NOT_THE_DATA = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF, errno.EINVAL}
+_NOT_THE_DATA |= {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of the cache's disk
+
+_SECONDS_GIVEN_UP = 300.0
+
+
+class MemberReader:
+    """A pipeline stage that adds each sample's bytes (`image`), after checking them.
+
+    Keeps the latest shards that it reads in place open. Pickles without them: each worker opens its own.
+
+    Args:
+        cache: Holds the copies of those shards that it serves; needed for remote ones.
+        delays: Seconds to wait before a read of a local file that failed is tried once more. (The
+            cache has its own.) After the last, and for the next five minutes, its shard gets no
+            further patience.
+    """
+
+    def __init__(
+        self, cache: ShardCache | None = None, delays: Sequence[float] = (1, 2, 4, 8, 16)
+    ) -> None:
+        self._cache = cache
+        self._delays = tuple(delays)
+        self._files: OrderedDict[str, int] = OrderedDict()
+        self._given_up: dict[str, tuple[float, Exception]] = {}
+
+    def __call__(
+        self,
+        samples: Iterable[dict[str, Any]],
+        handler: Callable[[SampleError], bool],
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the samples with their bytes, in order; the handler gets what is wrong with the others.
+
+        Raises:
+            OSError: Not the data is at fault, but this machine: too many open files, a full disk.
+        """
+        for sample in samples:
+            location, cause = sample["__url__"], "its bytes are not those that were packed"
+            try:
+                data = self._read(location, sample["shard"], sample["offset"], sample["size"])
+                if len(data) < sample["size"]:
+                    cause = "the shard ends before the sample does"
+                elif zlib.crc32(data) == sample["crc32"]:
+                    yield {**sample, "image": data}
+                    continue
+            except SourceError as error:
+                cause = error.cause
+            except OSError as error:
+                if error.errno in _NOT_THE_DATA:
+                    raise
+                cause = error.strerror or str(error)
+            shard = name_for_people(location)
+            if not handler(SampleError(sample["id"], sample["__key__"], shard, cause)):
+                return
+
+    def _read(self, location: str, shard: Shard, offset: int, size: int) -> bytes:
+        """The bytes, fewer only at the end of the file."""
+        until, failure = self._given_up.get(location, (0.0, SourceError("")))
+        given_up = time.monotonic() < until
+        if self._cache is not None and self._cache.serves(location):
+            if given_up:
+                raise failure.with_traceback(None)
+            try:
+                file = self._cache.open(location, shard.bytes, shard.sha256)
+            except SourceError as failure:
+                self._give_up(location, failure)
+                raise
+            try:
+                return _pread(file, offset, size)
+            finally:
+                os.close(file)
+        for delay in (*(() if given_up else self._delays), None):
+            try:
+                return _pread(self._open(local_path(location)), offset, size)
+            except OSError as error:
+                if (file := self._files.pop(local_path(location), -1)) != -1:
+                    os.close(file)
+                if delay is None and error.errno in _TRANSIENT:
+                    self._give_up(location, error)
+                if delay is None or error.errno not in _TRANSIENT:
+                    raise
+                time.sleep(delay)
+        raise AssertionError
+
+    def _give_up(self, location: str, error: Exception) -> None:
+        self._given_up[location] = time.monotonic() + _SECONDS_GIVEN_UP, error
+
+    def _open(self, path: str) -> int:
+        file = self._files.pop(path, None)
+        if file is None:
+            if len(self._files) >= _MAX_OPEN_SHARDS:
+                os.close(self._files.popitem(last=False)[1])
+            file = os.open(path, os.O_RDONLY)
+        self._files[path] = file
+        return file
+
+    def close(self) -> None:
+        """Close all shards."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": OrderedDict(), "_given_up": {}}
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _pread(file: int, offset: int, size: int) -> bytes:
+    data = os.pread(file, size, offset)
+    while len(data) < size:  # network file systems may return less than they have
+        more = os.pread(file, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data

@@ -1,0 +1,123 @@
+"""Sheets of patches hold the right pixels, and stay within the page."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from bagnet.evidence.pictures.plots import rgb
+from bagnet.evidence.pictures.sheets import (
+    Mistake,
+    PatchRow,
+    apart,
+    mistake_sheet,
+    overlay,
+    patch_sheet,
+)
+
+
+def box(i: int, j: int) -> tuple[int, int, int, int]:
+    return 8 * i, 8 * j, 8 * i + 17, 8 * j + 17
+
+
+def texts(figure: Figure) -> list[str]:
+    found = [text.get_text() for text in figure.texts]
+    for axes in figure.axes:
+        found += [axes.get_title(), axes.get_title(loc="left"), axes.get_xlabel()]
+    return [text for text in found if text]
+
+
+def assert_on_the_page(figure: Figure) -> None:
+    """Nothing is cut off: the outermost pixels are white."""
+    pixels = rgb(figure)
+    for rim in (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:]):
+        assert (rim == 255).all()
+
+
+def image(side: int = 49) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def mistake(side: int = 49) -> Mistake:
+    entries = (side - 17) // 8 + 1
+    evidence = np.random.default_rng(1).normal(0, 9, (2, entries, entries))
+    means = evidence.mean((1, 2))
+    return Mistake(image(side), "a.jpg", "cat", "dog", (means[0], means[1]), evidence)
+
+
+def test_every_patch_is_drawn_with_its_caption_below_its_heading():
+    rng = np.random.default_rng(0)
+    patches = [rng.integers(0, 256, (17, 17, 3), dtype=np.uint8) for _ in range(5)]
+    rows = [
+        PatchRow("own", patches[:3], ["1.0", "0.5", "0.2"]),
+        PatchRow("others", patches[3:], ["2.0 dog", "1.5 cow"]),
+    ]
+    figure = patch_sheet([("cat", rows)])
+    drawn = [axes.images[0].get_array() for axes in figure.axes]
+    for array, patch in zip(drawn, patches, strict=True):
+        np.testing.assert_array_equal(array, patch)
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        "1.0",
+        "0.5",
+        "0.2",
+        "2.0 dog",
+        "1.5 cow",
+    ]
+    assert {"cat", "own", "others"} <= set(texts(figure))
+    assert_on_the_page(figure)
+
+
+@pytest.mark.parametrize("side", [33, 49, 121])
+def test_a_mistake_shows_what_argued_for_both_classes(side):
+    wrong = mistake(side)
+    figure = mistake_sheet([wrong, wrong], box, patches=3)
+    assert_on_the_page(figure)
+    found = texts(figure)
+    assert found.count("a.jpg: cat, taken for dog") == 2
+    for logit in wrong.logits:
+        assert found.count(f"mean evidence {logit:.3f} = logit {logit:.3f}") == 2
+    strongest = [apart(evidence, box, 3) for evidence in wrong.evidence]
+    drawn = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    for entry in (entry for entries in strongest for entry in entries):
+        top, left, bottom, right = box(*entry)
+        patch = wrong.image[top:bottom, left:right]
+        assert sum(np.array_equal(array, patch) for array in drawn) >= 2
+
+
+@pytest.mark.parametrize(("height", "width"), [(33, 33), (33, 120), (300, 80)])
+def test_an_overlay_suits_every_shape(height, width):
+    pixels = np.zeros((height, width, 3), np.uint8)
+    evidence = np.linspace(-3, 5, ((height - 17) // 8 + 1) * ((width - 17) // 8 + 1))
+    figure = overlay(pixels, evidence.reshape((height - 17) // 8 + 1, -1), box, "cat")
+    assert any(text.startswith("cat; mean evidence 1.000") for text in texts(figure))
+    assert any("(logits)" in text for text in texts(figure))
+    assert_on_the_page(figure)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(1, 6),
+    columns=st.integers(1, 6),
+    count=st.integers(1, 8),
+    seed=st.integers(0, 99),
+)
+def test_chosen_patches_are_the_strongest_that_do_not_overlap(rows, columns, count, seed):
+    evidence = np.random.default_rng(seed).normal(size=(rows, columns))
+    chosen = apart(evidence, box, count)
+    assert chosen[0] == np.unravel_index(evidence.argmax(), evidence.shape)
+    assert len(chosen) <= count
+    values = [evidence[entry] for entry in chosen]
+    assert values == sorted(values, reverse=True)
+
+    def meet(one, other):
+        return abs(one[0] - other[0]) * 8 < 17 and abs(one[1] - other[1]) * 8 < 17
+
+    assert not any(meet(*pair) for pair in combinations(chosen, 2))
+    for entry in np.ndindex(rows, columns):  # whoever was passed over meets a stronger one
+        if entry not in chosen and (len(chosen) < count or evidence[entry] > values[-1]):
+            assert any(meet(entry, other) and evidence[other] > evidence[entry] for other in chosen)

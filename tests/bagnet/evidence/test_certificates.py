@@ -1,0 +1,99 @@
+"""Certificates against brute force: what is certified withstands every attack, the rest falls to one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from bagnet.evidence import evidence_map
+from bagnet.evidence.aggregation import clipped, masked
+from bagnet.evidence.certificates import certify_clipped, certify_masked, entries_touched
+from bagnet.model.network import BagNet
+
+EXTREMES = (-1e6, 1e6)  # clipped to nothing or -1, and unbounded or 1
+
+
+def withstands(
+    evidence: Tensor, label: int, window: int, classify: Callable[[Tensor], Tensor]
+) -> bool:
+    """Whether a map (classes, H', W') keeps its class under all extremes in all windows."""
+    height, width = evidence.shape[1:]
+    attacks = [evidence]
+    rows, columns = min(window, height), min(window, width)
+    for i, j in itertools.product(range(height - rows + 1), range(width - columns + 1)):
+        # One value for each entry of the label, and one for each entry of the others.
+        for values in itertools.product(EXTREMES, repeat=2 * rows * columns):
+            attack = evidence.clone()
+            own, other = torch.tensor(values).view(2, rows, columns)
+            attack[:, i : i + rows, j : j + columns] = other
+            attack[label, i : i + rows, j : j + columns] = own
+            attacks.append(attack)
+    logits = classify(torch.stack(attacks).double())
+    others = logits.clone()
+    others[:, label] = -torch.inf
+    return bool((logits[:, label] > others.amax(1)).all())
+
+
+@pytest.mark.parametrize(
+    ("certify", "aggregate", "boost"),
+    [(certify_clipped, lambda e, window: clipped(e), 40.0), (certify_masked, masked, 12.0)],
+    ids=["clipped", "masked"],
+)
+@pytest.mark.parametrize(
+    ("size", "window"), [((4, 4), 1), ((5, 4), 2), ((2, 5), 2), ((1, 7), 2), ((2, 1), 3)]
+)
+def test_certified_is_what_withstands_every_attack_and_nothing_else(
+    certify, aggregate, boost, size, window
+):
+    generator = torch.Generator().manual_seed(window + size[1])
+    evidence = torch.randn(24, 3, *size, generator=generator) * 10
+    labels = torch.randint(3, (24,), generator=generator)
+    strength = torch.linspace(0, 2 * boost, 24)
+    evidence[torch.arange(24), labels] += strength[:, None, None]
+    certified = certify(evidence, labels, window)
+    expected = [
+        withstands(one, int(label), window, lambda maps: aggregate(maps, window))
+        for one, label in zip(evidence, labels, strict=True)
+    ]
+    assert certified.tolist() == expected
+    is_whole_map = window >= max(size)
+    assert any(expected) != is_whole_map
+    assert not all(expected)
+
+
+def test_a_wrong_decision_is_never_certified():
+    evidence = torch.zeros(1, 2, 6, 6)
+    evidence[:, 0] = 100
+    for certify in (certify_clipped, certify_masked):
+        assert certify(evidence, torch.tensor([0]), 1).tolist() == [True]
+        assert certify(evidence, torch.tensor([1]), 1).tolist() == [False]
+
+
+@pytest.mark.parametrize("certify", [certify_clipped, certify_masked])
+def test_a_tie_is_not_certified(certify):
+    assert certify(torch.ones(1, 2, 6, 6), torch.tensor([0]), 1).tolist() == [False]
+
+
+@pytest.mark.parametrize(("patch", "pixels"), [(9, 1), (9, 8), (17, 5), (33, 8), (33, 9)])
+def test_an_attack_of_some_pixels_touches_so_many_entries_and_no_more(patch, pixels):
+    torch.manual_seed(0)
+    model = BagNet(patch, num_classes=2, width=2).double().eval()
+    side = patch + 6 * model.stride
+    plain = torch.randn(1, 3, side, side, dtype=torch.float64)
+    clean = evidence_map(model, plain)
+    most = 0
+    for start in range(side - pixels + 1):
+        attacked = plain.clone()
+        attacked[..., start : start + pixels, :] += 10
+        rows = (evidence_map(model, attacked) != clean).any(1).any(-1)[0].nonzero()
+        most = max(most, int(rows.max() - rows.min()) + 1 if len(rows) else 0)
+    assert most == entries_touched(model, pixels) < clean.shape[2]
+
+
+def test_an_attack_needs_a_pixel():
+    with pytest.raises(ValueError, match="0 pixels changes nothing"):
+        entries_touched(BagNet(9, 2, 2), 0)

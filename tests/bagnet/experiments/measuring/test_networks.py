@@ -1,0 +1,91 @@
+"""What is said of networks without data, against published numbers."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from bagnet.experiments.measuring import networks
+from bagnet.experiments.measuring.networks import (
+    facts,
+    images_per_second,
+    multiply_adds,
+    receptive_field,
+)
+from bagnet.model.network import BagNet
+from bagnet.model.registry import build_model
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [("alexnet", 195), ("vgg11", 150), ("vgg16", 212), ("resnet50", 427), ("bagnet33", 33)],
+)
+def test_the_receptive_field_is_the_known_one(name, pixels):
+    with torch.device("meta"):
+        assert receptive_field(build_model(name)) == pixels
+
+
+@pytest.mark.parametrize("patch", [9, 17, 33])
+def test_the_receptive_field_of_a_bagnet_is_the_patch_that_its_network_says(patch):
+    assert receptive_field(BagNet(patch, 2, width=1)) == patch
+
+
+def test_the_receptive_field_of_a_densenet_is_what_moves_with_a_pixel():
+    with torch.device("meta"):
+        network = build_model("densenet169")
+    # Its stem sees 11 px at stride 4; a block of n layers adds 2 n strides, a transition one.
+    expected = 11 + 2 * 6 * 4 + 4 + 2 * 12 * 8 + 8 + 2 * 32 * 16 + 16 + 2 * 32 * 32
+    assert receptive_field(network) == expected
+
+
+def test_multiply_adds_are_those_of_the_paper_and_of_arithmetic():
+    device = torch.device("meta")
+    with device:
+        assert multiply_adds(build_model("resnet50"), 224, device) / 1e9 == pytest.approx(
+            4.09, abs=0.005
+        )
+        assert multiply_adds(build_model("bagnet33"), 224, device) / 1e9 == pytest.approx(
+            16.26, abs=0.005
+        )
+        layer = nn.Sequential(
+            nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2)
+        )
+        assert multiply_adds(layer, 10, device) == 3 * 5 * 9 * 64 + 10
+
+
+class Sleeper(nn.Module):
+    """Takes so many seconds for a batch; keeps whose turn it was."""
+
+    turns: list[float] = []  # noqa: RUF012  of all of them
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.turns.append(self.seconds)
+        time.sleep(self.seconds)
+        return x
+
+
+def test_speed_is_measured_in_turns_and_is_images_over_seconds(monkeypatch):
+    monkeypatch.setattr(networks, "SECONDS", 0.2)
+    Sleeper.turns.clear()
+    sleepers = {"slow": Sleeper(0.1), "fast": Sleeper(0.02)}
+    speeds = images_per_second(sleepers, 8, 4, torch.device("cpu"))
+    assert 20 < speeds["slow"] <= 40
+    assert 100 < speeds["fast"] <= 200
+    assert Sleeper.turns == [0.1, 0.02] * (len(Sleeper.turns) // 2)
+    assert len(Sleeper.turns) >= 2 * 4
+
+
+def test_facts_of_a_network(monkeypatch):
+    monkeypatch.setattr(networks, "SECONDS", 0.0)
+    model = BagNet(9, 3, width=2).eval()
+    (fact,) = facts({"a": model}, 40, 2, torch.device("cpu")).values()
+    assert fact.parameters == sum(weights.numel() for weights in model.parameters())
+    assert (fact.receptive_field, fact.device) == (9, "CPU")
+    assert fact.multiply_adds == multiply_adds(model, 40, torch.device("cpu")) / 1e9

@@ -1,0 +1,103 @@
+"""Tables, figures, and what W&B gets."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import wandb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from bagnet.experiments.measuring.results import log_to_wandb, read_table, save_figure, write_table
+from bagnet.experiments.measuring.statistics import Interval
+
+ROWS = [
+    {"model": "bagnet9", "top1": Interval(0.4641, 0.46, 0.468), "parameters": 15_688_744},
+    {"model": "a|b\nc", "top1": None, "unused": 1},
+]
+COLUMNS = {"model": ("model", ""), "top1": ("top-1 | %", ".1%"), "parameters": ("parameters", ",")}
+
+
+def test_a_table_is_written_for_people_and_for_programs(tmp_path, capsys):
+    write_table(ROWS, COLUMNS, tmp_path / "new" / "table")
+    assert (tmp_path / "new" / "table.md").read_text().splitlines() == [
+        r"| model | top-1 \| % | parameters |",
+        "| --- | ---: | ---: |",
+        "| bagnet9 | 46.4% (46.0% to 46.8%) | 15,688,744 |",
+        r"| a\|b c | – | – |",
+    ]
+    assert "15,688,744" in capsys.readouterr().out
+    with open(tmp_path / "new" / "table.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert first == {
+        "model": "bagnet9",
+        "top1": "0.4641",
+        "top1_low": "0.46",
+        "top1_high": "0.468",
+        "parameters": "15688744",
+    }
+    assert second["model"] == "a|b\nc"
+    assert second["top1"] == second["top1_low"] == second["parameters"] == ""
+
+
+def test_a_table_can_be_read_back(tmp_path):
+    write_table(ROWS, COLUMNS, tmp_path / "table")
+    titles, rows = read_table(tmp_path / "table.md")
+    assert titles == ["model", "top-1 | %", "parameters"]
+    assert rows[1] == ["a|b c", "–", "–"]
+
+
+def figure() -> Figure:
+    figure = Figure(figsize=(2, 1))
+    figure.add_subplot().plot([1, 2], [3, 1], label="a")
+    return figure
+
+
+def test_a_figure_is_the_same_to_the_byte_each_time(tmp_path):
+    save_figure(figure(), tmp_path / "a")
+    save_figure(figure(), tmp_path / "b")
+    for suffix in (".png", ".svg"):
+        drawn = (tmp_path / f"a{suffix}").read_bytes()
+        assert drawn == (tmp_path / f"b{suffix}").read_bytes()
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (200, 100)
+    assert "<svg" in (tmp_path / "a.svg").read_text()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "a.svg", "b.png", "b.svg"]
+
+
+def test_wandb_gets_tables_figures_and_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table(ROWS, COLUMNS, tmp_path / "table")
+    save_figure(figure(), tmp_path / "figure")
+    pq.write_table(pa.table({"sample_id": [1]}), tmp_path / "bagnet9.parquet")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    log_to_wandb("accuracy", tmp_path)
+    wandb.teardown()  # only then is its file whole
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    media = {file.suffix for file in (run / "files").rglob("*") if file.is_file()}
+    assert {".json", ".png"} <= media
+    (record,) = run.glob("*.wandb")
+    content = record.read_bytes()
+    for expected in (b"accuracy/table", b"accuracy/figure", b"bagnet9.parquet", b"table.csv"):
+        assert expected in content
+
+
+def test_a_wandb_that_does_not_answer_costs_no_results(tmp_path, monkeypatch):
+    def refuse(**options):
+        raise wandb.Error("no route\nto host")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(ValueError, match=r"does not answer \(no route\).*without --models"):
+        log_to_wandb("accuracy", tmp_path)
+
+
+def test_a_wide_table_is_whole_in_a_log(tmp_path, capsys):
+    columns = {f"key{n}": (f"a rather long title {n}", "") for n in range(12)}
+    write_table([dict.fromkeys(columns, "value")], columns, tmp_path / "table")
+    assert "a rather long title 0" in capsys.readouterr().out.splitlines()[1]

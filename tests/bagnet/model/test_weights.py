@@ -1,0 +1,285 @@
+"""Weights in and out of every kind of file, and what is said about bad files."""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from bagnet.model.network import BagNet
+from bagnet.model.registry import build_model
+from bagnet.model.weights import dead_layers, load_model, load_weights, save_weights
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    model = BagNet(9, num_classes=3, width=2)
+    model(torch.randn(4, 3, 20, 20))  # running statistics of its own
+    return model.eval()
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class Classifier(pl.LightningModule):
+    """What matters here of the training module: `model`, hyperparameters, and a metric with a
+    state."""
+
+    def __init__(self, model: nn.Module, **settings: object) -> None:
+        super().__init__()
+        self.save_hyperparameters(settings)
+        self.model = model
+        self.register_buffer("metric", torch.zeros(1))
+
+    def training_step(self, batch, index):
+        return self.model(batch[0]).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def lightning_checkpoint(path: Path, module: pl.LightningModule) -> Path:
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, max_steps=0, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_come_back_as_they_were_saved(tmp_path, model, suffix):
+    path = tmp_path / "new folder" / f"weights{suffix}"
+    save_weights(model, path)
+    assert same(load_weights(path), model.state_dict())
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_compiled_and_channels_last_networks_save_the_same_weights(tmp_path, model, suffix):
+    other = BagNet(9, num_classes=3, width=2)
+    other.load_state_dict(model.state_dict())
+    save_weights(
+        torch.compile(other.to(memory_format=torch.channels_last)), tmp_path / f"a{suffix}"
+    )
+    assert same(load_weights(tmp_path / f"a{suffix}"), model.state_dict())
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, model, monkeypatch):
+    path = tmp_path / "a.pth"
+    save_weights(model, path)
+    before = path.read_bytes()
+
+    def full_disk(weights, file):
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_weights(model, path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
+
+
+def test_saved_files_follow_the_umask(tmp_path, model):
+    save_weights(model, tmp_path / "a.safetensors")
+    (tmp_path / "plain").touch()
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+def test_save_knows_its_suffixes(tmp_path, model):
+    with pytest.raises(
+        ValueError, match=r"weights.onnx: the suffix must be \.safetensors or \.pth"
+    ):
+        save_weights(model, tmp_path / "weights.onnx")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_state_dicts_of_others(tmp_path, model, prefix, wrapped):
+    state = OrderedDict((prefix + key, value) for key, value in model.state_dict().items())
+    content = {"epoch": 90, "arch": "bagnet9", "state_dict": state} if wrapped else state
+    torch.save(content, tmp_path / "bagnet9.pth.tar")
+    assert same(load_weights(tmp_path / "bagnet9.pth.tar"), model.state_dict())
+
+
+def test_checkpoints_of_pytorch_0_4(tmp_path, model):
+    old = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save({"state_dict": old}, tmp_path / "old.pth.tar", _use_new_zipfile_serialization=False)
+    loaded = load_model(tmp_path / "old.pth.tar", "bagnet9").state_dict()
+    assert same({key: loaded[key] for key in old}, old)
+    assert loaded["bn1.num_batches_tracked"] == 0
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_our_checkpoints_say_what_to_build(tmp_path, model, compiled):
+    inner = BagNet(9, num_classes=3, width=2)
+    inner.load_state_dict(model.state_dict())
+    module = Classifier(
+        torch.compile(inner) if compiled else inner, name="bagnet9", num_classes=3, width=2
+    )
+    path = lightning_checkpoint(tmp_path / "last.ckpt", module)
+    assert any(key.startswith("model._orig_mod.") for key in module.state_dict()) == compiled
+    loaded = load_model(path)
+    assert isinstance(loaded, BagNet)
+    assert loaded.receptive_field == 9
+    assert not loaded.training
+    assert same(loaded.state_dict(), model.state_dict())
+
+
+def test_settings_that_our_checkpoint_left_to_the_data_are_read_off_the_weights(tmp_path, model):
+    module = Classifier(model, name="bagnet9", num_classes=None, width=2)
+    assert load_model(lightning_checkpoint(tmp_path / "a.ckpt", module)).fc.out_features == 3
+
+
+def test_a_foreign_file_needs_a_name_and_the_rest_is_read_off_its_weights(tmp_path, model):
+    path = tmp_path / "weights.safetensors"
+    save_weights(model, path)
+    with pytest.raises(ValueError, match=r"does not say which network.*name='bagnet33'"):
+        load_model(path)
+    loaded = load_model(path, "bagnet9")
+    x = torch.randn(2, 3, 30, 20)
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_torchvision_weights(tmp_path):
+    other = build_model("resnet50", num_classes=5)
+    torch.save(other.state_dict(), tmp_path / "resnet50.pth")
+    loaded = load_model(tmp_path / "resnet50.pth", "resnet50")
+    assert same(loaded.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        # BagNet-17 has the same names as BagNet-9, and one 3x3 more.
+        (
+            {"name": "bagnet17"},
+            ["not fit bagnet17", "layer3.0.conv2.weight (8, 8, 1, 1) instead of (8, 8, 3, 3)"],
+        ),
+        ({"name": "vgg11", "num_classes": 3}, ["lacks classifier.0.bias, ", "unknown bn1.bias, "]),
+        ({"name": "vgg11"}, ["is not a vgg11: it has no classifier.6.weight", "and 318 more"]),
+        (
+            {"name": "resnet50"},
+            ["fit resnet50", "unknown conv2.weight; it has conv1.weight (2, 3, 1, 1)", "more"],
+        ),
+        (
+            {"name": "bagnet9", "num_classes": 4},
+            ["4 classes", "fc.weight (3, 64) instead of (4, 64)"],
+        ),
+        ({"name": "bagnet9", "width": 4}, ["width 4", "conv1.weight (2, 3, 1, 1) instead of (4, "]),
+        ({"name": "bagnet12"}, ["no model 'bagnet12'"]),
+    ],
+)
+def test_weights_of_another_network_are_an_error(tmp_path, model, arguments, messages):
+    save_weights(model, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"fit|is not a|no model") as error:
+        load_model(tmp_path / "a.pth", **arguments)
+    for message in messages:
+        assert message in str(error.value)
+    assert len(str(error.value)) < 900
+
+
+def test_a_file_that_is_missing(tmp_path):
+    for path in (tmp_path / "none.ckpt", tmp_path):
+        with pytest.raises(ValueError, match=f"no checkpoint {path}"):
+            load_weights(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_file_that_is_truncated(tmp_path, model, suffix, share):
+    path = tmp_path / f"a{suffix}"
+    save_weights(model, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match="not a checkpoint, or it is incomplete"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_a_file_that_is_something_else(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_text("<html>404 not found</html>")
+    with pytest.raises(ValueError, match="not a checkpoint, or it is incomplete"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"epoch": 3}, {"state_dict": {}}, {"state_dict": 3}, {"lr": 0.1, "state_dict": {"a": 1}}],
+)
+def test_a_file_without_weights(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="holds no weights"):
+        load_weights(tmp_path / "a.pth")
+
+
+def test_a_file_with_something_other_than_a_dict(tmp_path):
+    torch.save([1, 2], tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="holds a list, not a dict"):
+        load_weights(tmp_path / "a.pth")
+
+
+class Trap:
+    """An object that runs a command when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.file),)
+
+
+def test_python_objects_are_refused_by_name_and_never_run(tmp_path, model):
+    torch.save(
+        {"state_dict": model.state_dict(), "args": Trap(tmp_path / "run")}, tmp_path / "a.pth"
+    )
+    with pytest.raises(ValueError, match=r"holds Python objects \(posix\.mkdir\)"):
+        load_weights(tmp_path / "a.pth")
+    assert not (tmp_path / "run").exists()
+
+
+def test_dead_layers_are_named_and_loading_them_warns_once(tmp_path):
+    model = BagNet(9, num_classes=3, width=2)
+    assert dead_layers(model) == []  # though its biases are zero
+    with torch.no_grad():
+        model.layer3[2].conv2.weight.mul_(1e-7)
+        model.layer4[1].bn3.weight.fill_(9e-7)
+        model.layer4[2].bn3.weight.fill_(-1.1e-6)
+    assert dead_layers(model) == ["layer3.2.conv2.weight", "layer4.1.bn3.weight"]
+    assert "layer4.2.bn3.weight" in dead_layers(model, threshold=1e-5)
+    save_weights(model, tmp_path / "a.pth")
+    with pytest.warns(UserWarning, match="nearly dead layers") as record:
+        load_model(tmp_path / "a.pth", "bagnet9")
+    (warning,) = record
+    assert "layer3.2.conv2.weight, layer4.1.bn3.weight" in str(warning.message)
+    assert "float32 without TF32" in str(warning.message)
+    assert warning.filename == __file__
+
+
+def test_living_layers_load_without_a_warning(tmp_path, model):
+    save_weights(model, tmp_path / "a.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_model(tmp_path / "a.pth", "bagnet9")
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet50", "densenet169", "alexnet"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_narrow_network_is_known_by_its_first_layer(tmp_path, name, suffix):
+    network = build_model(name, num_classes=3, width=2)
+    save_weights(network, tmp_path / f"a{suffix}")
+    loaded = load_model(tmp_path / f"a{suffix}", name)
+    assert same(loaded.state_dict(), network.state_dict())

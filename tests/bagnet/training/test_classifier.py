@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import importlib.util
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
+
+from bagnet.model.registry import normalize
+from bagnet.model.weights import save_weights
+from bagnet.training.classifier import BagNetClassifier, compiled, logits, memory_format
+from bagnet.training.metrics import UNREADABLE
+from bagnet.training.optim import learning_rate_factor
+
+CLASSES = 7
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="no triton here"
+)
+
+
+def batches(*sizes: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (
+            torch.randint(0, 256, (size, 3, 20, 24), dtype=torch.uint8, generator=generator),
+            torch.randint(0, CLASSES, (size,), generator=generator),
+            torch.arange(size),
+        )
+        for size in sizes
+    ]
+
+
+def quiet_trainer(**options: object) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def classifier(**options: object) -> BagNetClassifier:
+    torch.manual_seed(0)
+    return BagNetClassifier("bagnet9", num_classes=CLASSES, width=4, **options)
+
+
+def loader(*sizes: int) -> DataLoader:
+    return DataLoader(batches(*sizes), batch_size=None)
+
+
+def test_logits_are_those_of_the_network_on_normalised_pixels():
+    module = classifier().eval()
+    images = batches(3)[0][0]
+    torch.testing.assert_close(module(images), module.model(normalize(images)))
+
+
+def test_evaluation_counts_every_sample_once_whatever_the_batches():
+    module = classifier()
+    (uneven,) = quiet_trainer().validate(module, loader(5, 1, 8, 2), verbose=False)
+    data = batches(5, 1, 8, 2)
+    images, labels = (torch.cat([batch[i] for batch in data]) for i in range(2))
+    module.eval()
+    with torch.no_grad():
+        logits = torch.cat([module(batch[0]) for batch in data])
+    ranks = (logits > logits.gather(1, labels[:, None])).sum(1)
+    assert uneven["val/top1"] == pytest.approx((ranks < 1).float().mean().item())
+    assert uneven["val/top5"] == pytest.approx((ranks < 5).float().mean().item())
+    assert uneven["val/loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
+    assert 0 < uneven["val/top5"] < 1
+    assert len(images) == 16
+
+
+class Rates(Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        (rate,) = {group["lr"] for group in optimizer.param_groups}
+        self.seen.append(rate)
+
+
+def test_the_optimizer_gets_the_schedule_step_by_step_with_accumulation():
+    settings = {"schedule": "cosine", "warmup_epochs": 1.0}
+    module = classifier(learning_rate=0.1, batch_size=128, **settings)
+    rates = Rates()
+    trainer = quiet_trainer(max_epochs=3, accumulate_grad_batches=2, callbacks=[rates])
+    trainer.fit(module, loader(4, 4, 4, 4))
+    expected = [
+        0.1 * learning_rate_factor(step / 2, max_epochs=3, decay_every=30, **settings)
+        for step in range(6)
+    ]  # 128 x 2 images a step: the rate for 256
+    assert rates.seen == pytest.approx(expected)
+
+
+def test_training_lowers_the_loss_on_what_it_has_seen():
+    module = classifier(learning_rate=1.0, batch_size=12)
+    data = loader(12)
+    images, labels, _ = batches(12)[0]
+    before = F.cross_entropy(module.train()(images), labels)
+    quiet_trainer(max_epochs=20).fit(module, data)
+    assert F.cross_entropy(module.train()(images), labels) < 0.7 * before
+
+
+def test_it_starts_from_a_file_of_weights(tmp_path):
+    other = classifier().model
+    for parameter in other.parameters():
+        parameter.data.mul_(0.5)
+    save_weights(other, tmp_path / "weights.safetensors")
+    module = classifier(weights=str(tmp_path / "weights.safetensors"))
+    assert module.model.training
+    for name, tensor in module.model.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name])
+    assert "weights" not in module.hparams  # a checkpoint does not depend on the file
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    save_weights(classifier().model, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="does not fit bagnet33"):
+        BagNetClassifier("bagnet33", CLASSES, 4, weights=str(tmp_path / "weights.pth"))
+
+
+def test_compiling_changes_no_name_in_the_checkpoint():
+    assert classifier(compile=True).state_dict().keys() == classifier().state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["bagnet9", "bagnet17", "bagnet33"])
+def test_the_whole_network_from_the_pixels_on_is_one_graph(name):
+    """``fullgraph`` refuses a break."""
+    torch.compiler.reset()
+    network = torch.compile(logits, fullgraph=True, backend="eager")
+    model = BagNetClassifier(name, num_classes=CLASSES, width=4).model
+    images = torch.randint(0, 256, (2, 3, 41, 36), dtype=torch.uint8)
+    for mode in (True, False):
+        model.train(mode)
+        found = network(model, images, torch.contiguous_format)
+        torch.testing.assert_close(found, logits(model, images, torch.contiguous_format))
+
+
+def test_only_a_classifier_that_compiles_runs_the_compiled_network(monkeypatch):
+    monkeypatch.setattr("torch.compile", lambda function, mode: lambda *arguments: "compiled")
+    compiled.cache_clear()
+    images = batches(2)[0][0]
+    assert classifier(compile=True)(images) == "compiled"
+    assert classifier()(images).shape == (2, CLASSES)
+    compiled.cache_clear()
+
+
+def optimizer_on(device: str, clip: float | None) -> torch.optim.Optimizer:
+    module = classifier()
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    module.trainer = SimpleNamespace(
+        strategy=strategy, gradient_clip_val=clip, accumulate_grad_batches=1
+    )
+    return module.configure_optimizers()
+
+
+def test_the_optimizer_is_one_kernel_on_a_gpu_but_where_lightning_could_not_clip():
+    assert optimizer_on("cuda", None).defaults["fused"] is True
+    assert optimizer_on("cuda", 1.0).defaults["fused"] is None
+    assert optimizer_on("cpu", None).defaults["fused"] is None  # so that numbers do not move
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernels": "fused"}, "no fused kernels here.*GPUs, and the device is cpu; use the plain"),
+        ({"kernels": "fused", "compile": True}, "--model.compile with --model.kernels fused.*one"),
+        ({"kernels": "fused", "name": "vgg11"}, "VGG is no BagNet; use the plain"),
+    ],
+)
+def test_fused_kernels_are_refused_where_there_are_none(options, message):
+    with pytest.raises(ValueError, match=message):
+        quiet_trainer(max_epochs=1).fit(
+            BagNetClassifier(**{"name": "bagnet9", "width": 4, **options}), loader(2)
+        )
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("expected", "device", "options", "precision", "capability"),
+    [
+        (True, "cuda", {}, "bf16-mixed", (8, 0)),
+        (True, "cuda", {}, "32-true", (9, 0)),
+        (False, "cuda", {}, "bf16-mixed", (7, 5)),
+        (False, "cuda", {}, "64-true", (9, 0)),
+        (False, "cuda", {"compile": True}, "bf16-mixed", (9, 0)),
+        (False, "cuda", {"name": "vgg11"}, "bf16-mixed", (9, 0)),
+        (False, "cuda", {"kernels": "plain"}, "bf16-mixed", (9, 0)),
+        (False, "cpu", {}, "32-true", (9, 0)),
+    ],
+)
+def test_auto_takes_fused_kernels_where_a_gpu_has_them(
+    monkeypatch, expected, device, options, precision, capability
+):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    module = BagNetClassifier(**{"name": "bagnet9", "width": 4, "kernels": "auto", **options})
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    module.trainer = SimpleNamespace(strategy=strategy, precision=precision)
+    module.setup("fit")
+    assert (getattr(module.model, "fused", None) is not None) == expected
+
+
+class NoWait(TorchDispatchMode):
+    """Refuses the operations in which the host waits for a number of the device."""
+
+    waiting = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "item")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = function.overloadpacket.__name__
+        assert name not in self.waiting, f"a step waits in {name}"
+        self.operations += 1
+        return function(*args, **(kwargs or {}))
+
+
+class NoWaitInSteps(Callback):
+    def __init__(self) -> None:
+        self.modes: list[NoWait] = []
+
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        self.modes.append(NoWait())
+        self.modes[-1].__enter__()
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        self.modes[-1].__exit__(None, None, None)
+
+
+def test_the_host_never_waits_for_the_device_in_a_step():
+    """Forward, backward and the optimizer, as Lightning runs them; but where a step is logged."""
+    watch = NoWaitInSteps()
+    trainer = quiet_trainer(max_epochs=1, callbacks=[watch], log_every_n_steps=50)
+    trainer.fit(classifier(), loader(4, 4, 4))
+    assert len(watch.modes) == 3
+    assert all(mode.operations > 500 for mode in watch.modes)
+    with pytest.raises(AssertionError, match="a step waits in _local_scalar_dense"), NoWait():
+        torch.ones(1).item()
+
+
+def test_the_layout_is_channels_last_where_that_is_safe():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 3)
+    assert memory_format(gpu, 64) is memory_format(gpu, 4) is torch.channels_last
+    assert memory_format(cpu, 64) is memory_format(cpu, 16) is torch.channels_last
+    assert memory_format(cpu, 4) is memory_format(cpu, 24) is torch.contiguous_format
+
+
+@pytest.mark.parametrize("width", [4, 16])
+def test_weights_are_laid_out_for_the_device(width):
+    module = BagNetClassifier("bagnet9", num_classes=CLASSES, width=width)
+    quiet_trainer().validate(module, loader(2), verbose=False)
+    weight = module.model.layer1[0].conv2.weight
+    expected = memory_format(torch.device("cpu"), width)
+    assert weight.is_contiguous(memory_format=expected)
+
+
+def test_neither_loss_nor_gradients_nor_metrics_see_what_could_not_be_read():
+    module = classifier().eval()
+    images, labels, ids = batches(8)[0]
+    good = torch.tensor([0, 2, 3, 7])
+    marked = labels.clone()
+    marked[[1, 4, 5, 6]] = UNREADABLE
+
+    def step(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        module.zero_grad()
+        loss = module.training_step(batch, 0)
+        loss.backward()
+        return loss, [parameter.grad.clone() for parameter in module.parameters()]
+
+    module.log = lambda *args, **kwargs: None
+    loss, gradients = step((images, marked, ids))
+    expected, expected_gradients = step((images[good], labels[good], ids[good]))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-7)
+    metrics = module.train_metrics
+    both = metrics.compute()  # of the same samples twice
+    metrics.reset()
+    module.training_step((images[good], labels[good], ids[good]), 0)
+    torch.testing.assert_close(metrics.compute(), both)
+
+
+def test_a_batch_of_nothing_readable_has_no_loss_and_no_gradient():
+    module = classifier()
+    module.log = lambda *args, **kwargs: None
+    images, labels, ids = batches(4)[0]
+    loss = module.training_step((images, torch.full_like(labels, UNREADABLE), ids), 0)
+    loss.backward()
+    assert loss.item() == 0
+    assert all((parameter.grad == 0).all() for parameter in module.parameters())
+
+
+def test_the_checkpoint_of_a_run_with_other_settings_is_refused():
+    mine = BagNetClassifier("bagnet9", num_classes=3, width=4, learning_rate=0.1)
+    other = BagNetClassifier("bagnet9", num_classes=3, width=4, learning_rate=0.2)
+    with pytest.raises(
+        ValueError, match="a run with learning_rate 0.2, and this one has 0.1; give"
+    ):
+        mine.on_load_checkpoint({"hyper_parameters": dict(other.hparams)})
+    mine.on_load_checkpoint({"hyper_parameters": dict(mine.hparams)})

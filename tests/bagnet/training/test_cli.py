@@ -1,0 +1,84 @@
+"""What the command line decides for a training."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pytorch_lightning.strategies import StrategyRegistry
+
+from bagnet.training.cli import ddp_settings
+from train import main
+
+REPOSITORY = Path(__file__).parents[3]
+
+RANK = """
+import faulthandler
+import json
+import sys
+from contextlib import nullcontext
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from bagnet.model.network import BagNet
+
+faulthandler.dump_traceback_later(280, exit=True)  # ranks that wait for each other say where
+rank, meeting, settings = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
+
+def train(accumulated, **settings):
+    torch.manual_seed(0)
+    model = BagNet(9, num_classes=5, width=2)
+    parallel = DistributedDataParallel(model, **settings)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    data, gradients = torch.Generator().manual_seed(rank), []
+    for _ in range(2):
+        for batch in range(accumulated):
+            with nullcontext() if batch == accumulated - 1 else parallel.no_sync():
+                parallel(torch.randn(2, 3, 17, 18, generator=data)).square().sum().backward()
+        gradients += [parameter.grad.clone() for parameter in model.parameters()]
+        optimizer.step()
+        optimizer.zero_grad()
+    return gradients
+
+for accumulated, ours in zip((1, 2), settings):
+    expected, found = train(accumulated), train(accumulated, **ours)
+    assert all(g.abs().sum() > 0 for g in expected)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+torch.distributed.destroy_process_group()
+print("same")
+"""
+
+
+def test_gradients_of_two_ranks_do_not_depend_on_how_they_are_exchanged(tmp_path):
+    settings = json.dumps([ddp_settings(accumulated) for accumulated in (1, 2)])
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(rank), str(tmp_path / "meeting"), settings],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [output.strip().splitlines()[-1] for output in outputs] == ["same"] * 2, outputs
+
+
+def test_a_graph_is_static_unless_steps_accumulate():
+    assert ddp_settings(1) == {"gradient_as_bucket_view": True, "static_graph": True}
+    assert not ddp_settings(2)["static_graph"]
+
+
+def test_trainings_use_these_settings(shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = "--patch 9 --gpus 0 --model.width 4 --data.image_size 32 --data.workers 0 --data.batch_size 24"
+    flags += " --trainer.max_epochs 1 --trainer.accumulate_grad_batches 3"
+    assert main([*flags.split(), "--data.root", str(shards)]) == 0
+    strategy = StrategyRegistry["ddp"]
+    assert strategy["init_params"] == ddp_settings(3)

@@ -1,0 +1,94 @@
+"""After each validation, the evidence of the same images."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning import LightningDataModule, Trainer
+from torch.utils.data import DataLoader
+
+from bagnet.run.folder import Run
+from bagnet.run.lease import Claim
+from bagnet.run.loggers import CSVTable, WandbRun
+from bagnet.training.classifier import BagNetClassifier
+from bagnet.training.evidence_logger import EvidenceLogger
+
+
+class Data(LightningDataModule):
+    """Three classes, and one image that could not be read."""
+
+    class_names = ("a", "b", "c")
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.images = torch.randint(0, 256, (4, 3, side, side), dtype=torch.uint8)
+
+    def train_dataloader(self) -> DataLoader:
+        labels = torch.tensor([0, 1, 2, -1])
+        batches = [(self.images.clone(), labels, torch.arange(4))] * 3
+        return DataLoader(batches, batch_size=None)
+
+    val_dataloader = train_dataloader
+
+
+class Recorder(WandbRun):
+    """What is sent to W&B."""
+
+    def __init__(self, run) -> None:
+        claim = Claim(run.starts)
+        super().__init__(run, False, CSVTable(run.metrics, claim), claim)
+        self.logged = []
+
+    @property
+    def experiment(self):
+        return SimpleNamespace(log=lambda row, step: None, config={}, offline=True)
+
+    def log_image(self, key, images, step):
+        self.logged.append((key, step, images))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    return Run("mine")
+
+
+def fit(run: Run, images: int, name: str = "bagnet9", side: int = 24) -> Recorder:
+    torch.manual_seed(0)
+    logger = Recorder(run)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        limit_train_batches=1,
+        logger=logger,
+        callbacks=[EvidenceLogger(run, images)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    width = 4 if name.startswith("bagnet") else 64
+    trainer.fit(BagNetClassifier(name, num_classes=3, width=width), datamodule=Data(side))
+    return logger
+
+
+def test_a_picture_an_epoch_in_wandb_and_the_latest_in_the_folder(run):
+    first, second = fit(run, images=5).logged
+    assert [(key, step) for key, step, _ in (first, second)] == [
+        ("val/evidence", 0),
+        ("val/evidence", 1),
+    ]
+    (before,), (after,) = first[2], second[2]
+    assert before.shape == after.shape  # of the same images
+    assert not np.array_equal(before, after)
+    with Image.open(run.folder / "evidence.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), after)
+
+
+def test_none_is_drawn_where_none_is_wanted_and_for_other_networks(run):
+    assert fit(run, images=0).logged == []
+    assert fit(run, images=2, name="resnet50", side=32).logged == []
+    assert not (run.folder / "evidence.png").exists()

@@ -1,0 +1,142 @@
+"""Samples that could not be read are counted over all ranks, and stop the run when they are too many."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.loggers import Logger
+from torch.utils.data import DataLoader
+
+from bagnet.training.classifier import BagNetClassifier
+from bagnet.training.metrics import UNREADABLE
+from bagnet.training.unreadable import UnreadableLimit
+from datamodules.common import unreadable
+
+
+class Table(Logger):
+    name = version = "table"
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, int, int]] = []
+
+    def log_hyperparams(self, *args, **kwargs) -> None: ...
+
+    def log_metrics(self, metrics, step=None) -> None:
+        for name, value in metrics.items():
+            if name.endswith("unreadable"):
+                self.rows.append((name, step, value))
+
+
+class Data(LightningDataModule):
+    """10 batches of 4, of which the given places are bad, in training and in validation."""
+
+    root = "shards"
+
+    def __init__(self, bad: dict[int, int], bad_val: dict[int, int] | None = None) -> None:
+        super().__init__()
+        self.bad, self.bad_val = bad, bad_val or {}
+        self.train_manifest = SimpleNamespace(num_samples=40)
+        self.val_manifest = SimpleNamespace(num_samples=40)
+
+    def loader(self, bad: dict[int, int]) -> DataLoader:
+        batches = []
+        for step in range(10):
+            labels = torch.arange(4) % 3
+            labels[: bad.get(step, 0)] = UNREADABLE
+            images = torch.full((4, 3, 16, 16), 9 * step, dtype=torch.uint8)
+            batches.append((images, labels, torch.arange(4)))
+        return DataLoader(batches, batch_size=None)
+
+    def train_dataloader(self) -> DataLoader:
+        return self.loader(self.bad)
+
+    def val_dataloader(self) -> DataLoader:
+        return self.loader(self.bad_val)
+
+    test_dataloader = val_dataloader
+
+
+def trainer(limit: float, epochs: int = 1, every: int = 3, **options) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=Table(),
+        callbacks=[UnreadableLimit(limit, every)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def module() -> BagNetClassifier:
+    torch.manual_seed(0)
+    return BagNetClassifier("bagnet9", num_classes=3, width=4, batch_size=4)
+
+
+def test_both_packages_mean_the_same_label():
+    assert UNREADABLE == unreadable.UNREADABLE
+
+
+def test_counts_are_logged_and_begin_anew_with_each_epoch():
+    run = trainer(limit=0.1, epochs=2)
+    run.fit(module(), datamodule=Data({0: 1, 4: 2, 9: 1}, {5: 3}))
+    train = [row[1:] for row in run.logger.rows if row[0] == "train/unreadable"]
+    assert train == [(2, 1), (5, 3), (8, 3), (9, 4), (11, 1), (14, 3), (17, 3), (19, 4)]
+    assert [row[1:] for row in run.logger.rows if row[0] == "val/unreadable"] == [(9, 3), (19, 3)]
+
+
+def test_past_the_limit_the_run_stops_at_the_next_look_with_cause_and_remedy():
+    run = trainer(limit=0.1)
+    with pytest.raises(ValueError, match="5 of the 40 train samples could not be read") as caught:
+        run.fit(module(), datamodule=Data({4: 3, 5: 2, 6: 4}))
+    assert run.global_step == 6
+    assert "10.00% that --data.max_unreadable allows" in str(caught.value)
+    assert "python -m datamodules.pack verify shards" in str(caught.value)
+
+
+def test_what_comes_after_the_last_look_is_seen_at_the_end_of_the_epoch():
+    with pytest.raises(ValueError, match="5 of the 40 train"):
+        trainer(limit=0.1, every=50).fit(module(), datamodule=Data({8: 1, 9: 4}))
+
+
+def test_looks_fall_on_optimizer_steps_when_gradients_are_accumulated():
+    run = trainer(limit=1.0, every=2, accumulate_grad_batches=2)
+    run.fit(module(), datamodule=Data({0: 1, 6: 1}))
+    train = [row[1:] for row in run.logger.rows if row[0] == "train/unreadable"]
+    assert train == [(1, 1), (3, 2), (4, 2)]
+
+
+class SaveAt(Callback):
+    """Saves when so many steps are done."""
+
+    def __init__(self, path, step: int) -> None:
+        self.path, self.step = path, step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+
+def test_after_a_resume_amid_an_epoch_it_counts_on(tmp_path):
+    path = tmp_path / "amid.ckpt"
+    data = Data({0: 1, 4: 2})
+    run = trainer(limit=1.0)
+    run.callbacks.append(SaveAt(path, 5))
+    run.fit(module(), datamodule=data)
+    resumed = trainer(limit=1.0)
+    # This loader begins anew, so the places that were bad come once more.
+    resumed.fit(module(), datamodule=data, ckpt_path=path)
+    train = [row[1:] for row in resumed.logger.rows if row[0] == "train/unreadable"]
+    assert train == [(5, 4), (8, 4), (9, 6)]
+
+
+@pytest.mark.parametrize("evaluate", ["validate", "test"])
+def test_an_evaluation_says_what_it_leaves_out_or_stops(evaluate):
+    with pytest.warns(UserWarning, match="3 samples could not be read; the figures leave them out"):
+        getattr(trainer(limit=0.1), evaluate)(module(), datamodule=Data({}, {5: 3}), verbose=False)
+    with pytest.raises(ValueError, match="6 of the 40 val samples"):
+        getattr(trainer(limit=0.1), evaluate)(module(), datamodule=Data({}, {2: 3, 5: 3}))

@@ -1,0 +1,93 @@
+"""Runs whose audit is right, and hands that change it."""
+
+import json
+import re
+from pathlib import Path
+
+from datamodules.audit.__main__ import main
+from datamodules.audit.writer import AuditWriter
+from datamodules.plan import TrainPlan
+
+COUNTS = (13, 1, 30, 8)
+SAMPLES = sum(COUNTS)
+BATCH = 6
+STEPS = 8  # and 4 samples are left out of each epoch
+REPOSITORY = Path(__file__).parents[3]
+
+
+def facts(**others):
+    return {
+        "num_samples": SAMPLES,
+        "global_batch": BATCH,
+        "accumulate": 1,
+        "seed": 3,
+        "dataset": "d" * 64,
+        **others,
+    }
+
+
+def train(folder, session, begin, ends, unreadable=(), **others):
+    """A start of the run at step `begin` of all epochs, with a rank for each of the `ends`."""
+    own = facts(**others)
+    length = SAMPLES // (BATCH * own["accumulate"]) * own["accumulate"]
+    for rank, end in enumerate(ends):
+        writer = AuditWriter(folder, session, rank, len(ends), own)
+        for epoch, step in (divmod(place, length) for place in range(begin, end)):
+            plan = TrainPlan(
+                COUNTS,
+                seed=own["seed"],
+                epoch=epoch,
+                global_batch=BATCH,
+                streams=2,
+                accumulate=own["accumulate"],
+            )
+            ids = plan.batch(step, rank, len(ends)).tolist()
+            writer.record(epoch, step, ids, [i for i in ids if i in unreadable])
+        writer.close()
+
+
+def file(folder, session, rank):
+    return folder / f"{session}-rank{rank:05d}.jsonl"
+
+
+def killed_and_resumed(tmp_path):
+    """Two epochs and 3 steps; killed in step 5 of epoch 1, resumed at its step 2 on 3 ranks."""
+    train(tmp_path, 100, 0, (14, 13))
+    train(tmp_path, 200, 10, (19, 19, 19))
+    return tmp_path
+
+
+def edit(folder, session, rank, place, change):
+    """Change the record of a step; what `change` returns takes its place."""
+    path = file(folder, session, rank)
+    header, *lines = path.read_text().splitlines(keepends=True)
+    epoch, step = divmod(place, STEPS)
+    (number,) = (
+        i for i, line in enumerate(lines) if line.startswith(f'{{"epoch":{epoch},"step":{step},')
+    )
+    changed = change(json.loads(lines[number]))
+    if not isinstance(changed, str):
+        changed = json.dumps(changed) + "\n"
+    lines[number] = changed
+    path.write_text(header + "".join(lines))
+    return number + 2
+
+
+def remove(record):
+    return ""
+
+
+def replace_first(sample):
+    def change(record):
+        return {**record, "ids": [sample, *record["ids"][1:]]}
+
+    return change
+
+
+def finds(folder, capsys, pattern):
+    """The command says this, and exits with 1; returns all it says."""
+    assert main([str(folder)]) == 1
+    out = capsys.readouterr().out
+    assert re.search(pattern, out), out
+    assert out.endswith("NOT EXACT\n")
+    return out

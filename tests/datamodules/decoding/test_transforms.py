@@ -1,0 +1,132 @@
+"""Crops and flips: drawn from a seed and from nothing else, resized as PIL resizes."""
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from datamodules.decoding import images
+from datamodules.decoding.transforms import EvalTransform, TrainTransform, drawing_from
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+
+
+def encoded(image_format, pixels=PIXELS, **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, image_format, **options)
+    return file.getvalue()
+
+
+def png(image):
+    """A file of these pixels, uint8 (3, H, W)."""
+    return encoded("PNG", image.permute(1, 2, 0).contiguous().numpy())
+
+
+def photo(height, width):
+    """Smooth and noisy parts: uint8 (height, width, 3)."""
+    noise = np.random.default_rng(height).normal(0, 20, (height, width, 3))
+    rows, columns = np.mgrid[:height, :width]
+    waves = 128 + 90 * np.sin(rows / 9)[..., None] * np.cos(columns / 14)[..., None]
+    return (waves + noise).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(30, 40), (40, 30), (20, 500), (5, 5)])
+def test_both_transforms_give_the_size_asked_for_from_any_image(shape):
+    image = png(torch.randint(0, 256, (3, *shape), dtype=torch.uint8))
+    for transform in (TrainTransform(24), EvalTransform(24, 28)):
+        result = transform(image)
+        assert result.shape == (3, 24, 24)
+        assert result.dtype == torch.uint8
+
+
+def test_evaluation_sees_the_centre_of_the_whole_image():
+    image = torch.zeros(3, 30, 60, dtype=torch.uint8)
+    image[:, :, 20:40] = 200
+    assert (EvalTransform(20, 30)(png(image)) == 200).all()
+    # an image smaller than the crop is enlarged, not padded with black
+    small = png(torch.full((3, 10, 15), 9, dtype=torch.uint8))
+    assert (EvalTransform(40, 50)(small) == 9).all()
+
+
+@pytest.mark.parametrize("decoder", ["of the region", "of the whole"])
+@pytest.mark.parametrize("shape", [(90, 130), (301, 203), (40, 33)])
+def test_pixels_are_within_1_of_those_of_pillow_and_torchvision(shape, decoder, monkeypatch):
+    """Same draws, same crop box: the usual pipeline is the reference."""
+    if decoder == "of the whole":
+        monkeypatch.setattr(images, "decode_region", lambda data, box: None)
+    usual = {
+        TrainTransform(56): [v2.RandomResizedCrop(56), v2.RandomHorizontalFlip()],
+        EvalTransform(56, 64): [v2.Resize(64), v2.CenterCrop(56)],
+    }
+    data = encoded("JPEG", photo(*shape), quality=90)
+    for transform, steps in usual.items():
+        reference = v2.Compose([*steps, v2.PILToTensor()])
+        for seed in range(12):
+            with drawing_from(seed):
+                expected = reference(Image.open(io.BytesIO(data)))
+            with drawing_from(seed):
+                found = transform(data)
+            assert (found.int() - expected.int()).abs().max() <= 1
+
+
+def test_training_crops_are_no_smaller_than_asked_for():
+    ramp = png(
+        torch.arange(100, dtype=torch.uint8).expand(3, 100, 100)
+    )  # a column's value is its place
+    whole, small = TrainTransform(50, min_scale=1.0), TrainTransform(50, min_scale=0.01)
+    spans = {name: [] for name in ("whole", "small")}
+    for seed in range(50):
+        with drawing_from(seed):
+            spans["whole"].append(np.ptp(whole(ramp).numpy()))
+        with drawing_from(seed):
+            spans["small"].append(np.ptp(small(ramp).numpy()))
+    assert min(spans["whole"]) > 80
+    assert min(spans["small"]) < 40
+
+
+def test_augmentation_depends_on_the_seed_only_and_disturbs_nobody():
+    image = encoded("PNG")
+    transform = pickle.loads(pickle.dumps(TrainTransform(16)))
+
+    def drawn(seed):
+        with drawing_from(seed):
+            return transform(image)
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = drawn(2**64 - 1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(drawn(2**64 - 1), first)
+    assert not torch.equal(drawn(5), first)
+
+
+def test_the_random_state_is_restored_after_an_error():
+    def fail():
+        with drawing_from(3):
+            torch.rand(1)
+            raise KeyError
+
+    before = torch.get_rng_state()
+    with pytest.raises(KeyError):
+        fail()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (TrainTransform, (0,), "image_size is 0"),
+        (TrainTransform, (24, 0.0), "min_scale is 0.0"),
+        (TrainTransform, (24, 1.5), "min_scale is 1.5"),
+        (EvalTransform, (24, -1), "resize_size is -1"),
+        (EvalTransform, (288, 256), "resize_size is 256 and image_size 288.* at least 288"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_errors(make, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(*arguments)

@@ -1,0 +1,96 @@
+"""Worker processes: they change nothing in the batches, and live and die with the training."""
+
+import errno
+import itertools
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.loading.batches import Batches
+from datamodules.loading.loader import EvalLoader
+from datamodules.shards.manifest import Manifest
+from tests.datamodules.loaders import contents
+
+
+@pytest.mark.parametrize(
+    ("workers", "start_method"),
+    [(1, None), (3, None), (1, "fork"), (1, "forkserver"), (1, "spawn")],
+)
+def test_workers_and_the_way_they_start_change_nothing(train, reference, workers, start_method):
+    loader = train(workers=workers, start_method=start_method)
+    for epoch in reference:
+        found = contents(loader)
+        assert [list(batch) for batch in found] == [list(batch) for batch in epoch]
+        assert found == epoch
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_is_an_error_of_its_own_in_the_training_process(folder, workers):
+    batches = Batches(Manifest.load(folder), no_space)
+    loader = EvalLoader(batches, 4, workers=workers)
+    with pytest.raises(OSError, match="No space") as info:
+        list(loader)
+    assert info.value.errno == errno.ENOSPC
+    loader.close()
+
+
+def no_space(image):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_workers_leave_interrupts_to_the_training_process(train, reference):
+    loader = train(workers=1)
+    batches = iter(loader)
+    head = [next(batches)]
+    (worker,) = torch.multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        os.kill(worker.pid, number)
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # not from the training
+    time.sleep(0.2)
+    assert worker.is_alive()
+    assert contents(itertools.chain(head, batches)) == reference[0]
+    worker.terminate()  # from the training
+    worker.join(30)
+    assert not worker.is_alive()
+
+
+def test_workers_are_not_forked_from_the_training_process(train):
+    """Its threads may hold locks, which such workers would wait for, for ever."""
+    loader = train(workers=1)
+    next(iter(loader))
+    (worker,) = torch.multiprocessing.active_children()
+    status = Path(f"/proc/{worker.pid}/status").read_text()
+    (parent,) = re.findall(r"^PPid:\s*(\d+)", status, re.MULTILINE)
+    assert int(parent) != os.getpid()
+    server = Path(f"/proc/{parent}/status").read_text()
+    assert re.search(r"^Threads:\s*1$", server, re.MULTILINE)
+    # And Slurm's signals do not end it.
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+        os.kill(int(parent), number)
+    loader.close()
+    assert contents(train(workers=1))
+    assert Path(f"/proc/{parent}").exists()
+
+
+def test_workers_stay_between_epochs_and_stop_on_close(train):
+    loader = train(workers=2)
+    for _ in loader:
+        pass
+    first = {worker.pid for worker in torch.multiprocessing.active_children()}
+    for _ in loader:
+        pass
+    assert {worker.pid for worker in torch.multiprocessing.active_children()} == first
+    assert len(first) == 2
+    loader.close()
+    assert not torch.multiprocessing.active_children()
+
+
+def test_a_negative_number_of_workers_is_an_error(train):
+    with pytest.raises(ValueError, match="workers is -1"):
+        train(workers=-1)

@@ -1,0 +1,117 @@
+"""Any image becomes an RGB JPEG; what is one already keeps its bytes."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.decoding.images import UnreadableImage
+from datamodules.pack.images import ImageOptions, to_rgb_jpeg
+
+
+def photo(width=48, height=32):
+    ramp = np.linspace(0, 255, width * height * 3).reshape(height, width, 3)
+    return Image.fromarray(ramp.astype(np.uint8))
+
+
+def encode(image, kind="JPEG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def decode(data):
+    image = Image.open(io.BytesIO(data))
+    assert (image.format, image.mode) == ("JPEG", "RGB")
+    return np.asarray(image).astype(int)
+
+
+def test_an_rgb_jpeg_keeps_its_bytes():
+    for data in (encode(photo()), encode(photo(), progressive=True)):
+        assert to_rgb_jpeg(data) == data
+        assert to_rgb_jpeg(data, ImageOptions(resize=32)) == data  # the shorter side fits
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (encode(photo(), "PNG"), photo()),
+        (encode(photo(), "WEBP", lossless=True), photo()),
+        (encode(photo().convert("L")), photo().convert("L")),
+        (encode(photo().convert("L"), "PNG"), photo().convert("L")),
+        (encode(photo().convert("CMYK")), photo()),
+        (encode(photo().quantize(256, dither=Image.Dither.NONE), "PNG"), photo()),
+        (encode(photo().convert("L").convert("P"), "GIF"), photo().convert("L")),
+        (encode(photo().convert("RGBA"), "PNG"), photo()),
+        (encode(photo().convert("1"), "PNG"), photo().convert("1")),
+    ],
+    ids=["png", "webp", "grey", "grey-png", "cmyk", "palette", "gif", "alpha", "bilevel"],
+)
+def test_every_kind_becomes_an_rgb_jpeg_that_looks_the_same(data, expected):
+    converted = to_rgb_jpeg(data, ImageOptions(quality=95))
+    assert converted != data
+    error = np.abs(decode(converted) - np.asarray(expected.convert("RGB")).astype(int))
+    assert error.mean() < 5
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped():
+    wide = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    grey = decode(to_rgb_jpeg(encode(Image.fromarray(wide), "PNG")))
+    assert np.abs(grey - (wide >> 8)[..., None]).max() < 6
+
+
+def test_resize_makes_the_shorter_side_fit_and_never_enlarges():
+    wide = to_rgb_jpeg(encode(photo(400, 100)), ImageOptions(resize=50))
+    assert decode(wide).shape == (50, 200, 3)
+    tall = to_rgb_jpeg(encode(photo(30, 91), "PNG"), ImageOptions(resize=15))
+    assert decode(tall).shape == (46, 15, 3)
+    small = to_rgb_jpeg(encode(photo(40, 20), "PNG"), ImageOptions(resize=50))
+    assert decode(small).shape == (20, 40, 3)
+
+
+def test_quality_counts_where_an_image_is_encoded():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    sizes = [len(to_rgb_jpeg(encode(noise, "PNG"), ImageOptions(quality=q))) for q in (30, 90)]
+    assert sizes[0] < sizes[1] / 2
+
+
+def test_exif_orientation_is_not_obeyed_on_any_way():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees
+    grey = encode(photo(48, 32).convert("L"), exif=exif)
+    assert decode(to_rgb_jpeg(grey)).shape == (32, 48, 3)
+    assert Image.open(io.BytesIO(to_rgb_jpeg(grey))).getexif().get(0x0112) is None
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_image_cut_anywhere_is_unreadable(kind):
+    data = encode(photo(64, 64), kind)
+    for share in (0, 0.02, 0.3, 0.6, 0.9):
+        with pytest.raises(UnreadableImage):
+            to_rgb_jpeg(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GET / HTTP/1.1",
+        bytes(1000),
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        encode(photo())[:2] + bytes(500),
+    ],
+)
+def test_what_is_no_image_is_unreadable(data):
+    with pytest.raises(UnreadableImage, match=r"\w"):
+        to_rgb_jpeg(data)
+
+
+def test_too_many_pixels_are_unreadable_before_they_are_decoded(monkeypatch):
+    data = encode(photo(64, 64))
+    for limit in (3000, 100):  # PIL warns above the limit and raises above twice that
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(UnreadableImage, match="pixels"):
+            to_rgb_jpeg(data)

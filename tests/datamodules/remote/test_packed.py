@@ -1,0 +1,233 @@
+"""Training data behind a real HTTP server, or a command: the same batches, each shard fetched once."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.common.unreadable import UNREADABLE
+from datamodules.decoding.transforms import TrainTransform
+from datamodules.imagenet import ImageNetDataModule
+from datamodules.loading.batches import Batches
+from datamodules.loading.loader import TrainLoader
+from datamodules.remote.cache import ShardCache
+from datamodules.remote.packed import check_cache, default_cache_dir, load_remote
+from datamodules.shards.manifest import INDEX, MANIFEST, Manifest
+
+GIB = 1 << 30
+SHARDS = [f"/train/shard-{number:06d}.tar" for number in range(3)]
+
+
+@pytest.fixture
+def server(http_server, shards):
+    """Serves the packed data; what is damaged there is a copy."""
+    shutil.copytree(shards, http_server.root, dirs_exist_ok=True)
+    return http_server
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return ShardCache(tmp_path / "cache", GIB, delays=(0.01, 0.01))
+
+
+def loaders(manifest, cache=None, ranks=1, **options):
+    return [
+        TrainLoader(
+            Batches(manifest, TrainTransform(16), seed=1, cache=cache),
+            12,
+            rank=rank,
+            world_size=ranks,
+            **{"streams": 4, **options},
+        )
+        for rank in range(ranks)
+    ]
+
+
+def read(some, steps=None):
+    """Ids, labels and pixels of the batches, in the order of the ids; all ranks step by step."""
+    found = []
+    for parts in itertools.islice(zip(*some, strict=True), steps):
+        images, labels, ids = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        order = ids.argsort()
+        found.append((ids[order].tolist(), labels[order].tolist(), images[order].numpy().tobytes()))
+    for loader in some:
+        loader.close()
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected(shards):
+    return read(loaders(Manifest.load(shards / "train")))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "workers", "start_method"),
+    [(1, 0, None), (2, 2, "fork"), (1, 1, "spawn"), (1, 1, "forkserver")],
+)
+def test_batches_over_http_are_the_local_ones_and_each_shard_is_fetched_once(
+    server, cache, expected, ranks, workers, start_method
+):
+    manifest = load_remote(f"{server.url}/train", cache)
+    some = loaders(manifest, cache, ranks, workers=workers, start_method=start_method)
+    assert read(some) == expected
+    assert read(some)  # the next epoch reads the copies
+    assert [len(server.transfers(path)) for path in SHARDS] == [1, 1, 1]
+
+
+def test_a_bad_connection_changes_nothing(server, cache, expected, caplog):
+    server.fail(SHARDS[0], 500, ("cut", 20_000))
+    server.fail(SHARDS[1], ("cut", 70_000), 503)
+    server.fail(SHARDS[2], "wrong")
+    server.fail("/train/manifest.json", ("cut", 10), 500)
+    server.fail("/train/samples.npy", ("cut", 1000))
+    manifest = load_remote(f"{server.url}/train", cache)
+    assert read(loaders(manifest, cache, workers=2)) == expected
+    assert not caplog.records
+
+
+def test_a_shard_that_stays_away_costs_its_samples_only(server, cache, expected, caplog):
+    (server.root / "train/shard-000001.tar").unlink()
+    url = server.url.replace("http://", "http://user:secret@")
+    manifest = load_remote(f"{url}/train", cache)
+    found = read(loaders(manifest, cache))
+    gone = set(range(50, 120))
+    for (ids, labels, _), (expected_ids, expected_labels, _) in zip(found, expected, strict=True):
+        assert ids == expected_ids
+        filled = [UNREADABLE if i in gone else k for i, k in zip(ids, expected_labels, strict=True)]
+        assert labels == filled
+    assert f"of {server.url}{SHARDS[1]}: no such file" in caplog.text
+    assert "secret" not in caplog.text
+    assert len(server.transfers(SHARDS[1])) <= 2  # asked for by the reader and ahead of it, once
+
+
+def test_the_next_window_is_fetched_while_this_one_is_trained_on(server, cache):
+    manifest = load_remote(f"{server.url}/train", cache)
+    (loader,) = loaders(manifest, cache, streams=1, window=1)
+    plan = loader.sampler.plan
+    ids = [plan.batch(step) for step in range(plan.steps_per_window + 1)]
+    now, soon = (set(manifest.shard_of(np.concatenate(part)).tolist()) for part in (ids[:1], ids))
+    assert now < soon
+    batches = iter(loader)
+    next(batches)
+    deadline = time.monotonic() + 30
+    while not all((cache.folder / f"{manifest.shards[n].sha256}.tar").exists() for n in soon):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    loader.close()
+
+
+def test_the_process_that_fetches_ahead_ends_with_the_epoch(server, cache):
+    manifest = load_remote(f"{server.url}/train", cache)
+    (loader,) = loaders(manifest, cache)
+    batches = iter(loader)
+    next(batches)
+    assert len(torch.multiprocessing.active_children()) == 1
+    for _ in batches:
+        pass
+    assert not torch.multiprocessing.active_children()
+
+
+def test_a_small_cache_still_gives_every_batch(server, tmp_path, expected):
+    largest = max(path.stat().st_size for path in (server.root / "train").glob("*.tar"))
+    cache = ShardCache(tmp_path / "cache", largest + 10_000, delays=())
+    manifest = load_remote(f"{server.url}/train", cache)
+    assert read(loaders(manifest, cache)) == expected
+    assert sum(path.stat().st_size for path in cache.folder.glob("*.tar")) <= cache.limit
+
+
+def test_a_cache_that_would_fetch_for_ever_is_refused_with_the_size_it_needs(shards, cache):
+    local = Manifest.load(shards / "train")
+    remote = dataclasses.replace(
+        local,
+        base="https://host/train",
+        shards=tuple(dataclasses.replace(shard, bytes=GIB) for shard in local.shards * 100),
+    )
+    check_cache(remote, dataclasses.replace(cache, limit=5 * GIB), streams=1, window=2)
+    with pytest.raises(ValueError, match=r"allows 5 GiB, .* copies of 40 GiB at a time"):
+        check_cache(remote, dataclasses.replace(cache, limit=5 * GIB), streams=8, window=2)
+    check_cache(dataclasses.replace(remote, base=None), cache, streams=64, window=2)  # local
+
+
+def test_the_data_module_trains_and_validates_from_a_url(server, tmp_path, shards):
+    def batches(root):
+        options = {"image_size": 16, "resize_size": 16, "batch_size": 12, "workers": 0}
+        data = ImageNetDataModule(root, **options, cache_dir=str(tmp_path / "cache"))
+        data.setup("fit")
+        assert (data.num_classes, data.train_manifest.num_samples) == (6, 150)
+        found = [*data.train_dataloader(), *data.val_dataloader()]
+        data.teardown("fit")
+        return found
+
+    for one, other in zip(batches(f"{server.url}/"), batches(str(shards)), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_shards_that_a_command_prints(shards, tmp_path, expected):
+    manifest = Manifest.load(shards / "train")
+    root = tmp_path / "train"
+    urls = [f"pipe:cat {shards}/train/{shard.name}" for shard in manifest.shards]
+    urls[2] = str(shards / "train" / manifest.shards[2].name)  # and one that is local
+    pairs = zip(manifest.shards, urls, strict=True)
+    elsewhere = [dataclasses.replace(shard, url=url) for shard, url in pairs]
+    dataclasses.replace(manifest, root=root, shards=tuple(elsewhere)).save()
+    cache = ShardCache(tmp_path / "cache", GIB, delays=())
+    manifest = Manifest.load(root, allow_pipe=True)
+    assert read(loaders(manifest, cache, workers=1)) == expected
+    assert len(list(cache.folder.glob("*.tar"))) == 2
+
+
+def spoil_index(root):
+    path = root / "train" / INDEX
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+def spoil_manifest(root):
+    (root / "train" / MANIFEST).write_text("{")
+
+
+def lead_outside(root):
+    path = root / "train" / MANIFEST
+    header = json.loads(path.read_text())
+    header["shards"][0]["url"] = "pipe:touch /tmp/pwned"
+    path.write_text(json.dumps(header))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (spoil_index, r"samples.npy: its sha256 is .* and not .*; copy it there again"),
+        (spoil_manifest, r"manifest.json is damaged; pack it again"),
+        (lead_outside, r"lists shards outside its folder"),
+        (lambda root: shutil.rmtree(root / "train"), r"no such file .*--data.root must be the URL"),
+    ],
+)
+def test_a_wrong_remote_manifest_is_one_clear_error(server, cache, damage, message):
+    damage(server.root)
+    with pytest.raises(ValueError, match=message):
+        load_remote(f"{server.url}/train", cache)
+
+
+def test_the_copy_of_a_manifest_is_used_again_and_renewed_when_it_changes(server, cache):
+    for _ in range(2):
+        load_remote(f"{server.url}/train", cache)
+    assert len(server.transfers("/train/samples.npy")) == 1
+    manifest = Manifest.load(server.root / "train")
+    dataclasses.replace(manifest, samples=np.array(manifest.samples)[::-1]).save()
+    changed = load_remote(f"{server.url}/train", cache)
+    assert changed.sample(0).key == manifest.sample(149).key
+    assert len(server.transfers("/train/samples.npy")) == 2
+
+
+def test_the_default_cache_is_the_users_own_in_the_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = default_cache_dir()
+    assert folder.parent == tmp_path
+    ImageNetDataModule(str(tmp_path))
+    assert not folder.exists()  # nobody needs one for local data

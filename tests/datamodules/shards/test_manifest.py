@@ -1,0 +1,220 @@
+"""The manifest gives back what was saved, and refuses what is not whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import time
+
+import numpy as np
+import pytest
+
+from datamodules.shards.manifest import INDEX, MANIFEST, SAMPLE_DTYPE, Manifest, Sample, Shard
+from datamodules.shards import manifest as module
+
+
+def make(root, counts=(3, 1, 4), label=None):
+    total = sum(counts)
+    samples = np.zeros(total, SAMPLE_DTYPE(12))
+    samples["offset"] = np.arange(total) * 1024 + 512
+    samples["size"] = np.arange(total) + 1
+    samples["crc32"] = np.arange(total) * 1001
+    samples["label"] = np.arange(total) % 2 if label is None else label
+    samples["key"] = [f"schlüssel{i}".encode() for i in range(total)]
+    shards = tuple(Shard(f"s{i}.tar", n, 9999, f"{i:064d}") for i, n in enumerate(counts))
+    return Manifest(root, ("n01", "n02"), ("tench", "goldfish"), shards, samples)
+
+
+def test_load_gives_back_what_save_wrote(tmp_path):
+    saved = make(tmp_path / "train")
+    saved.save()
+    loaded = Manifest.load(tmp_path / "train")
+    assert loaded.classes == ("n01", "n02")
+    assert loaded.class_names == ("tench", "goldfish")
+    assert loaded.shards == saved.shards
+    assert np.array_equal(loaded.samples, saved.samples)
+    assert (loaded.num_samples, loaded.num_classes) == (8, 2)
+    assert loaded.counts.tolist() == [3, 1, 4]
+    assert loaded.starts.tolist() == [0, 3, 4, 8]
+    assert loaded.counts.dtype == loaded.starts.dtype == np.int64
+    assert loaded.digest == saved.digest
+    assert sorted(p.name for p in (tmp_path / "train").iterdir()) == [MANIFEST, INDEX]
+
+
+def test_sample_ids_count_through_the_shards(tmp_path):
+    manifest = make(tmp_path)
+    assert manifest.shard_of(np.arange(8)).tolist() == [0, 0, 0, 1, 2, 2, 2, 2]
+    assert manifest.shard_of([7, 0]).tolist() == [2, 0]
+    assert manifest.sample(3) == Sample(
+        3, manifest.shards[1], "schlüssel3", 3 * 1024 + 512, 4, 3003, 1
+    )
+    ids = np.array([7, 0, 3, 0])
+    assert manifest.lookup(ids) == [manifest.sample(sample_id) for sample_id in ids.tolist()]
+    for outside in (-1, 8):
+        with pytest.raises(IndexError, match=f"sample {outside} of 8"):
+            manifest.lookup(np.array([3, outside]))
+
+
+def test_digest_follows_the_data_and_not_the_place(tmp_path):
+    manifest = make(tmp_path)
+    first = manifest.shards[0]
+    changes = [
+        {"classes": ("n01", "n03")},
+        {"shards": (dataclasses.replace(first, sha256="f" * 64), *manifest.shards[1:])},
+        {"shards": (dataclasses.replace(first, name="x.tar"), *manifest.shards[1:])},
+        {"shards": manifest.shards[::-1]},
+    ]
+    digests = {dataclasses.replace(manifest, **change).digest for change in changes}
+    assert len(digests | {manifest.digest}) == 5
+    assert dataclasses.replace(manifest, root=tmp_path / "moved").digest == manifest.digest
+
+
+def test_a_loaded_manifest_travels_to_workers_as_a_path(tmp_path):
+    make(tmp_path, counts=(20_000,)).save()
+    loaded = Manifest.load(tmp_path)
+    pickled = pickle.dumps(loaded)
+    assert len(pickled) < 1000
+    again = pickle.loads(pickled)
+    assert np.array_equal(again.samples, loaded.samples)
+    assert isinstance(again.samples, np.memmap)
+
+
+def damage_json(change):
+    def damage(folder):
+        path = folder / MANIFEST
+        header = json.loads(path.read_text())
+        change(header)
+        path.write_text(json.dumps(header))
+
+    return damage
+
+
+def cut(name, length):
+    def damage(folder):
+        path = folder / name
+        path.write_bytes(path.read_bytes()[:length])
+
+    return damage
+
+
+def flip_a_bit(folder):
+    content = bytearray((folder / INDEX).read_bytes())
+    content[-20] ^= 1
+    (folder / INDEX).write_bytes(content)
+
+
+def replace_index(folder):
+    np.save(folder / INDEX, np.arange(8))
+    damage_json(lambda h: h.update(index_sha256=module.sha256_of(folder / INDEX)))(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / MANIFEST).unlink(), "no manifest.json"),
+        (lambda f: (f / INDEX).unlink(), "no samples.npy"),
+        (cut(MANIFEST, 40), "unreadable"),
+        (cut(MANIFEST, 0), "unreadable"),
+        (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"), "unreadable"),
+        (lambda f: (f / MANIFEST).write_text("[]"), "version"),
+        (damage_json(lambda h: h.update(version=99)), "version 99"),
+        (damage_json(lambda h: h.pop("classes")), "damaged"),
+        (damage_json(lambda h: h["shards"][0].pop("sha256")), "damaged"),
+        (damage_json(lambda h: h["shards"][0].update(samples=4)), "counts 9 samples.* 8"),
+        (damage_json(lambda h: h["shards"].pop()), "counts 4 samples.* 8"),
+        (damage_json(lambda h: h.update(class_names=["a"])), "1 class names for 2"),
+        (damage_json(lambda h: h.pop("index_sha256")), "damaged"),
+        (damage_json(lambda h: h["shards"][0].update(name="../s0.tar")), "no file name"),
+        (damage_json(lambda h: h["shards"][0].update(name="/etc/passwd")), "no file name"),
+        (cut(INDEX, 300), "damaged"),
+        (cut(INDEX, 0), "damaged"),
+        (flip_a_bit, "damaged .*samples.npy has changed"),
+        (lambda f: np.save(f / INDEX, np.arange(8)), "damaged .*samples.npy has changed"),
+        (replace_index, "wrong format"),
+    ],
+)
+def test_a_damaged_manifest_is_one_clear_error(tmp_path, damage, message):
+    make(tmp_path).save()
+    damage(tmp_path)
+    with pytest.raises(ValueError, match=message) as caught:
+        Manifest.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_no_folder_is_one_clear_error(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        Manifest.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [({"counts": ()}, "no samples"), ({"label": -1}, "label -1"), ({"label": 2}, "label 2")],
+)
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, manifest, message):
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path / "train", **manifest).save()
+    assert not (tmp_path / "train").exists()
+
+
+def test_a_label_outside_the_classes_is_left_to_the_reader(tmp_path):
+    make(tmp_path).save()
+    damage_json(lambda header: header.update(classes=["a"], class_names=["a"]))(tmp_path)
+    assert Manifest.load(tmp_path).sample(1).label == 1
+
+
+def elsewhere(root, *urls):
+    manifest = make(root)
+    shards = [
+        dataclasses.replace(shard, url=url)
+        for shard, url in zip(manifest.shards, urls, strict=True)
+    ]
+    return dataclasses.replace(manifest, shards=tuple(shards))
+
+
+def test_shards_lie_in_the_folder_or_where_their_url_says(tmp_path):
+    saved = elsewhere(tmp_path, None, "https://host/a.tar", "/other/b.tar")
+    saved.save()
+    loaded = Manifest.load(tmp_path)
+    found = [loaded.location(shard) for shard in loaded.shards]
+    assert found == [str(tmp_path / "s0.tar"), "https://host/a.tar", "/other/b.tar"]
+    assert loaded.digest == make(tmp_path).digest
+
+
+def test_a_remote_manifest_has_its_shards_beside_it_and_nowhere_else(tmp_path):
+    make(tmp_path).save()
+    loaded = Manifest.load(tmp_path, base="https://host/train")
+    again = pickle.loads(pickle.dumps(loaded))
+    for manifest in (loaded, again):
+        assert manifest.location(manifest.shards[1]) == "https://host/train/s1.tar"
+    elsewhere(tmp_path, None, "/etc/passwd", None).save()
+    with pytest.raises(ValueError, match="https://host/train lists shards outside its folder"):
+        Manifest.load(tmp_path, base="https://host/train")
+
+
+def test_commands_of_a_manifest_are_not_run_unasked(tmp_path):
+    elsewhere(tmp_path, None, None, "pipe:touch /tmp/pwned").save()
+    with pytest.raises(ValueError, match="through commands .* --data.allow_pipe true"):
+        Manifest.load(tmp_path)
+    loaded = Manifest.load(tmp_path, allow_pipe=True)
+    assert pickle.loads(pickle.dumps(loaded)).shards == loaded.shards
+
+
+def test_a_save_that_fails_leaves_no_manifest_and_no_half_file(tmp_path, monkeypatch):
+    make(tmp_path).save()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.np, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        make(tmp_path, counts=(5, 5)).save()
+    assert [p.name for p in tmp_path.iterdir()] == [INDEX]  # the old index, without a manifest
+
+
+def test_imagenet_loads_in_well_under_a_second(tmp_path):
+    make(tmp_path, counts=(1281,) * 999 + (1448,)).save()
+    started = time.perf_counter()
+    loaded = Manifest.load(tmp_path)
+    assert time.perf_counter() - started < 0.5
+    assert loaded.num_samples == 1_281_167
