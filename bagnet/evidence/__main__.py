@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from bagnet import old_commands as commands
 from bagnet.evidence import report
-from datamodules.common import commands
 
 COMMANDS = {"report": report}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from bagnet import old_commands as commands
 from bagnet.experiments import (
     accuracy,
     aggregation,
@@ -17,7 +18,6 @@ from bagnet.experiments import (
     scrambling,
     sensitivity,
 )
-from datamodules.common import commands
 
 EXPERIMENTS = {
     "accuracy": accuracy,

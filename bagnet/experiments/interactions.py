@@ -42,7 +42,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.evidence.pictures.plots import Box
 from bagnet.experiments.measuring import persample
 from bagnet.experiments.measuring.lines import double, draw_lines
 from bagnet.experiments.measuring.masking import (
@@ -55,6 +54,7 @@ from bagnet.experiments.measuring.masking import (
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import bootstrap, pearson
 from bagnet.model.registry import normalize
+from datamodules.common.batch import Box
 
 SIDES = (8, 16, 32, 64)  # px, the paper's
 CORRELATION = {

@@ -28,11 +28,12 @@ from rich.table import Table
 from torch import Tensor
 
 from bagnet.evidence.maps import evaluating
-from bagnet.evidence.pictures.plots import Box, Example, contact_sheet, save_png
+from bagnet.evidence.pictures.plots import Example, contact_sheet, save_png
 from bagnet.experiments.measuring.results import write_text
 from bagnet.experiments.measuring.trained import load_trained
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
+from datamodules.common.batch import Box
 from datamodules.demo.generate import PLANTED
 from datamodules.imagenet import ImageNetDataModule
 

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run import signals
 from bagnet.run.folder import Run
-from bagnet.run.lease import Claim
+from bagnet.run.lease import Lease
 from bagnet.run.loggers import WandbRun
 
 _GO_ON, _SAVE, _STOP, _GIVE_UP = range(4)
@@ -28,20 +28,20 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         run: Its last checkpoint is written; the one before is kept.
-        claim: Of this start to the run.
+        lease: Of this start to the run.
         minutes: A crash or a lost node costs no more than so many.
         every: Optimizer steps, or batches of a validation, between two looks, since the ranks wait for each other then.
     """
 
-    def __init__(self, run: Run, claim: Claim, minutes: float = 30.0, every: int = 10) -> None:
-        self.run, self.claim, self.minutes, self.every = run, claim, minutes, every
+    def __init__(self, run: Run, lease: Lease, minutes: float = 30.0, every: int = 10) -> None:
+        self.run, self.lease, self.minutes, self.every = run, lease, minutes, every
         self._saved_at = time.monotonic()
         self._saved_step = 0
         self._stopping = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
-            start = self.claim.take()
+            start = self.lease.take()
             for logger in trainer.loggers:
                 logger.log_hyperparams({"start": start})
 
@@ -92,7 +92,7 @@ class LastCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._agree(
             trainer
-        )  # or a start that has lost its claim would save the best checkpoint yet
+        )  # or a start that has lost its lease would save the best checkpoint yet
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._agree(trainer)
@@ -109,12 +109,12 @@ class LastCheckpoint(Checkpoint):
             wish = _SAVE
         if signals.received() is not None:
             wish = _STOP
-        if trainer.is_global_zero and not self.claim.holds():
+        if trainer.is_global_zero and not self.lease.holds():
             wish = _GIVE_UP
         wishes = torch.tensor(wish, device=trainer.strategy.root_device)
         decision = int(trainer.strategy.reduce(wishes, reduce_op="max"))
         if decision == _GIVE_UP:
-            raise ValueError(self.claim.lost())
+            raise ValueError(self.lease.lost())
         return decision
 
     def _save(self, trainer: Trainer) -> None:

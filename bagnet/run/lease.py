@@ -17,8 +17,8 @@ from bagnet.run import slurm
 from bagnet.run.provenance import git_commit
 
 
-class Claim:
-    """This start's claim to a run, against those of other starts.
+class Lease:
+    """This start's lease to a run, against those of other starts.
 
     Args:
         path: The run's list of starts, a line of JSON each.
@@ -30,7 +30,7 @@ class Claim:
         self._length = -1  # of the list, when it was ours
 
     def take(self) -> dict[str, Any]:
-        """Claim the run from now on, and return what is written down about this start."""
+        """Lease the run from now on, and return what is written down about this start."""
         self._token = secrets.token_hex(8)
         facts = {
             "start": self._number_of_starts() + 1,

@@ -19,7 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run import signals
 from bagnet.run.folder import Run
-from bagnet.run.lease import Claim
+from bagnet.run.lease import Lease
 
 _FINISH_SECONDS = 60.0
 """How long the end of a training waits for uploads: less than SLURM's notice. What is left, `wandb sync` sends."""
@@ -36,12 +36,12 @@ class CSVTable(Logger):
 
     Args:
         path: The file.
-        claim: Once another start has claimed the run, nothing more is written.
+        lease: Once another start has claimed the run, nothing more is written.
     """
 
-    def __init__(self, path: Path, claim: Claim) -> None:
+    def __init__(self, path: Path, lease: Lease) -> None:
         super().__init__()
-        self.path, self._claim = path, claim
+        self.path, self._lease = path, lease
         self._columns: list[str] = []
         self._row: dict[str, Any] = {}
         self._begin = 0  # of the last row, in bytes
@@ -75,7 +75,7 @@ class CSVTable(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         assert step is not None
-        if not self._claim.holds():
+        if not self._lease.holds():
             return
         if not self._row:
             self._rewrite([row for row in self._read() if int(row["step"]) < step], metrics)
@@ -154,7 +154,7 @@ class WandbRun(WandbLogger):
         run: Its name is that in W&B.
         resuming: Whether the run goes on, under its old id.
         table: All rows of the run; it comes first among the loggers.
-        claim: Once another start has claimed the run, nothing more is sent.
+        lease: Once another start has claimed the run, nothing more is sent.
         artifacts: Whether the end of the training uploads the best and the last checkpoint.
 
     Attributes:
@@ -162,10 +162,10 @@ class WandbRun(WandbLogger):
     """
 
     def __init__(
-        self, run: Run, resuming: bool, table: CSVTable, claim: Claim, artifacts: bool = False
+        self, run: Run, resuming: bool, table: CSVTable, lease: Lease, artifacts: bool = False
     ) -> None:
         super().__init__(name=run.name, save_dir=run.folder)
-        self._run, self._resuming, self._table, self._claim = run, resuming, table, claim
+        self._run, self._resuming, self._table, self._lease = run, resuming, table, lease
         self._artifacts = artifacts
         self._started: Any = None
         self._row: dict[str, Any] = {}
@@ -242,12 +242,12 @@ class WandbRun(WandbLogger):
             self._send(self._step, self._row)
         if self._started is None:
             return
-        if self._artifacts and status == "success" and self._claim.holds():
+        if self._artifacts and status == "success" and self._lease.holds():
             self._upload_checkpoints()
         self._started.finish()
         wandb.teardown()  # waits until its process has written all
         self._finished = True
-        if self._started.offline and self._claim.holds():
+        if self._started.offline and self._lease.holds():
             self._run.finish_wandb(Path(self._started.dir).parent.name, self._sent)
 
     def _upload_checkpoints(self) -> None:
@@ -266,7 +266,7 @@ class WandbRun(WandbLogger):
 
     @_outlived
     def _send(self, step: int, row: dict[str, Any]) -> None:
-        if row and step > self._sent and self._claim.holds():
+        if row and step > self._sent and self._lease.holds():
             self.experiment.log(row, step=step)
             self._sent = step
 

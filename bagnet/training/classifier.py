@@ -15,15 +15,14 @@ from torch.nn import functional as F
 from bagnet import kernels as fused_kernels
 from bagnet.model.registry import build_model, normalize
 from bagnet.model.weights import load_model
-from bagnet.training.metrics import UNREADABLE, ClassificationMetrics
+from bagnet.training.metrics import ClassificationMetrics
 from bagnet.training.optim import (
     Schedule,
     learning_rate_factor,
     parameter_groups,
     scaled_learning_rate,
 )
-
-Batch = tuple[Tensor, Tensor, Tensor]
+from datamodules.common.batch import UNREADABLE, Batch
 
 
 class BagNetClassifier(LightningModule):

@@ -21,7 +21,7 @@ from bagnet.run import slurm
 from bagnet.run.agreement import SameEverywhere
 from bagnet.run.checkpoint_io import WholeCheckpointIO
 from bagnet.run.last_checkpoint import LastCheckpoint
-from bagnet.run.lease import Claim
+from bagnet.run.lease import Lease
 from bagnet.run.loggers import CSVTable, WandbRun
 from bagnet.run.summary import Summary, describe
 from bagnet.training.aggregations import Aggregations
@@ -55,7 +55,7 @@ class BagNetCLI(LightningCLI):
     def __init__(self, model: type[LightningModule], data: Any, command: Command) -> None:
         self.command = command
         self.fitting = command.arguments[0] == "fit"
-        self.claim = Claim(command.run.starts)
+        self.lease = Lease(command.run.starts)
         logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_news)
         # Lightning 2.6 calls a part of torch that newer releases of it deprecate.
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
@@ -160,9 +160,9 @@ class BagNetCLI(LightningCLI):
         if chosen is not None:
             return chosen
         run, resuming = self.command.run, self.command.resume is not None
-        table = CSVTable(run.metrics, self.claim)
+        table = CSVTable(run.metrics, self.lease)
         artifacts = self.config_init["fit"]["wandb_artifacts"]
-        return [table, WandbRun(run, resuming, table, self.claim, artifacts)]
+        return [table, WandbRun(run, resuming, table, self.lease, artifacts)]
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
         callbacks: list[Callback] = list(trainer["callbacks"] or [])
@@ -187,7 +187,7 @@ class BagNetCLI(LightningCLI):
             )
             # The last one behind it: it holds which was the best so far.
             evidence = EvidenceLogger(run, config["evidence_images"])
-            last = LastCheckpoint(run, self.claim, config["checkpoint_minutes"])
+            last = LastCheckpoint(run, self.lease, config["checkpoint_minutes"])
             callbacks += [Throughput(every), Summary(run), evidence, best, last]
         return callbacks
 

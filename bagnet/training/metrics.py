@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-UNREADABLE = -1
-"""The label of a place in a batch whose sample could not be read."""
+from datamodules.common.batch import UNREADABLE
 
 NAMES = ("loss", "top1", "top5")
 

@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from bagnet.training.metrics import UNREADABLE
+from datamodules.common.batch import UNREADABLE
 
 
 class UnreadableLimit(Callback):

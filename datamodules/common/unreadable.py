@@ -13,9 +13,6 @@ import logging
 import time
 from collections.abc import Sequence
 
-UNREADABLE = -1
-"""The label of a place in a batch whose sample could not be read."""
-
 SECONDS_BETWEEN_LINES = 10.0
 
 log = logging.getLogger("datamodules")

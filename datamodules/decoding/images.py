@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from datamodules.decoding.region import Box, decode_region
+from datamodules.decoding.region import Region, decode_region
 
 # No more than these: PIL can also open formats that start other programs (EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
@@ -52,7 +52,7 @@ def _size_by_pil(data: bytes) -> tuple[int, int]:
         raise UnreadableImage("not a readable image") from error
 
 
-def pixels(data: bytes, box: Box) -> np.ndarray:
+def pixels(data: bytes, box: Region) -> np.ndarray:
     """Decode a part of an image file to RGB, as PIL does, of an animation the first frame.
 
     Whether it is readable does not depend on the part, nor do the pixels depend on what decodes it.

@@ -27,7 +27,7 @@ _SOURCE = Path(__file__).with_name("region.c")
 _INSTALL = "install a C compiler and libjpeg-turbo (Debian: apt-get install gcc libjpeg-dev)"
 
 
-class Box(NamedTuple):
+class Region(NamedTuple):
     """A rectangle of an image, in pixels from its upper left corner."""
 
     left: int
@@ -40,19 +40,19 @@ class NotAvailable(Exception):
     """Why there is no such decoder on this machine, and what to do about it."""
 
 
-def decode_region(data: bytes, box: Box) -> np.ndarray | None:
+def decode_region(data: bytes, region: Region) -> np.ndarray | None:
     """Decode a rectangle: uint8 (height, width, 3), to the bit what a decode of the whole gives there.
 
     Returns:
         None where the whole has to be decoded, to see what is in it or whether it is readable: it
         is no plain JPEG (but progressive, CMYK, another format), or has the least flaw, or does not
-        fit the box, or this machine has no such decoder.
+        fit the region, or this machine has no such decoder.
     """
     function = _function()
     if isinstance(function, NotAvailable):
         return None
-    pixels = np.empty((box.height, box.width, 3), np.uint8)
-    return pixels if function(data, len(data), *box, pixels.ctypes.data) else None
+    pixels = np.empty((region.height, region.width, 3), np.uint8)
+    return pixels if function(data, len(data), *region, pixels.ctypes.data) else None
 
 
 def why_not() -> str | None:
@@ -128,13 +128,13 @@ def _load(library: Path) -> Callable[..., int]:
 def _check(function: Callable[..., int]) -> None:
     """Compare its pixels with those of a whole decode, on one small image for each kind of sampling."""
     noise = np.random.default_rng(0).integers(0, 256, (75, 93, 3), np.uint8)
-    box = Box(33, 35, 31, 17)
+    region = Region(33, 35, 31, 17)
     for sampling in ("444", "422", "420", "440", "411"):
         data = simplejpeg.encode_jpeg(noise, colorsubsampling=sampling)
         whole = simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
-        found = np.empty((box.height, box.width, 3), np.uint8)
-        read = function(data, len(data), *box, found.ctypes.data)
-        expected = whole[box.top :, box.left :][: box.height, : box.width]
+        found = np.empty((region.height, region.width, 3), np.uint8)
+        read = function(data, len(data), *region, found.ctypes.data)
+        expected = whole[region.top :, region.left :][: region.height, : region.width]
         if not (read and np.array_equal(found, expected)):
             raise NotAvailable(
                 "this machine's libjpeg-turbo gives other pixels than the one in simplejpeg; "

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from datamodules.decoding.images import image_size, pixels
-from datamodules.decoding.region import Box
+from datamodules.decoding.region import Region
 
 _PIXEL = torch.empty(1, dtype=torch.uint8)
 
@@ -21,7 +21,7 @@ _PIXEL = torch.empty(1, dtype=torch.uint8)
 class View(NamedTuple):
     """What is seen of an image: a box of it, resized, then the centre of that, and mirrored or not."""
 
-    box: Box
+    box: Region
     height: int
     width: int
     mirrored: bool
@@ -80,7 +80,7 @@ class TrainTransform(Transform):
 
     def view(self, width: int, height: int) -> View:
         drawn = self._crop.make_params([_PIXEL.expand(3, height, width)])
-        box = Box(drawn["left"], drawn["top"], drawn["width"], drawn["height"])
+        box = Region(drawn["left"], drawn["top"], drawn["width"], drawn["height"])
         return View(box, self.size, self.size, mirrored=bool(torch.rand(1) < 0.5))
 
 
@@ -111,7 +111,7 @@ class EvalTransform(Transform):
     def view(self, width: int, height: int) -> View:
         shorter = min(width, height)
         rows, columns = (self._shorter * side // shorter for side in (height, width))
-        return View(Box(0, 0, width, height), rows, columns, mirrored=False)
+        return View(Region(0, 0, width, height), rows, columns, mirrored=False)
 
 
 def seen(image: Tensor, view: View, size: int) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.common.batch import Box
+
 WARM = {"red": (206, 48, 48), "yellow": (238, 204, 64), "pink": (224, 96, 168)}
 COOL = {"green": (60, 168, 84), "blue": (44, 84, 200), "turquoise": (64, 190, 190)}
 COLOURS = WARM | COOL
@@ -31,8 +33,6 @@ DIAMETERS = range(26, 31)  # of a texture, px
 COUNTS = (2, 3)  # textures in an image
 MARGIN = 3  # px kept free at the edges
 GAP = 12  # px between textures, so that no patch sees much of two
-
-Box = tuple[int, int, int, int]  # top, left, bottom, right; half-open, px
 
 
 def background(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -17,7 +17,8 @@ import webdataset as wds
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.common.unreadable import UNREADABLE, SampleError
+from datamodules.common.batch import UNREADABLE, Batch
+from datamodules.common.unreadable import SampleError
 from datamodules.decoding.images import UnreadableImage
 from datamodules.decoding.transforms import Transform, drawing_from
 from datamodules.loading.device import GREY, Encoded, File, PlainJpegsUndecoded, decode, encode
@@ -26,9 +27,6 @@ from datamodules.remote.cache import ShardCache
 from datamodules.remote.urls import name_for_people
 from datamodules.shards.manifest import Manifest
 from datamodules.shards.reader import MemberReader
-
-Batch = tuple[Tensor, Tensor, Tensor]
-"""Images uint8 (B, 3, H, W) RGB in channels-last memory, labels int64 (B,), sample ids int64 (B,)."""
 
 ReadBatch = tuple[Batch, tuple[SampleError, ...]]
 """A batch, and what is wrong with those of its samples that could not be read."""

@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor
 
 from datamodules.decoding.images import UnreadableImage, image_size, pixels
-from datamodules.decoding.region import Box
+from datamodules.decoding.region import Region
 from datamodules.decoding.transforms import Transform, View, seen
 
 GREY = 128
@@ -124,7 +124,7 @@ def decode(encoded: Encoded, device: torch.device) -> tuple[Tensor, dict[int, st
         be read; and why not, by the place of the file in the batch.
     """
     count, size = len(encoded.labels), encoded.images.shape[-1]
-    views = [View(Box(*row[:4]), row[4], row[5], bool(row[6])) for row in encoded.views.tolist()]
+    views = [View(Region(*row[:4]), row[4], row[5], bool(row[6])) for row in encoded.views.tolist()]
     is_decoded = torch.ones(count, dtype=torch.bool)
     is_decoded[encoded.places] = False
     causes: dict[int, str] = {}
@@ -166,7 +166,7 @@ def _boxes(
     ]
 
 
-def _box_by_cpu(file: Tensor, box: Box) -> Tensor | UnreadableImage:
+def _box_by_cpu(file: Tensor, box: Region) -> Tensor | UnreadableImage:
     try:
         return torch.from_numpy(pixels(file.numpy().tobytes(), box)).permute(2, 0, 1)
     except UnreadableImage as error:

@@ -18,7 +18,8 @@ import torch
 from torch.utils.data import Sampler
 
 from datamodules.audit.writer import FACTS, AuditWriter
-from datamodules.loading.batches import Batch, Batches
+from datamodules.common.batch import Batch
+from datamodules.loading.batches import Batches
 from datamodules.loading.workers import Index, Workers
 from datamodules.plan import EvalPlan, TrainPlan, rank_batch
 from datamodules.remote.prefetch import Course, FetchAhead

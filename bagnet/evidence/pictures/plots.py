@@ -20,12 +20,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from datamodules.common.batch import Box
+
 COLOURS = "RdBu_r"  # red for the class, blue against it: told apart with every colour blindness
 BARE = "0.92"  # where no patch has its centre; white would say that the evidence is zero
 DPI = 100
 TILE = 1.75  # side of one picture, inches
 
-Box = tuple[int, int, int, int]
 BoxOf = Callable[[int, int], Box]
 """``BagNet.box``: the pixels (top, left, bottom, right; half-open) of a map entry."""
 

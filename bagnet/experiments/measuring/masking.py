@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from bagnet.evidence.pictures.plots import Box
+from datamodules.common.batch import Box
 
 FILLS = ("mean", "image", "zero", "blur")
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from bagnet.experiments.measuring.parts import PartFiles
 from bagnet.run.signals import held_back
-from datamodules.common.unreadable import UNREADABLE
+from datamodules.common.batch import UNREADABLE
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.loading.workers import Workers, settle
 from datamodules.plan import Ids

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from bagnet.run import signals
 from bagnet.run.folder import Run
 from bagnet.run.last_checkpoint import LastCheckpoint
-from bagnet.run.lease import Claim
+from bagnet.run.lease import Lease
 from bagnet.training.classifier import BagNetClassifier
 
 
@@ -64,7 +64,7 @@ def fit(
         accelerator="cpu",
         max_epochs=2,
         logger=False,
-        callbacks=[*callbacks, LastCheckpoint(run, Claim(run.starts), minutes, every)],
+        callbacks=[*callbacks, LastCheckpoint(run, Lease(run.starts), minutes, every)],
         enable_progress_bar=False,
         enable_model_summary=False,
         **options,
@@ -117,7 +117,7 @@ def test_a_signal_amid_a_validation_ends_it_and_the_last_step_is_done_again(run)
 
 def test_a_start_that_has_lost_its_claim_gives_up_and_saves_nothing(run):
     with pytest.raises(ValueError, match="mine was started again at .*; this one stops"):
-        fit(run, 0.0, At(5, lambda: Claim(run.starts).take()))
+        fit(run, 0.0, At(5, lambda: Lease(run.starts).take()))
     assert step(run.last) == 4
 
 

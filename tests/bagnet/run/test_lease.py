@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bagnet.run.lease import Claim
+from bagnet.run.lease import Lease
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def path(tmp_path):
 
 
 def test_the_latest_claim_holds(path):
-    first, second = Claim(path), Claim(path)
+    first, second = Lease(path), Lease(path)
     assert first.holds()
     first.take()
     assert first.holds()
@@ -28,11 +28,11 @@ def test_the_latest_claim_holds(path):
 
 
 def test_the_list_says_of_each_start_what_it_was(path, monkeypatch):
-    Claim(path).take()
+    Lease(path).take()
     for name, value in {"JOB_ID": "7", "RESTART_COUNT": "2", "JOB_NODELIST": "node1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
-    start = Claim(path).take()
+    start = Lease(path).take()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["start"] for line in lines] == [1, 2]
     assert start.items() <= lines[1].items()
@@ -42,9 +42,9 @@ def test_the_list_says_of_each_start_what_it_was(path, monkeypatch):
 
 
 def test_who_lost_says_to_whom(path, monkeypatch):
-    claim = Claim(path)
-    claim.take()
+    lease = Lease(path)
+    lease.take()
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    Claim(path).take()
-    assert "was started again" in claim.lost()
-    assert "job 12" in claim.lost()
+    Lease(path).take()
+    assert "was started again" in lease.lost()
+    assert "job 12" in lease.lost()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bagnet.run.folder import Run
-from bagnet.run.lease import Claim
+from bagnet.run.lease import Lease
 from bagnet.run.loggers import CSVTable, WandbRun
 from tests.slurm.runs import records
 
@@ -27,12 +27,12 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def claim(tmp_path: Path) -> Claim:
-    return Claim(tmp_path / "run" / "starts.jsonl")
+def lease(tmp_path: Path) -> Lease:
+    return Lease(tmp_path / "run" / "starts.jsonl")
 
 
-def test_figures_of_one_step_share_a_row(path, claim):
-    table = CSVTable(path, claim)
+def test_figures_of_one_step_share_a_row(path, lease):
+    table = CSVTable(path, lease)
     table.log_metrics({"train/loss": 2.5, "epoch": 0}, step=4)
     table.log_metrics({"val/top1": 0.25, "epoch": 0}, step=4)
     table.log_metrics({"train/loss": 1.5, "epoch": 1}, step=9)
@@ -43,12 +43,12 @@ def test_figures_of_one_step_share_a_row(path, claim):
     ]
 
 
-def test_a_resumed_run_goes_on_in_the_table_and_replaces_the_steps_done_again(path, claim):
-    table = CSVTable(path, claim)
+def test_a_resumed_run_goes_on_in_the_table_and_replaces_the_steps_done_again(path, lease):
+    table = CSVTable(path, lease)
     for step in range(6):
         table.log_metrics({"loss": step}, step=step)
     table.finalize("failed")
-    resumed = CSVTable(path, claim)  # from a checkpoint at step 3
+    resumed = CSVTable(path, lease)  # from a checkpoint at step 3
     resumed.log_metrics({"loss": 30, "new": 1}, step=3)
     resumed.log_metrics({"loss": 40}, step=4)
     resumed.finalize("success")
@@ -58,8 +58,8 @@ def test_a_resumed_run_goes_on_in_the_table_and_replaces_the_steps_done_again(pa
     ]
 
 
-def test_each_figure_is_in_the_file_at_once(path, claim):
-    table = CSVTable(path, claim)
+def test_each_figure_is_in_the_file_at_once(path, lease):
+    table = CSVTable(path, lease)
     table.log_metrics({"loss": 1.0}, step=0)
     assert rows(path) == [{"step": "0", "epoch": "", "loss": "1.0"}]
     table.log_metrics({"loss": 0.5}, step=1)
@@ -72,22 +72,22 @@ def test_each_figure_is_in_the_file_at_once(path, claim):
     assert [file.name for file in path.parent.iterdir()] == ["metrics.csv"]
 
 
-def test_what_a_killed_run_wrote_of_a_row_is_left_out(path, claim):
-    table = CSVTable(path, claim)
+def test_what_a_killed_run_wrote_of_a_row_is_left_out(path, lease):
+    table = CSVTable(path, lease)
     for step in range(3):
         table.log_metrics({"loss": step}, step=step)
     with path.open("rb+") as file:
         file.truncate(path.stat().st_size - 3)
     assert table.between(-1, 9) == [{"step": 0, "loss": 0}, {"step": 1, "loss": 1}]
-    CSVTable(path, claim).log_metrics({"loss": 5}, step=2)
+    CSVTable(path, lease).log_metrics({"loss": 5}, step=2)
     assert [row["loss"] for row in rows(path)] == ["0", "1", "5"]
 
 
-def test_a_start_that_has_lost_its_claim_writes_no_more(path, claim):
-    claim.take()
-    table = CSVTable(path, claim)
+def test_a_start_that_has_lost_its_claim_writes_no_more(path, lease):
+    lease.take()
+    table = CSVTable(path, lease)
     table.log_metrics({"loss": 1.0}, step=0)
-    Claim(claim.path).take()
+    Lease(lease.path).take()
     table.log_metrics({"loss": 2.0}, step=1)
     assert [row["loss"] for row in rows(path)] == ["1.0"]
 
@@ -119,9 +119,9 @@ def mine(tmp_path, monkeypatch) -> Run:
 
 
 def start(run: Run, steps: range, **options) -> Recorder:
-    claim = Claim(run.starts)
-    table = CSVTable(run.metrics, claim)
-    wandb = Recorder(run, True, table, claim, **options)
+    lease = Lease(run.starts)
+    table = CSVTable(run.metrics, lease)
+    wandb = Recorder(run, True, table, lease, **options)
     for step in steps:
         for logger in (table, wandb):
             logger.log_metrics({"a": step}, step=step)
@@ -161,9 +161,9 @@ def test_checkpoints_are_given_to_wandb_when_asked_for(mine, monkeypatch):
     mine.checkpoints.mkdir(parents=True)
     for checkpoint in (mine.best, mine.last):
         checkpoint.write_bytes(b"weights of " + checkpoint.name.encode())
-    claim = Claim(mine.starts)
+    lease = Lease(mine.starts)
     for artifacts in (False, True):
-        logger = WandbRun(mine, False, CSVTable(mine.metrics, claim), claim, artifacts)
+        logger = WandbRun(mine, False, CSVTable(mine.metrics, lease), lease, artifacts)
         logger.log_metrics({"loss": 1.0}, step=0)
         logger.finalize("success")
         folder = Path(logger.experiment.dir).parent
@@ -178,9 +178,9 @@ def test_checkpoints_are_given_to_wandb_when_asked_for(mine, monkeypatch):
 def test_without_a_key_wandb_goes_offline_and_never_asks(tmp_path):
     """A real process without a terminal, an account or a home: as in a batch job."""
     code = (
-        "from bagnet.run.lease import Claim; from bagnet.run.folder import Run; "
-        "from bagnet.run.loggers import CSVTable, WandbRun; run = Run('mine'); claim = Claim(run.starts); "
-        "logger = WandbRun(run, False, CSVTable(run.metrics, claim), claim); "
+        "from bagnet.run.lease import Lease; from bagnet.run.folder import Run; "
+        "from bagnet.run.loggers import CSVTable, WandbRun; run = Run('mine'); lease = Lease(run.starts); "
+        "logger = WandbRun(run, False, CSVTable(run.metrics, lease), lease); "
         "logger.log_metrics({'loss': 1.0}, step=0); "
         "print('offline', logger.experiment.offline, logger.experiment.id); "
         "logger.finalize('success')"

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from bagnet.model.registry import normalize
 from bagnet.model.weights import save_weights
 from bagnet.training.classifier import BagNetClassifier, compiled, logits, memory_format
-from bagnet.training.metrics import UNREADABLE
 from bagnet.training.optim import learning_rate_factor
+from datamodules.common.batch import UNREADABLE
 
 CLASSES = 7
 

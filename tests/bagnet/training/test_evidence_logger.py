@@ -12,7 +12,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from bagnet.run.folder import Run
-from bagnet.run.lease import Claim
+from bagnet.run.lease import Lease
 from bagnet.run.loggers import CSVTable, WandbRun
 from bagnet.training.classifier import BagNetClassifier
 from bagnet.training.evidence_logger import EvidenceLogger
@@ -39,8 +39,8 @@ class Recorder(WandbRun):
     """What is sent to W&B."""
 
     def __init__(self, run) -> None:
-        claim = Claim(run.starts)
-        super().__init__(run, False, CSVTable(run.metrics, claim), claim)
+        lease = Lease(run.starts)
+        super().__init__(run, False, CSVTable(run.metrics, lease), lease)
         self.logged = []
 
     @property

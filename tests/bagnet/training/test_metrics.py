@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from bagnet.training.metrics import UNREADABLE, ClassificationMetrics, rank_of_label
+from bagnet.training.metrics import ClassificationMetrics, rank_of_label
+from datamodules.common.batch import UNREADABLE
 
 
 @given(st.integers(0, 2**32), st.integers(2, 12), st.lists(st.integers(1, 9), min_size=1))

@@ -11,9 +11,9 @@ from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
 from bagnet.training.classifier import BagNetClassifier
-from bagnet.training.metrics import UNREADABLE
 from bagnet.training.unreadable import UnreadableLimit
 from datamodules.common import unreadable
+from datamodules.common.batch import UNREADABLE
 
 
 class Table(Logger):

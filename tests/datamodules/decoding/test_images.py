@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datamodules.decoding.images import UnreadableImage, image_size, pixels
-from datamodules.decoding.region import Box
+from datamodules.decoding.region import Region
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 
@@ -19,7 +19,7 @@ def encoded(image_format, mode="RGB", **options):
 
 
 def decode(data):
-    return pixels(data, Box(0, 0, *image_size(data)))
+    return pixels(data, Region(0, 0, *image_size(data)))
 
 
 @pytest.mark.parametrize(

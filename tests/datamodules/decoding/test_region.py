@@ -15,7 +15,7 @@ from PIL import Image
 
 from datamodules.decoding import images, region
 from datamodules.decoding.images import UnreadableImage, pixels
-from datamodules.decoding.region import Box, NotAvailable, decode_region, why_not
+from datamodules.decoding.region import NotAvailable, Region, decode_region, why_not
 
 REPOSITORY = Path(__file__).parents[3]
 needs_decoder = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -44,9 +44,9 @@ def boxes(height, width, count=40):
         rows, columns = rng.integers(1, (height - top + 1, width - left + 1)).tolist()
         rows = height - top if at % 5 == 1 else rows
         columns = width - left if at % 5 == 2 else columns
-        yield Box(left, top, columns, rows)
-    yield Box(0, 0, width, height)
-    yield Box(width - 1, height - 1, 1, 1)
+        yield Region(left, top, columns, rows)
+    yield Region(0, 0, width, height)
+    yield Region(width - 1, height - 1, 1, 1)
 
 
 def cut(picture, box):
@@ -97,14 +97,14 @@ def test_pixels_are_those_of_the_whole_to_the_bit(kind):
     ids=["nothing", "no image", "progressive", "CMYK", "no end", "a table before the end"],
 )
 def test_what_takes_a_look_at_the_whole_is_refused(data):
-    assert decode_region(data, Box(0, 0, 8, 8)) is None
+    assert decode_region(data, Region(0, 0, 8, 8)) is None
 
 
 @needs_decoder
 def test_a_box_that_does_not_fit_is_refused():
     for box in ((0, 0, 102, 79), (0, 0, 101, 80), (101, 0, 1, 1), (0, 79, 1, 1), (5, 5, 0, 5)):
-        assert decode_region(PLAIN["420"], Box(*box)) is None
-    assert decode_region(PLAIN["420"], Box(2**32 - 1, 2**32 - 1, 2, 2)) is None
+        assert decode_region(PLAIN["420"], Region(*box)) is None
+    assert decode_region(PLAIN["420"], Region(2**32 - 1, 2**32 - 1, 2, 2)) is None
 
 
 @needs_decoder
@@ -112,7 +112,7 @@ def test_a_box_that_does_not_fit_is_refused():
 def test_a_file_cut_short_is_refused_wherever_the_box_lies(kind):
     data = PLAIN[kind]
     for length in range(0, len(data) - 1, 7):
-        assert decode_region(data[:length], Box(0, 0, 8, 8)) is None
+        assert decode_region(data[:length], Region(0, 0, 8, 8)) is None
 
 
 def outcome(data, box):
@@ -138,7 +138,11 @@ def test_damage_has_the_same_outcome_for_any_box_and_decoder(kind, monkeypatch):
             continue
         if (width, height) != Image.open(io.BytesIO(PLAIN[kind])).size:
             continue
-        for box in (Box(0, 0, 16, 16), Box(30, 40, 24, 20), Box(width - 9, height - 9, 9, 9)):
+        for box in (
+            Region(0, 0, 16, 16),
+            Region(30, 40, 24, 20),
+            Region(width - 9, height - 9, 9, 9),
+        ):
             found = outcome(bytes(data), box)
             with monkeypatch.context() as patch:
                 patch.setattr(images, "decode_region", lambda data, box: None)
@@ -160,9 +164,9 @@ def anew(monkeypatch, tmp_path):
 
 def test_without_a_compiler_images_are_decoded_whole_and_the_remedy_is_told(anew, monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler -m64")
-    assert decode_region(PLAIN["420"], Box(0, 0, 8, 8)) is None
+    assert decode_region(PLAIN["420"], Region(0, 0, 8, 8)) is None
     assert "no C compiler 'no-such-compiler'; install a C compiler and libjpeg" in why_not()
-    box = Box(3, 5, 40, 30)
+    box = Region(3, 5, 40, 30)
     assert np.array_equal(pixels(PLAIN["420"], box), cut(whole(PLAIN["420"]), box))
 
 

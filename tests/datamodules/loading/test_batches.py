@@ -13,13 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.common.unreadable import UNREADABLE, SampleError
+from datamodules.common.batch import UNREADABLE
+from datamodules.common.unreadable import SampleError
 from datamodules.decoding import images as image_files
 from datamodules.decoding.transforms import EvalTransform, TrainTransform
 from datamodules.loading.batches import Batches
+from datamodules.shards import reader as members
 from datamodules.shards.manifest import Manifest
 from datamodules.shards.reader import MemberReader
-from datamodules.shards import reader as members
 from datamodules.shards.writer import shard_name, write_shard
 
 

@@ -12,7 +12,7 @@ import torchvision
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from datamodules.common.unreadable import UNREADABLE
+from datamodules.common.batch import UNREADABLE
 from datamodules.decoding.transforms import EvalTransform, TrainTransform
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.loading.batches import Batches

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from datamodules.common.unreadable import UNREADABLE
+from datamodules.common.batch import UNREADABLE
 from datamodules.decoding.transforms import EvalTransform, TrainTransform
 from datamodules.loading.batches import Batches
 from datamodules.loading.loader import EvalLoader, TrainLoader

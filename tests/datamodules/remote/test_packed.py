@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.common.unreadable import UNREADABLE
+from datamodules.common.batch import UNREADABLE
 from datamodules.decoding.transforms import TrainTransform
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.loading.batches import Batches

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from datamodules.common.unreadable import UNREADABLE
+from datamodules.common.batch import UNREADABLE
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.remote.cache import ShardCache
 from datamodules.remote.packed import cached_bytes, check_cache

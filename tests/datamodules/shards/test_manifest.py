@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from datamodules.shards.manifest import INDEX, MANIFEST, SAMPLE_DTYPE, Manifest, Sample, Shard
 from datamodules.shards import manifest as module
+from datamodules.shards.manifest import INDEX, MANIFEST, SAMPLE_DTYPE, Manifest, Sample, Shard
 
 
 def make(root, counts=(3, 1, 4), label=None):

@@ -24,7 +24,6 @@ from bagnet.model.registry import normalize
 from bagnet.model.weights import load_model
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.shards.manifest import Manifest
-
 from tests.bagnet.experiments.conftest import CLASSES, save_network
 from tests.bagnet.experiments.noted import NOTES, Noted, add_arguments
 
