@@ -1,14 +1,16 @@
-# make demo   makes the demo data, trains a BagNet on it and shows where it looks
-# make test   lint, types, scripts and the whole test suite
-# Both set up .venv first, and do nothing again that is already done.
+# make demo      makes the demo data, trains a BagNet on it and shows where it looks
+# make test      lint, types and all quick tests
+# make test-all  that, and the slow suites: SLURM, browser, killed processes, long runs
+# Each sets up .venv first. Nothing that is already done is done again.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := data/demo
 RUN := runs/demo
+SLOW := slow or slurm or browser
 SCRIPTS := $(wildcard slurm/*.sbatch slurm/*.sh) .ci/run
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test test-slow test-all lint setup clean
 .DELETE_ON_ERROR:
 
 setup: .venv/ready
@@ -23,7 +25,7 @@ setup: .venv/ready
 
 demo: setup
 	$(BIN)/python -m datamodules.demo $(DEMO)
-	$(BIN)/python train.py --config configs/demo.yaml --data.root $(DEMO) --run demo --resume auto
+	$(BIN)/python train.py --config configs/demo.yaml --data.root $(DEMO) --name demo --resume auto
 	$(BIN)/python -m bagnet.experiments pointing --checkpoint $(RUN)/checkpoints/best.ckpt \
 	  --data.root $(DEMO) --out $(RUN)
 
@@ -33,9 +35,15 @@ lint: setup
 	$(BIN)/mypy
 	for script in $(SCRIPTS); do bash -n $$script || exit; done
 	$(BIN)/shellcheck $(SCRIPTS)
+	$(BIN)/codespell $$(git ls-files '*.py' '*.md' '*.yaml' '*.sh' '*.sbatch' '*.html' '*.js')
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not ($(SLOW))"
+
+test-slow: setup
+	$(BIN)/python -m pytest -m "$(SLOW)"
+
+test-all: test test-slow
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -83,9 +83,9 @@ def submit(project):
 
 
 def test_a_training_gets_ranks_and_cpus_from_the_job_and_its_words_last(submit):
-    done = submit("train.sbatch", "--patch", "17", "--run", "a b")
+    done = submit("train.sbatch", "--patch", "17", "--name", "a b")
     assert (done.returncode, done.stderr) == (0, "")
-    words = ["python", "train.py", *WHERE, "--patch", "17", "--run", "a b", "--resume", "auto"]
+    words = ["python", "train.py", *WHERE, "--patch", "17", "--name", "a b", "--resume", "auto"]
     assert done.words == START + words
     assert "job 7, start 1: 2 x 4 tasks with 8 CPUs on n[1-2]" in done.stdout
     assert not done.queued
@@ -103,8 +103,8 @@ def test_the_nodes_own_disk_is_one_variable(submit):
     cache = ["--data.cache_dir", "/local disk/me", "--data.cache_gib", "150"]
     words = submit("train.sbatch", "--patch", "9", site=site).words
     assert words[words.index("--patch") - 4 :][:4] == cache
-    words = submit("validate.sbatch", "--run", "bagnet33", site=site).words
-    assert words[5:] == ["python", "train.py", "validate", *WHERE, *cache, "--run", "bagnet33"]
+    words = submit("validate.sbatch", "--name", "bagnet33", site=site).words
+    assert words[5:] == ["python", "train.py", "validate", *WHERE, *cache, "--name", "bagnet33"]
 
 
 def test_packing_uses_the_cpus_of_the_job(submit):
@@ -120,14 +120,14 @@ ARRAY = {"SLURM_ARRAY_JOB_ID": 6}
 
 def test_a_sweep_gives_each_task_its_line_and_its_run(submit, project):
     done = submit("sweep.sbatch", "--data.root", "x", **ARRAY, SLURM_ARRAY_TASK_ID=1)
-    line = ["--run", "bagnet17", "--patch", "17"]
+    line = ["--name", "bagnet17", "--patch", "17"]
     assert done.words[5:] == [
         *("python", "train.py", *WHERE, *line, "--data.root", "x", "--resume", "auto")
     ]
     assert "job 6_1, start 1" in done.stdout
     (project / "mine.txt").write_text("# mine\n\n a --config c.yaml\n b --model.width 8")
     done = submit("sweep.sbatch", "mine.txt", **ARRAY, SLURM_ARRAY_TASK_ID=1)
-    assert done.words[13:] == ["--run", "b", "--model.width", "8", "--resume", "auto"]
+    assert done.words[13:] == ["--name", "b", "--model.width", "8", "--resume", "auto"]
 
 
 def test_a_sweep_that_cannot_work_is_refused(submit, project):
@@ -188,10 +188,10 @@ def test_a_job_that_cannot_be_queued_again_says_what_to_do(submit):
 
 def test_a_container_file_is_run_with_apptainer(submit, project):
     site = "unset BAGNET_PYTHON\nBAGNET_CONTAINER='/my images/b.sif'\nBAGNET_MOUNTS=/data:/data"
-    words = submit("train.sbatch", "--run", "a b", site=site).words[5:]
+    words = submit("train.sbatch", "--name", "a b", site=site).words[5:]
     inside = ["apptainer", "exec", "--nv", "--bind", f"{project}:{project},/data:/data"]
     assert words[:8] == [*inside, "/my images/b.sif", "python", "train.py"]
-    assert words[-4:] == ["--run", "a b", "--resume", "auto"]
+    assert words[-4:] == ["--name", "a b", "--resume", "auto"]
     sandbox = project / "sandbox"
     sandbox.mkdir()
     words = submit("train.sbatch", site=f"BAGNET_CONTAINER='{sandbox}'").words[5:]
@@ -201,7 +201,7 @@ def test_a_container_file_is_run_with_apptainer(submit, project):
 @pytest.mark.parametrize("image", ["nvcr.io#nvidia/pytorch:26.10-py3", "/images/b.sqsh"])
 def test_any_other_image_is_run_with_pyxis(submit, project, image):
     site = f"unset BAGNET_PYTHON\nBAGNET_CONTAINER={image}\nBAGNET_MOUNTS=/data:/data"
-    words = submit("train.sbatch", "--run", "a b", site=site).words[5:]
+    words = submit("train.sbatch", "--name", "a b", site=site).words[5:]
     assert words[:5] == [
         f"--container-image={image}",
         f"--container-mounts={project}:{project},/data:/data",
@@ -209,7 +209,7 @@ def test_any_other_image_is_run_with_pyxis(submit, project, image):
         "python",
         "train.py",
     ]
-    assert words[-4:] == ["--run", "a b", "--resume", "auto"]
+    assert words[-4:] == ["--name", "a b", "--resume", "auto"]
 
 
 def test_what_a_job_lacks_is_said_before_it_starts(submit):

@@ -24,7 +24,7 @@ STEPS = 150 // 12  # of each epoch
 
 def start(folder: Path, shards: Path, ranks: int, *more: str) -> subprocess.Popen[str]:
     """Real processes, as a user starts them, that keep a checkpoint every other step."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), "--run", "x"]
+    command = [sys.executable, str(REPOSITORY / "train.py"), "--name", "x"]
     command += ["--patch", "9", "--gpus", "0", "--model.width", "4", "--data.root", str(shards)]
     command += ["--data.batch_size", "12", "--data.image_size", "24", "--data.resize_size", "28"]
     command += ["--data.workers", "1", "--data.audit_dir", "audit"]
@@ -161,7 +161,7 @@ def test_asked_to_stop_again_and_again_the_curve_is_that_of_an_undisturbed_run(s
         os.kill(run.pid, number)  # one rank only: they agree
         out, _ = run.communicate(timeout=120)
         assert run.returncode == 128 + number, out
-        assert f"stopped by {number.name}, saved; go on with: python train.py --run x" in out
+        assert f"stopped by {number.name}, saved; go on with: python train.py --name x" in out
         assert "Traceback" not in out
         resume = ("--resume", "auto")
     finish(folder, shards, 2, *LONG, *resume)

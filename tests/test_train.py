@@ -85,13 +85,13 @@ def test_a_run_learns_and_leaves_checkpoints_table_and_configuration(shards, cap
     assert f"top-1 {float(epochs[-1]['val/top1']):.2%}" in out
 
     # The run's own settings and best weights, from its name alone.
-    assert main(["validate", "--run", "bagnet9"]) == 0
+    assert main(["validate", "--name", "bagnet9"]) == 0
     assert f"top-1 {best:.2%}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["vgg11", "resnet50"])
 def test_a_narrow_network_of_the_papers_trains_and_its_checkpoint_can_be_loaded(shards, name):
-    flags = [*TINY[2:], "--model.name", name, "--run", name, "--model.learning_rate", "0.3"]
+    flags = [*TINY[2:], "--model.name", name, "--name", name, "--model.learning_rate", "0.3"]
     assert main([*flags, "--data.root", str(shards), "--trainer.max_epochs", "3"]) == 0
     losses = [float(row["train/loss"]) for row in table(name) if row["train/loss"]]
     assert losses[-1] < losses[0]
@@ -101,9 +101,9 @@ def test_a_narrow_network_of_the_papers_trains_and_its_checkpoint_can_be_loaded(
 
 
 def test_resume_auto_equals_the_run_that_was_never_stopped(shards, capsys):
-    assert train(shards, "--run", "whole", "--trainer.max_epochs", "3", "--resume", "auto") == 0
-    assert train(shards, "--run", "parts", "--trainer.max_epochs", "1", "--resume", "auto") == 0
-    assert train(shards, "--run", "parts", "--trainer.max_epochs", "3", "--resume", "auto") == 0
+    assert train(shards, "--name", "whole", "--trainer.max_epochs", "3", "--resume", "auto") == 0
+    assert train(shards, "--name", "parts", "--trainer.max_epochs", "1", "--resume", "auto") == 0
+    assert train(shards, "--name", "parts", "--trainer.max_epochs", "3", "--resume", "auto") == 0
     whole, parts = (
         torch.load(f"runs/{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
         for run in ("whole", "parts")
@@ -116,7 +116,7 @@ def test_resume_auto_equals_the_run_that_was_never_stopped(shards, capsys):
     # Nothing is left to do, and nothing is done.
     before = Path("runs/whole/checkpoints/last.ckpt").stat()
     capsys.readouterr()
-    assert train(shards, "--run", "whole", "--trainer.max_epochs", "3", "--resume", "auto") == 0
+    assert train(shards, "--name", "whole", "--trainer.max_epochs", "3", "--resume", "auto") == 0
     assert "runs/whole is complete: 3 of 3 epochs" in capsys.readouterr().out
     assert Path("runs/whole/checkpoints/last.ckpt").stat() == before
 
@@ -148,7 +148,7 @@ def test_flags_win_over_configs_and_later_configs_over_earlier_ones(shards, caps
         (["--patch", "nine"], "invalid int value: 'nine'"),
         (["--config"], "expected one argument"),
         (["--resume", "nothing.ckpt"], "nothing.ckpt: no such file"),
-        (["--run", "../elsewhere"], "cannot name a folder"),
+        (["--name", "../elsewhere"], "cannot name a folder"),
         (["--data.batch_size", "25", "--trainer.devices", "2"], "25 cannot be.*by 2 ranks.*24 or 26"),
         (["--data.batch_size", "400"], "150 training samples"),
         (["--model.name", "bagnet10"], "no model 'bagnet10'.*bagnet33"),
@@ -224,7 +224,7 @@ def test_two_processes_train_together_and_validate_like_one(shards, capsys, monk
     best = max((row for row in two), key=lambda row: float(row["val/top1"]))
 
     # The same weights in one process: 53 images, which two processes cannot share equally.
-    assert main(["validate", "--run", "bagnet9", "--trainer.devices", "1", *TINY[-2:]]) == 0
+    assert main(["validate", "--name", "bagnet9", "--trainer.devices", "1", *TINY[-2:]]) == 0
     pattern = r"^validation +top-1 (\S+), top-5 (\S+), loss (\S+)$"
     ((top1, top5, loss),) = re.findall(pattern, capsys.readouterr().out, re.MULTILINE)
     assert (top1, top5) == tuple(f"{float(best[f'val/{name}']):.2%}" for name in ("top1", "top5"))

@@ -114,7 +114,7 @@ def _ways(options: argparse.Namespace) -> dict[str, list[str]]:
     script = str(REPOSITORY / "train.py")
     side, batch = str(options.image_size), str(options.batch_size)
     ours = [
-        *(script, "--patch", "33", "--model.width", "16", "--gpus", "0", "--run", "startup"),
+        *(script, "--patch", "33", "--model.width", "16", "--gpus", "0", "--name", "startup"),
         *("--data.root", str(options.root.resolve()), "--data.batch_size", batch),
         *("--data.image_size", side, "--data.resize_size", side),
         *("--trainer.max_steps", "1", "--trainer.limit_val_batches", "2"),

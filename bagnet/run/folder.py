@@ -10,9 +10,6 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-RUNS = Path("runs")
-"""Where the folders of all runs are, below the working directory."""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -20,22 +17,24 @@ class Run:
 
     Attributes:
         name: Letters, digits, ``.``, ``_`` and ``-``; it names the folder and the run in W&B.
+        runs_dir: The folder of all runs, in which this one has its own; `--runs_dir` or BAGNET_RUNS.
 
     Raises:
         ValueError: A name that cannot be a folder's.
     """
 
     name: str
+    runs_dir: Path = Path("runs")
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w-][\w.-]*", self.name):
             raise ValueError(
-                f"--run {self.name!r} cannot name a folder: use letters, digits, '.', '_' and '-'"
+                f"--name {self.name!r} cannot name a folder: use letters, digits, '.', '_' and '-'"
             )
 
     @property
     def folder(self) -> Path:
-        return RUNS / self.name
+        return self.runs_dir / self.name
 
     @property
     def config(self) -> Path:
@@ -80,7 +79,7 @@ class Run:
         if self.last.exists():
             raise ValueError(
                 f"{self.folder} already holds a run: go on with it (--resume auto), "
-                "start another one (--run NAME), or delete the folder"
+                "start another one (--name NAME), or delete the folder"
             )
 
     def checkpoint_to_resume(self, resume: str) -> Path | None:

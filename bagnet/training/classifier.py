@@ -160,7 +160,7 @@ class BagNetClassifier(LightningModule):
             if name in self.hparams and self.hparams[name] != value:
                 raise ValueError(
                     f"cannot resume: the checkpoint belongs to a run with {name} {value}, and this one has "
-                    f"{self.hparams[name]}; give this run another name (--run), or the same settings, or start from "
+                    f"{self.hparams[name]}; give this run another name (--name), or the same settings, or start from "
                     "the checkpoint's weights (--model.weights FILE)"
                 )
         if self.global_rank == 0:

@@ -15,14 +15,14 @@ Train and evaluate BagNets: the logits are the average of the patches' votes.
 
   python train.py --patch 33 --gpus 8 --data.root SHARDS      train
   python train.py ... --resume auto                           go on after a stop
-  python train.py validate --run bagnet33                   a run's best weights
+  python train.py validate --name bagnet33                  a run's best weights
   python train.py validate --patch 33 --model.weights FILE --data.root SHARDS
                                                any weights: ours or the authors'
 what to train
   --patch 9|17|33      side of the patch that votes, in pixels (default: 33)
   --data.root SHARDS   packed images: python -m datamodules.pack --help
   --config FILE        settings, see configs/*.yaml; flags win over them
-  --run NAME           folder runs/NAME, and the run's name in W&B
+  --name NAME          folder runs/NAME, and the run's name in W&B
                        (default: the name of the config, or of the network)
   --resume auto|FILE   go on from the run's last checkpoint, if any, or a FILE
 on what
@@ -71,7 +71,7 @@ def expand(arguments: list[str]) -> Command:
     parser.add_argument("--gpus", type=int)
     parser.add_argument("--nodes", type=int)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--run")
+    parser.add_argument("--name")
     parser.add_argument("--resume")
     parser.add_argument("-c", "--config", action="append", default=[])
     try:
@@ -81,7 +81,7 @@ def expand(arguments: list[str]) -> Command:
 
     evaluating = subcommand in ("validate", "test")
     configs, spelled = list(flags.config), []
-    run = Run(flags.run or (Path(configs[-1]).stem if configs else f"bagnet{flags.patch or 33}"))
+    run = Run(flags.name or (Path(configs[-1]).stem if configs else f"bagnet{flags.patch or 33}"))
     if flags.patch is not None:
         if flags.patch not in PATCHES:
             raise ValueError(f"--patch {flags.patch}: there is no such BagNet; choose 9, 17 or 33")
@@ -93,15 +93,15 @@ def expand(arguments: list[str]) -> Command:
         spelled += ["--trainer.num_nodes", str(flags.nodes)]
     if flags.compile:
         spelled += ["--model.compile", "true"]
-    if evaluating and flags.run is not None:
+    if evaluating and flags.name is not None:
         if not run.config.exists():
-            raise ValueError(f"--run {run.name}: there is no {run.config}; name a run of train.py")
+            raise ValueError(f"--name {run.name}: there is no {run.config}; name a run of train.py")
         # The run's own settings say how it sees its data; flags and other configs still win.
         configs.insert(0, str(run.config))
         spelled += ["--model.weights", str(run.best)]
     elif evaluating and not any(word.startswith("--model.weights") for word in rest):
         raise ValueError(
-            f"{subcommand} needs weights: those of a run (--run NAME) or of a file (--model.weights FILE)"
+            f"{subcommand} needs weights: those of a run (--name NAME) or of a file (--model.weights FILE)"
         )
     words = [word for config in configs for word in ("--config", config)]
     return Command([subcommand or "fit", *words, *spelled, *rest], run, flags.resume)

@@ -41,7 +41,7 @@ def test_a_new_run_needs_a_free_folder(run):
 
 
 def test_a_folder_with_a_run_is_not_overwritten(finished):
-    with pytest.raises(ValueError, match=r"runs/mine already holds a run.*--resume auto.*--run"):
+    with pytest.raises(ValueError, match=r"runs/mine already holds a run.*--resume auto.*--name"):
         finished.refuse_to_overwrite()
 
 

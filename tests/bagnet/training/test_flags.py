@@ -41,11 +41,11 @@ def test_no_gpus_means_the_cpu():
 
 def test_validate_a_run_takes_its_settings_and_its_best_weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="--run mine: there is no runs/mine/config.yaml"):
-        expand(["validate", "--run", "mine"])
+    with pytest.raises(ValueError, match="--name mine: there is no runs/mine/config.yaml"):
+        expand(["validate", "--name", "mine"])
     Path("runs/mine").mkdir(parents=True)
     Path("runs/mine/config.yaml").touch()
-    command = expand(["validate", "--run", "mine", "--data.root", "elsewhere"])
+    command = expand(["validate", "--name", "mine", "--data.root", "elsewhere"])
     assert command.arguments == [
         *("validate", "--config", "runs/mine/config.yaml"),
         *("--model.weights", "runs/mine/checkpoints/best.ckpt", "--data.root", "elsewhere"),
