@@ -14,6 +14,9 @@ from datamodules.decoding.region import Region, decode_region
 # No more than these: PIL can also open formats that start other programs (EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+"""How the names of files in these formats end, in lower case."""
+
 MAX_PIXELS = 89_478_485
 """The largest image that is decoded, to a quarter of a gigabyte; PIL's limit too. ImageNet's largest has 61 million."""
 

@@ -114,6 +114,25 @@ class EvalTransform(Transform):
         return View(Region(0, 0, width, height), rows, columns, mirrored=False)
 
 
+class WholeTransform(EvalTransform):
+    """Resize as in validation, without the crop: the result keeps the shape of the image.
+
+    Args:
+        resize_size: Length of the shorter side, in pixels.
+
+    Raises:
+        ValueError: A size below one pixel.
+    """
+
+    def __init__(self, resize_size: int = 256) -> None:
+        super().__init__(1, resize_size)
+
+    def resize(self, box: np.ndarray, view: View) -> Tensor:
+        """From the pixels of an image, uint8 (height, width, 3), to the resized (3, H, W)."""
+        image = torch.from_numpy(box).permute(2, 0, 1)
+        return v2.functional.resize_image(image, [view.height, view.width], antialias=True)
+
+
 def seen(image: Tensor, view: View, size: int) -> Tensor:
     """From the view's box, uint8 (3, height, width) on any device, to a square of `size` pixels of it."""
     image = v2.functional.resize_image(image, [view.height, view.width], antialias=True)

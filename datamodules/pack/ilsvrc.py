@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from datamodules.common.pool import Workers, advance
+from datamodules.decoding.images import SUFFIXES
 from datamodules.pack.classes import names_of, read_class_names
-from datamodules.pack.images import SUFFIXES
 from datamodules.pack.listing import Listing, Source, found, tabulate
 from datamodules.pack.tars import members
 

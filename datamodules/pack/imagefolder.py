@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.decoding.images import SUFFIXES
 from datamodules.pack.classes import names_of, read_class_names
-from datamodules.pack.images import SUFFIXES
 from datamodules.pack.listing import PLAIN_FILE, Listing, Source, found, tabulate
 
 SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}

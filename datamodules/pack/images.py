@@ -10,8 +10,6 @@ from PIL import Image
 
 from datamodules.decoding.images import FORMATS, UnreadableImage, to_rgb
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-
 
 @dataclass(frozen=True)
 class ImageOptions:
