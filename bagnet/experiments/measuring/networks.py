@@ -1,34 +1,37 @@
-"""What can be said of a network without any data: its size, its work for an image, its speed."""
+"""Measures what does not depend on images: a network's size, its multiply-adds and its speed."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from statistics import median
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bagnet.bench.lib.rounds import step_seconds
 from bagnet.model.registry import normalize
 
 SECONDS = 3.0
-"""For the speed of each network, at least."""
+"""Least time to measure each network."""
 
 FEWEST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Of a network.
+    """Facts about a network.
 
     Attributes:
-        parameters: Their number.
-        multiply_adds: For one image, in 10^9.
-        receptive_field: Pixels that an entry of the last map sees; it can be more than the image has.
-        images_per_second: Of inference.
-        device: That this was measured on.
+        parameters: Number of parameters.
+        multiply_adds: Multiply-adds for one image, in 10^9.
+        receptive_field: Side of the square that an entry of the last map sees, in pixels; it can be
+            larger than the image.
+        images_per_second: Speed of inference.
+        device: Device on which the speed was measured.
     """
 
     parameters: int
@@ -41,7 +44,7 @@ class Facts:
 def facts(
     models: Mapping[str, nn.Module], image_size: int, batch_size: int, device: torch.device
 ) -> dict[str, Facts]:
-    """Everything about networks that are all on the same device; speeds are of one run, in turns."""
+    """Measure networks that are on the same device, all in one run."""
     speeds = images_per_second(models, image_size, batch_size, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return {
@@ -57,17 +60,19 @@ def facts(
 
 
 def multiply_adds(model: nn.Module, image_size: int, device: torch.device) -> int:
-    """Of the convolutions and linear layers, for one image."""
+    """Count the multiply-adds of convolutions and linear layers for one image."""
     image = normalize(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=device))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
-    return counter.get_total_flops() // 2  # it counts both
+    operations: int = counter.get_total_flops()
+    return operations // 2  # a multiply-add is two
 
 
 def receptive_field(model: nn.Module) -> int:
     """Side of the square that an entry of the last feature map sees, in pixels, by arithmetic.
 
-    All our networks define their layers in the order of the longest path, and beside it have 1x1 convolutions only.
+    All our networks define their layers in the order of the longest path, and beside it have 1x1
+    convolutions only.
     """
     field = stride = 1
     for name, layer in model.named_modules():
@@ -80,27 +85,27 @@ def receptive_field(model: nn.Module) -> int:
 def images_per_second(
     models: Mapping[str, nn.Module], image_size: int, batch_size: int, device: torch.device
 ) -> dict[str, float]:
-    """Speed of inference in float32 without TF32, the input on the device.
+    """Measure the speed of inference in float32 without TF32, with the input on the device.
 
-    The networks take turns, a batch each, so that whatever else the machine does meets all of them; the median batch
-    counts. The first round does not.
+    The networks take turns, a batch each, so that other load on the machine affects all of them.
+    The median batch counts; the first round is a warm-up.
     """
     torch.backends.cudnn.allow_tf32 = False
     shape = (batch_size, 3, image_size, image_size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+
+    def classify(model: nn.Module) -> None:
+        model(normalize(images))
+
     seconds: dict[str, list[float]] = {label: [] for label in models}
     end = time.perf_counter() + SECONDS * len(models)
     rounds = 0
     with torch.inference_mode():
         while rounds <= FEWEST_ROUNDS or time.perf_counter() < end:
             for label, model in models.items():
-                start = time.perf_counter()
-                model(normalize(images))
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                seconds[label].append(time.perf_counter() - start)
+                seconds[label] += step_seconds(partial(classify, model), 1, device)
             rounds += 1
-    return {label: batch_size / float(np.median(times[1:])) for label, times in seconds.items()}
+    return {label: batch_size / median(times[1:]) for label, times in seconds.items()}
 
 
 def _side(size: int | tuple[int, ...]) -> int:

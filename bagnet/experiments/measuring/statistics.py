@@ -1,7 +1,8 @@
-"""What the experiments say of their numbers: intervals, correlations, and whether two networks err alike.
+"""Statistics with intervals: means, correlations, and whether two networks make the same errors.
 
-All intervals are 95 % percentile bootstrap intervals (Efron 1979): the rows, usually images, are drawn again with
-replacement, and the statistic of each draw is taken. The draws come from a seed, so the same rows give the same interval.
+All intervals are 95% percentile bootstrap intervals (Efron 1979): rows, usually images, are drawn
+with replacement, and the statistic of each draw is computed. The draws are seeded, so the same rows
+give the same interval.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import numpy as np
 from scipy import stats
 
 FEWEST = 5
-"""Rows that a statistic needs at least."""
+"""Least number of rows for a statistic."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95 % interval; NaN where it is not defined.
+    """An estimate and its 95% interval; all NaN if the estimate is not defined.
 
-    Formatted, it is ``66.7% (66.1% to 67.2%)``, each number by the format spec.
+    The format spec applies to each number: `66.7% (66.1% to 67.2%)`.
     """
 
     value: float
@@ -37,28 +38,29 @@ class Interval:
 def bootstrap(
     statistic: Callable[..., float], *columns: np.ndarray, samples: int = 2000, seed: int = 0
 ) -> Interval:
-    """The interval of a statistic of rows.
+    """Compute a statistic of rows and its interval.
 
     Args:
-        statistic: Of the columns, each (n, ...); NaN where it is not defined.
-        columns: (n, ...) each; row i of all of them belongs together.
-        samples: How often the rows are drawn.
-        seed: Of the draws.
+        statistic: Function of the columns; NaN means that it is not defined for them.
+        columns: Arrays (n, ...); row i of each belongs together.
+        samples: Number of draws.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: Fewer than ``FEWEST`` rows.
+        ValueError: There are fewer than `FEWEST` rows.
     """
     rows = len(columns[0])
     if rows < FEWEST:
         raise ValueError(
-            f"{rows} rows are too few for a statistic, which needs {FEWEST}: measure more images (or classes)"
+            f"{rows} rows are too few for a statistic, which needs {FEWEST}: measure more images "
+            "(or classes)"
         )
     rng = np.random.default_rng(seed)
     draws = np.empty(samples)
     for number in range(samples):
         chosen = rng.integers(0, rows, rows)
         draws[number] = statistic(*(column[chosen] for column in columns))
-    draws = draws[~np.isnan(draws)]  # such as r, where a draw has one row many times
+    draws = draws[~np.isnan(draws)]  # r is undefined if a draw repeats a single row
     value = float(statistic(*columns))
     if math.isnan(value) or not len(draws):
         return Interval(math.nan, math.nan, math.nan)
@@ -67,12 +69,12 @@ def bootstrap(
 
 
 def mean(values: np.ndarray) -> Interval:
-    """The mean of numbers or of yes and no, (n,)."""
+    """The mean of numbers or booleans, (n,)."""
     return bootstrap(_mean, np.asarray(values, dtype=np.float64))
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> Interval:
-    """Pearson's r of pairs, (n,) each; not defined where one side is constant."""
+    """Pearson's r of pairs, (n,) each; not defined if one side is constant."""
     return bootstrap(_pearson, np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
 
 
@@ -82,35 +84,34 @@ def spearman(x: np.ndarray, y: np.ndarray) -> Interval:
 
 
 def cohens_kappa(a: np.ndarray, b: np.ndarray) -> Interval:
-    """How far two raters agree beyond chance (Cohen 1960): 0 chance, 1 always.
+    """Agreement of two raters beyond chance (Cohen 1960): 0 at chance, 1 if they always agree.
 
     Args:
-        a: The class that the first gives each image, int (n,).
-        b: That of the second.
+        a: Classes that the first rater chooses, int (n,).
+        b: Classes that the second rater chooses, int (n,).
     """
     return bootstrap(_kappa, np.asarray(a), np.asarray(b))
 
 
 def error_consistency(a: np.ndarray, b: np.ndarray) -> Interval:
-    """Whether two networks err on the same images, beyond what their accuracies imply (Geirhos et al. 2020, section 2).
+    """Whether two networks err on the same images, beyond what their accuracies imply.
 
-    It is Cohen's kappa of right and wrong, so not defined where both are always right, or always wrong.
+    This is Cohen's kappa of right and wrong (Geirhos et al. 2020, section 2), so it is not defined
+    if both are always right, or always wrong.
 
     Args:
-        a: Whether the first is right, bool (n,).
-        b: Whether the second is.
+        a: Whether the first network is right, bool (n,).
+        b: Whether the second network is right, bool (n,).
     """
     return bootstrap(_kappa, np.asarray(a, dtype=np.int64), np.asarray(b, dtype=np.int64))
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
-    """The probability of so unequal numbers of images that only one of them gets right, were both equally good.
-
-    McNemar's exact two-sided test.
+    """The p-value of McNemar's exact two-sided test of whether two networks are equally accurate.
 
     Args:
-        a: Whether the first is right, bool (n,).
-        b: Whether the second is.
+        a: Whether the first network is right, bool (n,).
+        b: Whether the second network is right, bool (n,).
     """
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     if only_a + only_b == 0:
@@ -136,6 +137,6 @@ def _kappa(a: np.ndarray, b: np.ndarray) -> float:
     classes = int(max(a.max(), b.max())) + 1
     shares_a, shares_b = (np.bincount(rater, minlength=classes) / len(rater) for rater in (a, b))
     chance = float(shares_a @ shares_b)
-    if chance >= 1:  # both say the same all the time
+    if chance >= 1:  # both always choose the same class
         return math.nan
     return (float((a == b).mean()) - chance) / (1 - chance)

@@ -1,4 +1,4 @@
-"""The statistics against scipy, textbook examples, and cases whose answer is known."""
+"""The statistics against SciPy, textbook examples, and cases whose answer is known."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def test_the_interval_of_a_mean_is_that_of_theory():
     assert interval.high == pytest.approx(values.mean() + half, abs=0.1 * half)
 
 
-def test_intervals_hold_the_truth_in_95_of_100_cases():
+def test_intervals_contain_the_truth_in_95_of_100_cases():
     rng = np.random.default_rng(0)
     held = [
         interval.low <= 0.7 <= interval.high
-        for interval in (bootstrap(np.mean, rng.random(200) < 0.7, samples=400) for _ in range(200))
+        for interval in (bootstrap(np.mean, rng.random(200) < 0.7, samples=200) for _ in range(100))
     ]
     assert 0.9 <= np.mean(held) <= 0.99
 
@@ -60,30 +60,27 @@ def test_correlations_are_those_of_scipy(ours, theirs):
     assert interval.value == pytest.approx(theirs(x, y).statistic)
     assert interval.low < interval.value < interval.high
     assert ours(x, 2 * x + 1).low == pytest.approx(1)
-
-
-def test_spearman_counts_ties_as_scipy_does():
-    x, y = np.array([1, 2, 2, 3, 5, 5]), np.array([2, 1, 1, 7, 7, 7])
-    assert spearman(x, y).value == pytest.approx(stats.spearmanr(x, y).statistic)
+    x, y = np.array([1, 2, 2, 3, 5, 5]), np.array([2, 1, 1, 7, 7, 7])  # with ties
+    assert ours(x, y).value == pytest.approx(theirs(x, y).statistic)
 
 
 def test_cohens_kappa_of_a_textbook():
-    # Cohen's two raters on 50 grant proposals: 20 both yes, 5 and 10 apart, 15 both no: kappa 0.4.
+    # Two raters of 50 grant proposals: 20 both yes, 15 both no, 5 and 10 only one yes.
     a = np.repeat([1, 1, 0, 0], [20, 5, 10, 15])
     b = np.repeat([1, 0, 1, 0], [20, 5, 10, 15])
     assert cohens_kappa(a, b).value == pytest.approx(0.4)
     assert cohens_kappa(a, a).value == 1
 
 
-def test_error_consistency_is_zero_by_chance_and_one_for_equals():
+def test_error_consistency_is_zero_by_chance_and_one_for_the_same_errors():
     rng = np.random.default_rng(0)
-    a, b = rng.random(20_000) < 0.8, rng.random(20_000) < 0.6
+    a, b = rng.random(4000) < 0.8, rng.random(4000) < 0.6
     interval = error_consistency(a, b)
     assert interval.low < 0 < interval.high
-    assert abs(interval.value) < 0.02
+    assert abs(interval.value) < 0.05
     assert error_consistency(a, a).value == 1
     # Geirhos et al.: (observed - expected) / (1 - expected), expected = p q + (1 - p)(1 - q)
-    c = a ^ (rng.random(20_000) < 0.1)
+    c = a ^ (rng.random(4000) < 0.1)
     p, q = a.mean(), c.mean()
     expected = p * q + (1 - p) * (1 - q)
     by_hand = ((a == c).mean() - expected) / (1 - expected)
@@ -98,7 +95,7 @@ def test_mcnemar_is_the_binomial_tail():
     assert mcnemar(a, a) == 1
 
 
-def test_what_is_not_defined_is_a_dash():
+def test_an_undefined_statistic_is_a_dash():
     constant = np.ones(10)
     for interval in (
         pearson(constant, np.arange(10)),
@@ -109,7 +106,7 @@ def test_what_is_not_defined_is_a_dash():
         assert f"{interval:.2f}" == "–"
 
 
-def test_an_interval_is_formatted_number_by_number():
+def test_each_number_of_an_interval_is_formatted():
     assert f"{Interval(0.6667, 0.661, 0.672):.1%}" == "66.7% (66.1% to 67.2%)"
 
 
