@@ -12,44 +12,36 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import PCG64, SeedSequence
 
 Ids = npt.NDArray[np.int64]
 
-# What a hash is for is part of its key, so that no two permutations of a run are ever the same one
-# by accident.
-_SHARDS, _EVERYTHING, _WINDOW = range(3)
-
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
-
-
-def hash64(*parts: int) -> int:
-    """A 64-bit hash of integers, the same for ever: SplitMix64's finaliser over each in turn."""
-    state = 0
-    for part in parts:
-        state = (state + part + _GOLDEN) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-        state ^= state >> 31
-    return state
+# What a permutation is of belongs to its key, so that no two of a run are the same by accident. Not 0:
+# SeedSequence ignores zeros at the end of a short key.
+_SHARDS, _EVERYTHING, _WINDOW = range(1, 4)
 
 
 def permutation(size: int, *key: int) -> Ids:
     """A random permutation of `range(size)` that depends on the key only: int64 (size,).
 
-    It sorts the SplitMix64 sequence of the key. The generators of numpy would be shorter, but their
-    streams may change with a release, and an order that changes under a checkpoint repeats samples.
-    The sequence has no ties (its terms are a bijection of distinct counters), so every correct sort
-    gives the same order.
+    It sorts random numbers from the raw stream of PCG64, which NumPy guarantees for all releases (NEP
+    19). `Generator.permutation` may change with a release, and an order that changes under a
+    checkpoint repeats samples.
+
+    Args:
+        size: Number of entries.
+        key: Integers of any size, at least 0.
     """
-    state = np.arange(1, size + 1, dtype=np.uint64)
-    state *= np.uint64(_GOLDEN)
-    state += np.uint64(hash64(*key))
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        state ^= state >> np.uint64(shift)
-        state *= np.uint64(factor)
-    state ^= state >> np.uint64(31)
-    return np.argsort(state).astype(np.int64, copy=False)
+    return np.argsort(PCG64(SeedSequence(key)).random_raw(size), kind="stable")
+
+
+def random_seed(*key: int) -> int:
+    """A seed of 64 bits that depends on the key only, the same in all releases of NumPy.
+
+    Args:
+        key: Integers of any size, at least 0.
+    """
+    return int(SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def batches_per_epoch(num_samples: int, global_batch: int, accumulate: int = 1) -> int:
@@ -92,7 +84,7 @@ class TrainPlan:
         accumulate: batches for each optimiser step; an epoch holds whole windows of them.
 
     Raises:
-        ValueError: a size below one, or a negative epoch or count.
+        ValueError: a size below one, or a negative seed, epoch or count.
     """
 
     def __init__(
@@ -115,6 +107,8 @@ class TrainPlan:
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} is {value}, but the plan needs at least 1")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}, but it must be at least 0")
         if epoch < 0:
             raise ValueError(f"epoch is {epoch}, but epochs are counted from 0")
         counts = np.asarray(counts, dtype=np.int64)

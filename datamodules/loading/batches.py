@@ -22,7 +22,7 @@ from datamodules.common.unreadable import SampleError
 from datamodules.decoding.images import UnreadableImage
 from datamodules.decoding.transforms import Transform, drawing_from
 from datamodules.loading.device import GREY, Encoded, File, PlainJpegsUndecoded, decode, encode
-from datamodules.plan import Ids, hash64
+from datamodules.plan import Ids, random_seed
 from datamodules.remote.cache import ShardCache
 from datamodules.remote.urls import name_for_people
 from datamodules.shards.manifest import Manifest
@@ -143,7 +143,7 @@ class Batches(Dataset[ReadBatch]):
         self, epoch: int, transform: Callable[[bytes], Tensor | File], sample: dict[str, Any]
     ) -> dict[str, Any]:
         try:
-            with drawing_from(hash64(self.seed, epoch, sample["id"])):
+            with drawing_from(random_seed(self.seed, epoch, sample["id"])):
                 return {**sample, "image": transform(sample["image"])}
         except UnreadableImage as error:
             raise _error(sample, str(error)) from error
