@@ -1,5 +1,6 @@
 """The life of a run.
 
-Here: a run's folder, the lease that guards it against a second process, checkpoints, stopping on a signal, the CSV table,
-W&B, the summary, the agreement of ranks, SLURM and provenance. Not here: anything about learning (`bagnet.training`).
+Here: a run's folder, its checkpoints, its CSV table and its history in W&B; the lease that protects
+it from a second start; stopping on a signal; SLURM; what is checked and recorded at each start.
+Not here: anything that affects what is learned (`bagnet.training`).
 """

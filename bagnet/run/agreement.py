@@ -1,11 +1,11 @@
-"""All ranks must have the same code, the same data and the same checkpoint."""
+"""Checks that all ranks have the same code, the same data and the same checkpoint."""
 
 from __future__ import annotations
 
 import socket
+from importlib.metadata import version
 from typing import Any
 
-import pytorch_lightning
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -15,8 +15,8 @@ from bagnet.run.provenance import code_digest
 class SameEverywhere(Callback):
     """Compares what the ranks see before the first step, and names the nodes that differ.
 
-    Otherwise a folder that one node mounts from elsewhere, or a checkout that changed while a job started, trains
-    something that nobody meant, or hangs.
+    Without this check, a node that mounts another folder, or a checkout that changes while a job
+    starts, would train the wrong thing or hang.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -24,7 +24,7 @@ class SameEverywhere(Callback):
         facts = {
             "code": code_digest(),
             "torch": torch.__version__,
-            "pytorch-lightning": pytorch_lightning.__version__,
+            "pytorch-lightning": version("pytorch-lightning"),
         }
         if data is not None:
             facts["validation data"] = data.val_manifest.digest
@@ -33,14 +33,14 @@ class SameEverywhere(Callback):
         require_same(trainer, facts)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        require_same(trainer, {"checkpoint, by its step": str(trainer.global_step)})
+        require_same(trainer, {"checkpoint step": str(trainer.global_step)})
 
 
 def require_same(trainer: Trainer, facts: dict[str, str]) -> None:
-    """Compare facts over all ranks.
+    """Compare facts across all ranks.
 
     Raises:
-        ValueError: On all of them, where a rank has another value than rank 0.
+        ValueError: On all ranks, if one has another value than rank 0.
     """
     mine = (socket.gethostname(), facts)
     everywhere: list[Any] = [mine] * trainer.world_size
@@ -51,6 +51,6 @@ def require_same(trainer: Trainer, facts: dict[str, str]) -> None:
         for name, value in others.items():
             if value != first[name]:
                 raise ValueError(
-                    f"rank {rank} on {host} has other {name} than rank 0 on {first_host} ({value} and {first[name]}); "
-                    "let all nodes see the same folders, and start again"
+                    f"{name} differs: {value} for rank {rank} on {host}, {first[name]} for rank 0 "
+                    f"on {first_host}; make all nodes see the same folders, then start again"
                 )

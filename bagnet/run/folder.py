@@ -1,4 +1,4 @@
-"""A run: its folder, what lies where in it, and which checkpoint it goes on from."""
+"""A run's folder: what is where in it, and which checkpoint the run resumes from."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Run:
-    """A training run, named by its user and never by the clock, so that a requeued job finds its folder again.
+    """A training run, named by its user, so that a requeued job finds its folder again.
 
     Attributes:
-        name: Letters, digits, ``.``, ``_`` and ``-``; it names the folder and the run in W&B.
-        runs_dir: The folder of all runs, in which this one has its own; `--runs_dir` or BAGNET_RUNS.
+        name: Name of the folder and of the run in W&B: letters, digits, `.`, `_` and `-`.
+        runs_dir: The folder that has a subfolder for each run; `--runs_dir` or `BAGNET_RUNS`.
 
     Raises:
-        ValueError: A name that cannot be a folder's.
+        ValueError: If the name is not possible for a folder.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def metrics(self) -> Path:
-        """The table of everything that was logged."""
+        """The table of everything that was logged (`bagnet/run/csv_table.py`)."""
         return self.folder / "metrics.csv"
 
     @property
@@ -52,17 +52,17 @@ class Run:
 
     @property
     def starts(self) -> Path:
-        """The list of all starts of the run, the latest last (``bagnet/run/lease.py``)."""
+        """The list of all starts of the run, the latest last (`bagnet/run/lease.py`)."""
         return self.folder / "starts.jsonl"
 
     @property
     def last(self) -> Path:
-        """The newest checkpoint, of an epoch's end or amid one."""
+        """The newest checkpoint, from the end or the middle of an epoch."""
         return self.checkpoints / "last.ckpt"
 
     @property
     def previous(self) -> Path:
-        """The one before it."""
+        """The newest checkpoint but one."""
         return self.checkpoints / "previous.ckpt"
 
     @property
@@ -74,22 +74,22 @@ class Run:
         """Make sure that a new run has its folder to itself.
 
         Raises:
-            ValueError: The folder has a checkpoint of another one.
+            ValueError: If the folder has a checkpoint.
         """
         if self.last.exists():
             raise ValueError(
-                f"{self.folder} already holds a run: go on with it (--resume auto), "
+                f"{self.folder} already holds a run: resume it (--resume auto), "
                 "start another one (--name NAME), or delete the folder"
             )
 
     def checkpoint_to_resume(self, resume: str) -> Path | None:
-        """The checkpoint that a training goes on from, or None to start anew.
+        """Find the checkpoint to resume from; None starts a new training.
 
         Args:
-            resume: ``"auto"`` for the run's newest checkpoint that is whole, if it has one, or a file.
+            resume: A file, or `"auto"` for the run's newest undamaged checkpoint, if it has any.
 
         Raises:
-            ValueError: A file that does not exist or is damaged, or no whole one among the run's.
+            ValueError: If the file does not exist or is damaged, or all of the run's are damaged.
         """
         if resume != "auto":
             if not Path(resume).is_file():
@@ -101,21 +101,21 @@ class Run:
         for path in candidates:
             if is_whole(path):
                 return path
-            print(f"{path} is damaged and left out", file=sys.stderr)
+            print(f"{path} is damaged and ignored", file=sys.stderr)
         if candidates:
             raise ValueError(f"{self.checkpoints} has no whole checkpoint; delete {self.folder}")
         return None
 
     def keep_previous(self) -> None:
-        """Give the last checkpoint the name of the one before; a new one is about to be written."""
+        """Make the last checkpoint the previous one too, before a new one takes its place."""
         if self.last.exists():
             new = self.previous.with_suffix(".link")
             new.unlink(missing_ok=True)
-            os.link(self.last, new)  # it has both names until the new one takes the first
+            os.link(self.last, new)
             os.replace(new, self.previous)
 
     def wandb_id(self, resuming: bool) -> str:
-        """The id of the run in W&B: kept in the folder, and the same until the run starts anew."""
+        """The run's id in W&B, which is kept in the folder; a new one unless the run is resumed."""
         file = self.folder / "wandb-id.txt"
         if not (resuming and file.exists()):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -124,16 +124,16 @@ class Run:
         return file.read_text().strip()
 
     def wandb_step(self) -> int:
-        """The last step in the finished folders of W&B's offline mode; -1 where there is none."""
+        """The last step in the finished folders of W&B's offline mode; -1 if there is none."""
         return max((int(step) for _, step in self._finished_in_wandb()), default=-1)
 
     def finish_wandb(self, folder: str, step: int) -> None:
-        """Remember that a folder of W&B's offline mode is complete, up to a step."""
+        """Note that a folder of W&B's offline mode has all rows up to a step."""
         with self._wandb_finished.open("a") as file:
             file.write(f"{folder} {step}\n")
 
     def put_unfinished_wandb_aside(self) -> None:
-        """Rename those folders of W&B's offline mode whose start was killed: part of their rows may not be there."""
+        """Rename the offline folders of starts that were killed, as rows may be missing there."""
         finished = {folder for folder, _ in self._finished_in_wandb()}
         for path in (self.folder / "wandb").glob("offline-run-*"):
             if path.name not in finished:
@@ -149,7 +149,7 @@ class Run:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every byte of a checkpoint is as it was written; reads all of it."""
+    """Whether the checksums of a checkpoint match; reads all of it."""
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             return archive.testzip() is None

@@ -1,6 +1,7 @@
-"""Who trains a run: each start is written down, and only the latest may go on writing.
+"""Which start of a run may write: a file lists all of them, and the latest holds the lease.
 
-After a node was lost, SLURM starts its job again elsewhere while the old tasks may still live. Both have the same folder.
+If SLURM loses a node it starts the job again elsewhere, while the old tasks may still be running in
+the same folder.
 """
 
 from __future__ import annotations
@@ -18,22 +19,23 @@ from bagnet.run.provenance import git_commit
 
 
 class Lease:
-    """This start's lease to a run, against those of other starts.
+    """A start's right to write into its run's folder, until another start acquires it.
 
     Args:
-        path: The run's list of starts, a line of JSON each.
+        path: The run's list of starts, one line of JSON each.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._token: str | None = None
-        self._length = -1  # of the list, when it was ours
+        self._length = -1  # of the list, when this lease was last seen to be held
 
-    def take(self) -> dict[str, Any]:
-        """Lease the run from now on, and return what is written down about this start."""
+    def acquire(self) -> dict[str, Any]:
+        """Take the lease from whoever holds it, and return what the list says about this start."""
         self._token = secrets.token_hex(8)
+        starts = self.path.read_text().splitlines() if self.path.exists() else []
         facts = {
-            "start": self._number_of_starts() + 1,
+            "start": len(starts) + 1,
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -45,26 +47,22 @@ class Lease:
             file.write(json.dumps({**facts, "token": self._token}) + "\n")
         return facts
 
-    def holds(self) -> bool:
-        """Whether no later start has claimed the run; true before this one has."""
+    def is_held(self) -> bool:
+        """Whether no later start has acquired the lease; also true before this one has."""
         if self._token is None:
             return True
-        with self.path.open("rb") as file:  # opened anew: that is when network file systems look
+        with self.path.open("rb") as file:  # network file systems look for changes when they open
             length = os.fstat(file.fileno()).st_size
             if length != self._length and json.loads(file.readlines()[-1])["token"] != self._token:
                 return False
         self._length = length
         return True
 
-    def lost(self) -> str:
-        """What to say when it does not hold any more."""
-        with self.path.open() as file:
-            later = json.loads(file.readlines()[-1])
-        job = f", job {later['slurm_job_id']}" if "slurm_job_id" in later else ""
+    def explain_loss(self) -> str:
+        """Say who holds the lease now."""
+        latest = json.loads(self.path.read_text().splitlines()[-1])
+        job = f", job {latest['slurm_job_id']}" if "slurm_job_id" in latest else ""
         return (
-            f"{self.path.parent} was started again at {later['time']} (on {later['host']}{job}), and that start goes on "
-            "with it; this one stops, and has written nothing since"
+            f"{self.path.parent} was started again at {latest['time']} (on {latest['host']}{job}); "
+            "that process holds the run's lease, so this one stops without writing anything more"
         )
-
-    def _number_of_starts(self) -> int:
-        return len(self.path.read_text().splitlines()) if self.path.exists() else 0

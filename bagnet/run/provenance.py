@@ -1,4 +1,4 @@
-"""Which code this is. Imports nothing heavy."""
+"""Records the git commit and a digest of the source. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 def git_commit() -> str | None:
-    """The commit that is checked out, with ``-dirty`` behind it if tracked files differ; None without git."""
+    """The checked-out commit, with `-dirty` appended if tracked files differ; None without git."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
@@ -18,7 +18,7 @@ def git_commit() -> str | None:
 
 
 def code_digest() -> str:
-    """A hash of the project's sources, as this process would import them."""
+    """A hash of the project's source files, as this process would import them."""
     digest = hashlib.sha256()
     for package in (_ROOT / "bagnet", _ROOT / "datamodules"):
         for source in sorted(package.rglob("*.py")):

@@ -1,7 +1,7 @@
-"""Signals that ask a training to stop. Imports nothing heavy: it listens before all else is imported.
+"""Signals that ask a training to stop. Imports nothing heavy, as it must be ready before the rest.
 
-The handler only sets a flag, which the training looks at between two batches. To save inside a handler can strike in the
-middle of a collective, and then the ranks wait for each other for ever.
+The handler only sets a flag, which the training checks between two batches. A handler that saved by
+itself could interrupt a collective operation, and then the ranks would wait for each other forever.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from types import FrameType
 STOPPING = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 """SLURM's warning of the time limit (--signal=USR1@120); preemption and scancel; Ctrl-C."""
 
-_ECHO_SECONDS = 5.0
-"""slurmd sends SIGTERM to the tasks, and srun passes it on to them once more."""
+_REPEAT_SECONDS = 5.0
+"""slurmd sends SIGTERM to the tasks, and srun forwards it to them a second time."""
 
 _received: signal.Signals | None = None
 _received_at = 0.0
 
 
 class Stopped(Exception):
-    """The training was asked to stop, and has.
+    """The training was asked to stop, and has stopped.
 
     Attributes:
-        signal: That asked.
-        checkpoint: To go on from; None where there is none yet.
+        signal: The first signal that was received.
+        checkpoint: The file to resume from; None if there is none yet.
     """
 
     def __init__(self, number: signal.Signals, checkpoint: Path | None) -> None:
@@ -39,7 +39,7 @@ class Stopped(Exception):
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Remember the first of these signals while this lasts; a second one ends the program at once."""
+    """Within this context, remember the first of these signals; a second one ends the program."""
     global _received
     _received = None
     before = {number: signal.getsignal(number) for number in STOPPING}
@@ -53,9 +53,9 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Let these signals wait while this lasts, and never reach the processes that it starts.
+    """Delay these signals until the end of this context, and block them in processes started in it.
 
-    SLURM may send them to all processes of a job, and what dies of them can save nothing.
+    SLURM may send them to all processes of a job; a training whose helpers die could not save.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
@@ -65,13 +65,13 @@ def held_back() -> Iterator[None]:
 
 
 def listen() -> None:
-    """Take these signals from whoever has taken them since."""
+    """Install our handlers, again if another library has replaced them."""
     for number in STOPPING:
         signal.signal(number, _remember)
 
 
 def received() -> signal.Signals | None:
-    """The first that has come."""
+    """The first signal that was received, or None."""
     return _received
 
 
@@ -80,9 +80,9 @@ def _remember(number: int, frame: FrameType | None) -> None:
     if _received is None:
         _received, _received_at = signal.Signals(number), time.monotonic()
         return
-    # A warning may come twice, and SIGTERM has an echo. Any other means now.
-    is_soon = time.monotonic() - _received_at < _ECHO_SECONDS
-    is_echo = number == _received == signal.SIGTERM and is_soon
-    if number != signal.SIGUSR1 and not is_echo:
+    # The warning may come twice, and srun repeats SIGTERM. Anything else means: end now.
+    is_soon = time.monotonic() - _received_at < _REPEAT_SECONDS
+    is_repeated = number == _received == signal.SIGTERM and is_soon
+    if number != signal.SIGUSR1 and not is_repeated:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""What a training has to know of SLURM. Imports nothing heavy."""
+"""What a training needs to know about its SLURM job. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def facts() -> dict[str, str | int]:
-    """Job, nodes and restarts, for the record; empty outside of a job."""
+    """Job, nodes and restarts, for the list of starts; empty outside of a job."""
     environment = os.environ
     if "SLURM_JOB_ID" not in environment:
         return {}
@@ -19,40 +19,41 @@ def facts() -> dict[str, str | int]:
 
 
 def check_setup(devices: int, nodes: int) -> None:
-    """Find a job that would train alone in every task, or wait for ranks that nobody starts.
+    """Refuse a job whose tasks would all train alone, or wait for ranks that nobody starts.
 
     Args:
-        devices: Of each node.
+        devices: Number of devices of each node.
         nodes: Number of nodes.
 
     Raises:
-        ValueError: The tasks do not match, or nobody started them.
+        ValueError: The tasks do not match the devices, or srun did not start them.
     """
     environment = os.environ
     if "SLURM_JOB_ID" not in environment:
         return
+    # Lightning ignores SLURM in jobs with these names.
     if environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         if int(environment.get("SLURM_NTASKS", "1")) > 1:
             raise ValueError(
-                f"the job is called {environment['SLURM_JOB_NAME']!r}, and in such a job each task would train "
-                "alone; start it with another name (salloc -J dev ...)"
+                f"the job is called {environment['SLURM_JOB_NAME']!r}, and in such a job each task "
+                "would train alone; start it under another name (salloc -J dev ...)"
             )
         return
     tasks = environment.get("SLURM_STEP_NUM_TASKS")
     if "SLURM_PROCID" not in environment or tasks is None:
         if nodes > 1:
             raise ValueError(
-                f"{nodes} nodes, but srun did not start this process, so nobody starts the others; "
-                "run `srun python train.py ...`"
+                f"the job has {nodes} nodes, but srun did not start this process, so nothing "
+                "starts the others; run `srun python train.py ...`"
             )
         return
     if devices > 1 and "SLURM_GPUS_PER_TASK" in environment:
         raise ValueError(
-            "with --gpus-per-task each task sees one GPU only, and takes another one's number; "
+            "with --gpus-per-task each task sees only one GPU, but numbers it as one of several; "
             f"use --gpus-per-node={devices} instead"
         )
     if int(tasks) != devices * nodes:
         raise ValueError(
-            f"srun started {tasks} tasks for {nodes} nodes with {devices} devices each; it must be one a device: "
-            f"srun --nodes={nodes} --ntasks-per-node={devices}"
+            f"srun started {tasks} tasks for {nodes} nodes with {devices} devices each, but each "
+            f"device needs one task: srun --nodes={nodes} --ntasks-per-node={devices}"
         )

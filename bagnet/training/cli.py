@@ -19,11 +19,11 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run import slurm
 from bagnet.run.agreement import SameEverywhere
-from bagnet.run.checkpoint_io import WholeCheckpointIO
-from bagnet.run.last_checkpoint import LastCheckpoint
+from bagnet.run.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from bagnet.run.lease import Lease
-from bagnet.run.loggers import CSVTable, WandbRun
+from bagnet.run.csv_table import CSVTable
 from bagnet.run.summary import Summary, describe
+from bagnet.run.wandb import ResumableWandbLogger
 from bagnet.training.aggregations import Aggregations
 from bagnet.training.evidence_logger import EvidenceLogger
 from bagnet.training.flags import Command
@@ -143,7 +143,7 @@ class BagNetCLI(LightningCLI):
         settings = ddp_settings(config["accumulate_grad_batches"])
         # The name that Lightning also takes by itself for several devices.
         StrategyRegistry.register("ddp", DDPStrategy, override=True, **settings)
-        plugins: list[Any] = [WholeCheckpointIO()]
+        plugins: list[Any] = [AtomicCheckpointIO()]
         if SLURMEnvironment.detect():
             # Its own requeueing would save in the signal handler (`callbacks/preemption.py` does not).
             plugins.append(SLURMEnvironment(auto_requeue=False))
@@ -162,7 +162,7 @@ class BagNetCLI(LightningCLI):
         run, resuming = self.command.run, self.command.resume is not None
         table = CSVTable(run.metrics, self.lease)
         artifacts = self.config_init["fit"]["wandb_artifacts"]
-        return [table, WandbRun(run, resuming, table, self.lease, artifacts)]
+        return [table, ResumableWandbLogger(run, resuming, table, self.lease, artifacts)]
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
         callbacks: list[Callback] = list(trainer["callbacks"] or [])

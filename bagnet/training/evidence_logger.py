@@ -13,7 +13,7 @@ from bagnet.evidence.pictures.plots import Example, contact_sheet, rgb, save_png
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
 from bagnet.run.folder import Run
-from bagnet.run.loggers import WandbRun
+from bagnet.run.wandb import ResumableWandbLogger
 
 
 class EvidenceLogger(Callback):
@@ -55,7 +55,7 @@ class EvidenceLogger(Callback):
         figure = contact_sheet(self._examples(model, data.class_names), model.box)
         save_png(figure, self.run.folder / "evidence.png")
         for logger in trainer.loggers:
-            if isinstance(logger, WandbRun):
+            if isinstance(logger, ResumableWandbLogger):
                 step = max(0, trainer.global_step - 1)
                 logger.log_image("val/evidence", [rgb(figure)], step=step)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, and rename it to `path` when it has been written.
 
-    At any moment, `path` is the old file or the new one, whole, even if the machine loses power. After an exception the
-    old file is still there and the temporary one is not. Missing folders are made.
+    At any moment, `path` is the old file or the new one, whole, even if the machine loses power.
+    After an exception the old file is still there and the temporary one is not. If the process is
+    killed, the temporary file stays until the next write of `path` on the same host. Several
+    processes may write the same path at once. Missing folders are made.
 
     Args:
         path: The file to write or replace.
@@ -22,7 +26,8 @@ def replacing(path: Path) -> Iterator[Path]:
         Where to write it: on the same file system, with the same suffix.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    _remove_leftovers(path)
+    temporary = path.with_name(f"{_prefix(path)}{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -36,3 +41,27 @@ def write_text(text: str, path: Path) -> None:
     """Write a text file in UTF-8; see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _prefix(path: Path) -> str:
+    # The host is part of the name because on a shared file system, a process id alone says nothing.
+    return f".{path.stem}.{socket.gethostname()}."
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes of this host left behind when they were killed writing `path`."""
+    prefix, suffix = _prefix(path), f".tmp{path.suffix}"
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*{glob.escape(suffix)}"):
+        process = leftover.name[len(prefix) : -len(suffix)]
+        if process.isdigit() and not _is_alive(int(process)):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True

@@ -83,23 +83,11 @@ def write_text(text: str, path: Path) -> None:
 def log_to_wandb(name: str, folder: Path) -> None:
     """Give W&B all tables and figures of a folder, and its per-sample results as an artifact.
 
-    W&B's own variables rule it; without WANDB_MODE and a key it works offline, in the folder.
-
-    Raises:
-        ValueError: W&B does not answer.
+    `bagnet.run.wandb.start_run` says when W&B works offline, in the folder.
     """
-    mode: Any = os.environ.get("WANDB_MODE")
-    if mode is None and not wandb.login(prompt=False, verify=False):
-        mode = "offline"
-    project = os.environ.get("WANDB_PROJECT", "bagnet")
-    try:
-        run = wandb.init(project=project, name=name, job_type="experiment", dir=folder, mode=mode)
-    except wandb.Error as error:
-        raise ValueError(
-            f"W&B does not answer ({str(error).splitlines()[0]}); all results are in {folder}: the same command "
-            "without --models sends them again"
-        ) from None
-    with run:
+    from bagnet.run.wandb import location, start_run  # imports Lightning, which takes seconds
+
+    with start_run(folder, name=name, job_type="experiment") as run:
         for file in sorted(folder.glob("*.md")):
             titles, rows = read_table(file)
             run.log({f"{name}/{file.stem}": wandb.Table(columns=list(titles), data=rows)})
@@ -109,6 +97,9 @@ def log_to_wandb(name: str, folder: Path) -> None:
         for file in sorted([*folder.glob("*.parquet"), *folder.glob("*.csv")]):
             artifact.add_file(str(file))
         run.log_artifact(artifact)
+        where = location(run, folder)
+    if where:
+        print(f"W&B: {where}")
 
 
 def _formatted(value: Any, spec: str) -> str:

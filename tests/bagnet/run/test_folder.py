@@ -1,3 +1,5 @@
+"""A run's folder: its name, the checkpoint to resume from, and what it remembers of W&B."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,6 +8,7 @@ import pytest
 import torch
 
 from bagnet.run.folder import Run
+from datamodules.common.files import replacing
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +28,8 @@ def finished(run: Run) -> Run:
 
 
 def save(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"weights": torch.arange(1000.0)}, path.with_suffix(".new"))
-    path.with_suffix(".new").replace(path)  # as Lightning does
+    with replacing(path) as temporary:
+        torch.save({"weights": torch.arange(1000.0)}, temporary)
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "a/b", "", ".hidden", "/etc", "a b"])
@@ -52,7 +54,7 @@ def test_auto_resumes_the_last_checkpoint_or_starts_anew(run):
 
 
 def flip(path: Path) -> None:
-    """One wrong bit, amid the weights."""
+    """Flip one bit in the middle of the weights."""
     content = bytearray(path.read_bytes())
     content[content.index(torch.arange(1000.0).numpy().tobytes()) + 100] ^= 1
     path.write_bytes(content)

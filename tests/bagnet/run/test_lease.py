@@ -1,4 +1,4 @@
-"""Of two copies of a run, the older one notices."""
+"""Of two starts of a run, the older one notices that it has lost the lease."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ def path(tmp_path):
     return tmp_path / "run" / "starts.jsonl"
 
 
-def test_the_latest_claim_holds(path):
+def test_the_latest_start_holds_the_lease(path):
     first, second = Lease(path), Lease(path)
-    assert first.holds()
-    first.take()
-    assert first.holds()
-    second.take()
-    assert not first.holds()
-    assert second.holds()
-    first.take()
-    assert first.holds()
-    assert not second.holds()
+    assert first.is_held()
+    first.acquire()
+    assert first.is_held()
+    second.acquire()
+    assert not first.is_held()
+    assert second.is_held()
+    first.acquire()
+    assert first.is_held()
+    assert not second.is_held()
 
 
-def test_the_list_says_of_each_start_what_it_was(path, monkeypatch):
-    Lease(path).take()
+def test_the_list_describes_each_start(path, monkeypatch):
+    Lease(path).acquire()
     for name, value in {"JOB_ID": "7", "RESTART_COUNT": "2", "JOB_NODELIST": "node1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
-    start = Lease(path).take()
+    start = Lease(path).acquire()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["start"] for line in lines] == [1, 2]
     assert start.items() <= lines[1].items()
@@ -41,10 +41,10 @@ def test_the_list_says_of_each_start_what_it_was(path, monkeypatch):
     assert {"time", "host", "pid", "git_commit"} <= lines[1].keys()
 
 
-def test_who_lost_says_to_whom(path, monkeypatch):
+def test_who_lost_the_lease_says_to_whom(path, monkeypatch):
     lease = Lease(path)
-    lease.take()
+    lease.acquire()
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    Lease(path).take()
-    assert "was started again" in lease.lost()
-    assert "job 12" in lease.lost()
+    Lease(path).acquire()
+    assert "was started again" in lease.explain_loss()
+    assert "job 12" in lease.explain_loss()

@@ -1,3 +1,5 @@
+"""What a run records about its code: the git commit and a digest of the source."""
+
 from __future__ import annotations
 
 import subprocess
@@ -10,7 +12,7 @@ def git(folder, *words):
     subprocess.run(["git", "-C", str(folder), *who, *words], check=True, capture_output=True)
 
 
-def test_the_commit_says_whether_the_sources_are_its_own(tmp_path, monkeypatch):
+def test_the_commit_says_whether_tracked_files_differ(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "_ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert provenance.git_commit() is None
@@ -28,15 +30,14 @@ def test_the_commit_says_whether_the_sources_are_its_own(tmp_path, monkeypatch):
 
 
 def test_the_digest_sees_every_source_file(tmp_path, monkeypatch):
-    for name in ("bagnet/run/provenance.py", "bagnet/callbacks/one.py", "datamodules/two.py"):
+    for name in ("bagnet/run/provenance.py", "bagnet/model/one.py", "datamodules/two.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x = 1\n")
     monkeypatch.setattr(provenance, "_ROOT", tmp_path)
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "bagnet" / "provenance.py"))
     digests = {provenance.code_digest()}
-    for name in ("bagnet/callbacks/one.py", "datamodules/two.py"):
+    for name in ("bagnet/model/one.py", "datamodules/two.py"):
         (tmp_path / name).write_text("x = 2\n")
         digests.add(provenance.code_digest())
-    (tmp_path / "bagnet/callbacks/one.py").rename(tmp_path / "bagnet/callbacks/three.py")
+    (tmp_path / "bagnet/model/one.py").rename(tmp_path / "bagnet/model/three.py")
     digests.add(provenance.code_digest())
     assert len(digests) == 4

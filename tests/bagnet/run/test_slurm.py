@@ -1,4 +1,4 @@
-"""Jobs of SLURM: what is written down about them, and set-ups that cannot work."""
+"""SLURM jobs: what is recorded about them, and which set-ups are refused."""
 
 from __future__ import annotations
 

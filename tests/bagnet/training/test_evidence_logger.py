@@ -11,9 +11,10 @@ from PIL import Image
 from pytorch_lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
+from bagnet.run.csv_table import CSVTable
 from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
-from bagnet.run.loggers import CSVTable, WandbRun
+from bagnet.run.wandb import ResumableWandbLogger
 from bagnet.training.classifier import BagNetClassifier
 from bagnet.training.evidence_logger import EvidenceLogger
 
@@ -35,7 +36,7 @@ class Data(LightningDataModule):
     val_dataloader = train_dataloader
 
 
-class Recorder(WandbRun):
+class Recorder(ResumableWandbLogger):
     """What is sent to W&B."""
 
     def __init__(self, run) -> None:

@@ -1,36 +1,57 @@
-"""The checkpoint that a run goes on from: after each epoch, every half an hour, and when the training is asked to stop."""
+"""How and when checkpoints are written."""
 
 from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run import signals
 from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
-from bagnet.run.loggers import WandbRun
+from bagnet.run.wandb import ResumableWandbLogger
+from datamodules.common.files import replacing
 
-_GO_ON, _SAVE, _STOP, _GIVE_UP = range(4)
+_CONTINUE, _SAVE, _STOP, _GIVE_UP = range(4)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints with `replacing`, so that a kill leaves the old one or the new one, whole.
+
+    Lightning's own writes to the system's temporary folder first, which on a cluster is another
+    disk, and copies the file from there.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes the run's last checkpoint, between two batches that all ranks agree on.
+    """Saves the checkpoint that a run resumes from, and ends the training when asked to.
 
-    A signal to any rank (``bagnet/run/signals.py``) saves and ends the training. During a validation it ends it at once: the
-    checkpoint from before the epoch's last step is there, and that step and the validation are done again. A training
-    whose run was started once more elsewhere gives up, and saves nothing.
+    It saves after each epoch, every half hour, and when a signal reaches any rank
+    (`bagnet/run/signals.py`), always between two batches that all ranks agree on. A signal during
+    a validation ends the training at once: a checkpoint was saved before the epoch's last step, so
+    that step and the validation are repeated. If another start holds the run's lease, the training
+    ends without saving.
 
     Args:
-        run: Its last checkpoint is written; the one before is kept.
-        lease: Of this start to the run.
-        minutes: A crash or a lost node costs no more than so many.
-        every: Optimizer steps, or batches of a validation, between two looks, since the ranks wait for each other then.
+        run: Gets the last checkpoint; the one before it is kept.
+        lease: Acquired when the training starts.
+        minutes: The most work that a crash or a lost node can cost.
+        every: Optimizer steps, or batches of a validation, between two checks. The ranks wait for
+            each other at each check.
     """
 
     def __init__(self, run: Run, lease: Lease, minutes: float = 30.0, every: int = 10) -> None:
@@ -41,12 +62,12 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
-            start = self.lease.take()
+            start = self.lease.acquire()
             for logger in trainer.loggers:
                 logger.log_hyperparams({"start": start})
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        signals.listen()  # Lightning has taken SIGTERM, and its handler broadcasts
+        signals.listen()  # Lightning has replaced the handler of SIGTERM by one that broadcasts
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         signals.listen()
@@ -54,8 +75,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._agree(trainer) == _STOP:
-            self._stop(trainer)
+        self._stop_if_asked(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -63,13 +83,14 @@ class LastCheckpoint(Checkpoint):
         left = trainer.num_training_batches - (batch_idx + 1)
         accumulate = trainer.accumulate_grad_batches
         if left == 0 or (batch_idx + 1) % accumulate:
-            return  # the end of the epoch saves, and between two steps nobody does
+            return  # the epoch's end saves anyway, and between two optimizer steps nothing may
         is_last_but_one = left <= accumulate and trainer.enable_validation
         if is_last_but_one or trainer.global_step % self.every == 0:
             decision = self._agree(trainer)
-            if decision != _GO_ON or is_last_but_one:
+            if decision != _CONTINUE or is_last_but_one:
                 self._save(trainer)
-            self._stopping = decision == _STOP  # Lightning logs this step yet, before the next one
+            # Lightning logs this step before the next one starts, which is when we stop.
+            self._stopping = decision == _STOP
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -86,35 +107,33 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if (batch_idx + 1) % self.every == 0 and self._agree(trainer) == _STOP:
-            self._stop(trainer)
+        if (batch_idx + 1) % self.every == 0:
+            self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._agree(
-            trainer
-        )  # or a start that has lost its lease would save the best checkpoint yet
+        self._agree(trainer)  # or a start without the lease could still save the best checkpoint
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._agree(trainer)
         self._save(trainer)
 
     def _agree(self, trainer: Trainer) -> int:
-        """What the ranks do: the most that one of them wants, as their clocks and signals differ.
+        """Decide what all ranks do: the most drastic that any rank wants.
 
         Raises:
-            ValueError: On all ranks, where a later start goes on with the run.
+            ValueError: On all ranks, if another start holds the lease.
         """
-        wish = _GO_ON
+        wish = _CONTINUE
         if time.monotonic() - self._saved_at > 60 * self.minutes:
             wish = _SAVE
         if signals.received() is not None:
             wish = _STOP
-        if trainer.is_global_zero and not self.lease.holds():
+        if trainer.is_global_zero and not self.lease.is_held():
             wish = _GIVE_UP
         wishes = torch.tensor(wish, device=trainer.strategy.root_device)
         decision = int(trainer.strategy.reduce(wishes, reduce_op="max"))
         if decision == _GIVE_UP:
-            raise ValueError(self.lease.lost())
+            raise ValueError(self.lease.explain_loss())
         return decision
 
     def _save(self, trainer: Trainer) -> None:
@@ -123,9 +142,13 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = time.monotonic()
         self._saved_step = trainer.global_step
 
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        if self._agree(trainer) == _STOP:
+            self._stop(trainer)
+
     def _stop(self, trainer: Trainer) -> NoReturn:
         for logger in trainer.loggers:
-            if isinstance(logger, WandbRun):
+            if isinstance(logger, ResumableWandbLogger):
                 logger.drop_from(self._saved_step)
             logger.finalize("interrupted")
         checkpoint = self.run.last if self.run.last.exists() else None

@@ -1,0 +1,105 @@
+"""The table of everything that a run logs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from bagnet.run.lease import Lease
+from datamodules.common.files import replacing
+
+
+class CSVTable(Logger):
+    """One CSV file for the whole life of a run: a row for each logged step, a column for each name.
+
+    Lightning's CSVLogger deletes the file when a run is resumed. This one keeps it and drops only
+    the rows of steps that are repeated. Each value is in the file when `log_metrics` returns.
+
+    Args:
+        path: The file.
+        lease: Nothing is written after it is lost.
+    """
+
+    def __init__(self, path: Path, lease: Lease) -> None:
+        super().__init__()
+        self.path, self._lease = path, lease
+        self._columns: list[str] = []
+        self._row: dict[str, Any] = {}
+        self._begin = 0  # of the last row, in bytes
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    def between(self, after: int, before: int) -> list[dict[str, float]]:
+        """Return the rows whose steps are greater than `after` and less than `before`."""
+        return [
+            {column: float(value) for column, value in row.items()}
+            for row in self._read()
+            if after < int(row["step"]) < before
+        ]
+
+    @rank_zero_only
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
+        """Do nothing: the configuration is in `config.yaml`, beside the table."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        assert step is not None
+        if not self._lease.is_held():
+            return
+        if not self._row:
+            self._rewrite([row for row in self._read() if int(row["step"]) < step], metrics)
+        if self._row.get("step") != step:
+            self._row = {"step": step}
+            self._begin = self.path.stat().st_size
+        self._row.update(metrics)
+        if not self._row.keys() <= set(self._columns):
+            self._rewrite(self._read(before=self._begin), self._row)
+        self._write_row()
+
+    def _write_row(self) -> None:
+        """Overwrite the last row with its new values."""
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, self._columns).writerow(self._row)
+        with self.path.open("r+b") as file:
+            file.seek(self._begin)
+            file.write(text.getvalue().encode())
+            file.truncate()
+
+    def _rewrite(self, rows: list[dict[str, Any]], names: Mapping[str, Any]) -> None:
+        """Replace the file by one with these rows, and with columns for these names too."""
+        named = {column for row in rows for column in row} | names.keys()
+        self._columns = ["step", "epoch", *sorted(named - {"step", "epoch"})]
+        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        self._begin = self.path.stat().st_size
+
+    def _read(self, before: int | None = None) -> list[dict[str, Any]]:
+        """Return the complete rows among the first `before` bytes; a kill may have cut the last."""
+        if not self.path.exists():
+            return []
+        whole, _, _ = self.path.read_bytes()[:before].rpartition(b"\n")
+        return [
+            {column: value for column, value in row.items() if value}
+            for row in csv.DictReader(io.StringIO(whole.decode(), newline=""))
+        ]

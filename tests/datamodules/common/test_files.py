@@ -1,0 +1,76 @@
+"""Files that appear complete or not at all, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datamodules.common.files import replacing, write_text
+
+REPOSITORY = Path(__file__).parents[3]
+WRITE_HALF = """
+import signal, sys
+from pathlib import Path
+from datamodules.common.files import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    print("half", flush=True)
+    signal.pause()
+"""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "table.csv"
+    write_text("old", path)
+    with replacing(path) as temporary:
+        assert (temporary.parent, temporary.suffix) == (path.parent, ".csv")
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert names(path.parent) == ["table.csv"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "table.csv"
+    write_text("old", path)
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("oops")
+
+    with pytest.raises(RuntimeError, match="oops"):
+        fail()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["table.csv"]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write_and_that_of_a_living_one_stays(
+    tmp_path,
+):
+    path = tmp_path / "model [1].ckpt"
+    writing = subprocess.Popen(
+        [sys.executable, "-c", WRITE_HALF, str(path)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert writing.stdout is not None
+    assert writing.stdout.readline() == "half\n"
+    write_text("by another process", path)
+    assert len(names(tmp_path)) == 2
+    writing.send_signal(signal.SIGKILL)
+    writing.communicate()
+    assert len(names(tmp_path)) == 2
+    assert path.read_text() == "by another process"
+    write_text("later", path)
+    assert names(tmp_path) == [path.name]
