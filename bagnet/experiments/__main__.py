@@ -1,43 +1,35 @@
-"""The command line of ``python -m bagnet.experiments``; an experiment is a module as ``datamodules/common/commands.py`` runs it."""
+"""The command line `python -m bagnet.experiments`, also installed as `bagnet-experiments`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from bagnet import old_commands as commands
-from bagnet.experiments import (
-    accuracy,
-    aggregation,
-    deletion,
-    errors,
-    interactions,
-    patches,
-    pointing,
-    report,
-    scrambling,
-    sensitivity,
-)
+from bagnet.experiments import options
+from datamodules.common import commands
+from datamodules.common.commands import Command
 
 EXPERIMENTS = {
-    "accuracy": accuracy,
-    "patches": patches,
-    "scrambling": scrambling,
-    "interactions": interactions,
-    "errors": errors,
-    "sensitivity": sensitivity,
-    "report": report,
-    "aggregation": aggregation,
-    "deletion": deletion,
-    "pointing": pointing,
+    name: Command(f"bagnet.experiments.{name}", options_class)
+    for name, options_class in {
+        "accuracy": options.MeasureOptions,
+        "patches": options.PatchesOptions,
+        "scrambling": options.ScramblingOptions,
+        "interactions": options.InteractionsOptions,
+        "errors": options.ErrorsOptions,
+        "sensitivity": options.SensitivityOptions,
+        "deletion": options.DeletionOptions,
+        "aggregation": options.AggregationOptions,
+        "pointing": options.BagNetOptions,
+        "report": options.ReportOptions,
+    }.items()
 }
-"""Those of the paper, the page of all results, and those of one BagNet."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one experiment; returns the exit code."""
-    interrupted = "stopped; the same command goes on with what is left"
-    return commands.run("python -m bagnet.experiments", EXPERIMENTS, arguments, interrupted)
+    interrupted = "stopped; the same command resumes with what is left"
+    return commands.main("python -m bagnet.experiments", EXPERIMENTS, arguments, interrupted)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ and networks.json (what does not depend on the images).
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -28,10 +27,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.experiments.measuring import persample
+from bagnet.experiments.measuring.measure import measure, record_of
+from bagnet.experiments.measuring.models import parse_models
 from bagnet.experiments.measuring.networks import Facts, facts
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table, write_text
 from bagnet.experiments.measuring.statistics import mean
+from bagnet.experiments.options import MeasureOptions
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
 
@@ -78,15 +79,10 @@ class Predictions:
         return {key: column.cpu().numpy() for key, column in columns.items()}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``run``."""
-    persample.add_arguments(parser)
-
-
-def run(options: argparse.Namespace) -> None:
+def run(options: MeasureOptions) -> None:
     """Measure, print a table, and write what the module's docstring says."""
     folder = options.out / NAME
-    tables = persample.measure(NAME, Predictions(), options)
+    tables = measure(NAME, Predictions(), options)
     networks = _networks(tables, options, folder / "networks.json")
     rows = [_row(label, table, networks.get(label, {})) for label, table in tables.items()]
     write_table(rows, COLUMNS, folder / "table")
@@ -109,7 +105,7 @@ def _row(label: str, table: pa.Table, network: Mapping[str, Any]) -> dict[str, A
 
 
 def _networks(
-    tables: Mapping[str, pa.Table], options: argparse.Namespace, path: Path
+    tables: Mapping[str, pa.Table], options: MeasureOptions, path: Path
 ) -> dict[str, dict[str, Any]]:
     """The facts of networks: those that are given are measured, those of others are read."""
     known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
@@ -117,9 +113,13 @@ def _networks(
         device = torch.device(
             "cuda:0" if torch.cuda.is_available() and options.gpus != 0 else "cpu"
         )
-        classes = len(persample.record_of(next(iter(tables.values())))["class_names"])
-        models = {subject.label: subject.load(device, classes) for subject in options.models}
-        measured: dict[str, Facts] = facts(models, options.image_size, options.batch_size, device)
+        classes = len(record_of(next(iter(tables.values())))["class_names"])
+        models = {
+            model.label: model.load(device, classes) for model in parse_models(options.models)
+        }
+        measured: dict[str, Facts] = facts(
+            models, options.data.image_size, options.data.batch_size, device
+        )
         known |= {label: asdict(each) for label, each in measured.items()}
         write_text(json.dumps(known, indent=1) + "\n", path)
     return known

@@ -13,7 +13,6 @@ Writes aggregation.csv and certified.csv, both in aggregation.md, and thresholds
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,9 +29,9 @@ from bagnet.evidence import aggregation, evidence_map
 from bagnet.evidence.aggregation import Aggregation
 from bagnet.evidence.certificates import certify_clipped, certify_masked, entries_touched
 from bagnet.evidence.pictures.plots import save_png
-from bagnet.experiments.measuring import trained
 from bagnet.experiments.measuring.results import write_text
 from bagnet.experiments.measuring.trained import load_trained
+from bagnet.experiments.options import AggregationOptions
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import UNREADABLE, ClassificationMetrics
@@ -49,28 +48,20 @@ Row = dict[str, str | int | float]
 """By column: names and parameters as text, counts as int, shares (0 to 1) as float."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``run``."""
-    trained.add_arguments(parser)
-    add = parser.add_argument
-    add("--thresholds", type=float, nargs="+", default=THRESHOLDS, help="logits (-20 to 60 by 5)")
-    add("--attacks", type=int, nargs="+", default=ATTACKS, help="sides of squares, px (23 32 39)")
-
-
-def run(options: argparse.Namespace) -> None:
+def run(options: AggregationOptions) -> None:
     """Measure, print the tables, and write them and the figure."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # The authors' BagNet-33 loses 2.5 points of top-1 if cuDNN rounds to TF32.
     torch.backends.cudnn.allow_tf32 = False
     model, data = load_trained(
         options.checkpoint,
-        options.root,
+        options.data.root,
         batch_size=BATCH_SIZE,
-        image_size=options.image_size,
-        resize_size=options.resize_size,
+        image_size=options.data.image_size,
+        resize_size=options.data.resize_size,
         name=options.name,
     )
-    height, width = model.map_size(options.image_size, options.image_size)
+    height, width = model.map_size(options.data.image_size, options.data.image_size)
     windows = {pixels: entries_touched(model, pixels) for pixels in sorted(options.attacks)}
     ways = all_ways(sorted(options.thresholds), windows.values(), height * width)
     console = Console(highlight=False, soft_wrap=True)

@@ -10,7 +10,6 @@ Writes deletion.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict, dataclass
 
@@ -23,9 +22,9 @@ from torch.nn import functional as F
 
 from bagnet.evidence import dense_evidence
 from bagnet.evidence.maps import evaluating
-from bagnet.experiments.measuring import trained
 from bagnet.experiments.measuring.results import write_text
 from bagnet.experiments.measuring.trained import load_trained
+from bagnet.experiments.options import DeletionOptions
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import UNREADABLE
@@ -46,23 +45,16 @@ class Areas:
     insertion_random: float
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``run``."""
-    trained.add_arguments(parser)
-    add = parser.add_argument
-    add("--images", type=int, default=50, help="the first ones of the validation set (50)")
-
-
-def run(options: argparse.Namespace) -> None:
+def run(options: DeletionOptions) -> None:
     """Measure, print a table, and write ``deletion.json``."""
     if options.images < 1:
         raise ValueError(f"--images {options.images} measures nothing: give at least 1")
     model, data = load_trained(
         options.checkpoint,
-        options.root,
+        options.data.root,
         batch_size=1,
-        image_size=options.image_size,
-        resize_size=options.resize_size,
+        image_size=options.data.image_size,
+        resize_size=options.data.resize_size,
         name=options.name,
     )
     console = Console(highlight=False, soft_wrap=True)

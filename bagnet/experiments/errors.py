@@ -14,7 +14,6 @@ whose accuracies differ most) and figure.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -25,7 +24,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from bagnet.experiments import accuracy
-from bagnet.experiments.measuring import persample
+from bagnet.experiments.measuring.measure import measure, record_of
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import (
     cohens_kappa,
@@ -34,6 +33,7 @@ from bagnet.experiments.measuring.statistics import (
     pearson,
     spearman,
 )
+from bagnet.experiments.options import ErrorsOptions
 
 NAME = "errors"
 
@@ -98,30 +98,13 @@ class Pair:
         return cls(names, classes, images, hits / images, predicted, ranks < 1)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``run``."""
-    persample.add_arguments(parser)
-    parser.add_argument(
-        "--top",
-        type=int,
-        default=5,
-        help="a class's accuracy: the true one among the first so many",
-    )
-    parser.add_argument(
-        "--differing",
-        type=persample.positive,
-        default=5,
-        help="classes to list for each pair of networks",
-    )
-
-
-def run(options: argparse.Namespace) -> None:
+def run(options: ErrorsOptions) -> None:
     """Measure, print tables, and write what the module's docstring says.
 
     Raises:
         ValueError: Fewer than two networks; too few images or classes.
     """
-    tables = persample.measure(accuracy.NAME, accuracy.Predictions(), options)
+    tables = measure(accuracy.NAME, accuracy.Predictions(), options)
     if len(tables) < 2:
         raise ValueError(
             f"{options.out / accuracy.NAME} has the results of {', '.join(tables)} alone, and errors are compared "
@@ -131,7 +114,7 @@ def run(options: argparse.Namespace) -> None:
     pairs = [Pair.of(names, tables, options.top) for names in combinations(tables, 2)]
     rows = [_row(pair) for pair in pairs]
     write_table(rows, COLUMNS, folder / "table")
-    names = persample.record_of(next(iter(tables.values())))["class_names"]
+    names = record_of(next(iter(tables.values())))["class_names"]
     differing = [row for pair in pairs for row in most_different(pair, names, options.differing)]
     write_table(differing, CLASS_COLUMNS, folder / "classes")
     save_figure(draw(pairs, [row["pearson"].value for row in rows], options.top), folder / "figure")

@@ -30,7 +30,6 @@ Writes table.* and figure.* of the correlations, distance.* of the pairs.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,17 +41,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.experiments.measuring import persample
 from bagnet.experiments.measuring.lines import double, draw_lines
 from bagnet.experiments.measuring.masking import (
-    FILLS,
     draw_pairs,
     every_second,
     replace,
     target_logits,
 )
+from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import bootstrap, pearson
+from bagnet.experiments.options import InteractionsOptions
 from bagnet.model.registry import normalize
 from datamodules.common.batch import Box
 
@@ -72,39 +71,15 @@ DISTANCE = {
 GAPS = (0, 4, 8, 16, 24, 32, 48, 64, 96, 128)  # px
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``run``."""
-    persample.add_arguments(parser)
-    add = parser.add_argument
-    add(
-        "--sides",
-        type=persample.positive,
-        nargs="+",
-        help="of the grids' squares, px (8 16 32 64 if they fit)",
-    )
-    add("--fill", choices=FILLS, default="mean", help="what squares are replaced by (mean)")
-    add(
-        "--gaps",
-        type=int,
-        nargs="+",
-        help="in a pair, px (0 4 8 16 24 32 48 64 96 128 if they fit)",
-    )
-    add(
-        "--pair_side", type=persample.positive, default=16, help="of the squares of a pair, px (16)"
-    )
-    add("--pairs", type=persample.positive, default=4, help="places of a pair for each gap (4)")
-    add("--seed", type=int, default=0, help="of these places (0)")
-
-
-def run(options: argparse.Namespace) -> None:
+def run(options: InteractionsOptions) -> None:
     """Measure what is missing, and draw all there is."""
-    size = options.image_size
+    size = options.data.image_size
     sides = options.sides or [side for side in SIDES if 3 * side <= size]
     gaps = options.gaps or [gap for gap in GAPS if 2 * options.pair_side + gap <= size]
     measurement = Interactions(
         tuple(sides), options.fill, tuple(gaps), options.pair_side, options.pairs, options.seed
     )
-    tables = persample.measure("interactions", measurement, options)
+    tables = measure("interactions", measurement, options)
     folder = options.out / "interactions"
     rows = correlations(tables)
     write_table(rows, CORRELATION, folder / "table")

@@ -14,7 +14,6 @@ tables are drawn again.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +26,9 @@ from torch import Tensor, nn
 from bagnet.evidence.maps import evidence_map, require_bagnet
 from bagnet.evidence.pictures.sheets import Mistake, PatchRow, mistake_sheet, patch_sheet
 from bagnet.evidence.top_patches import OTHERS, OWN, Patch, TopPatches
-from bagnet.experiments.measuring import persample
+from bagnet.experiments.measuring.measure import measure, open_data, record_of
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.options import PatchesOptions
 from bagnet.model.registry import normalize
 from datamodules.imagenet import ImageNetDataModule
 
@@ -91,23 +91,14 @@ class Geometry:
         return top, left, top + self.patch, left + self.patch
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``run``."""
-    persample.add_arguments(parser)
-    add = parser.add_argument
-    add("--patches", type=int, default=7, help="of each class and row (7)")
-    add("--classes", nargs="+", metavar="NAME", help="to show; default: the first eight")
-    add("--mistakes", type=int, default=6, help="misclassified images in the picture (6)")
-
-
-def run(options: argparse.Namespace) -> None:
+def run(options: PatchesOptions) -> None:
     """Measure, and write for each network LABEL-patches and LABEL-mistakes."""
     folder = options.out / NAME
-    for label, table in persample.measure(NAME, StrongestPatches(), options).items():
-        names = persample.record_of(table)["class_names"]
+    for label, table in measure(NAME, StrongestPatches(), options).items():
+        names = record_of(table)["class_names"]
         shown = _shown(options.classes, names)
         top, geometry = strongest(table, len(names), options.patches), geometry_of(table)
-        data = None if options.root is None else _open(options, table)
+        data = None if options.data.root is None else _open(options, table)
         rows = [
             row
             for number in shown
@@ -184,15 +175,10 @@ class _Pixels:
         return self._manifest.sample(sample_id).key
 
 
-def _open(options: argparse.Namespace, table: pa.Table) -> ImageNetDataModule:
-    data = ImageNetDataModule(
-        options.root,
-        workers=0,
-        image_size=options.image_size,
-        resize_size=options.resize_size,
-    )
-    record = persample.record_of(table)
-    sizes = {"image_size": options.image_size, "resize_size": options.resize_size}
+def _open(options: PatchesOptions, table: pa.Table) -> ImageNetDataModule:
+    data = open_data(options)
+    record = record_of(table)
+    sizes = {"image_size": options.data.image_size, "resize_size": options.data.resize_size}
     for name, value in {"data": data.val_manifest.digest, **sizes}.items():
         if record[name] != value:
             raise ValueError(
@@ -202,8 +188,8 @@ def _open(options: argparse.Namespace, table: pa.Table) -> ImageNetDataModule:
     return data
 
 
-def _shown(wanted: Sequence[str] | None, names: Sequence[str]) -> list[int]:
-    if wanted is None:
+def _shown(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
+    if not wanted:
         return list(range(min(8, len(names))))
     unknown = [name for name in wanted if name not in names]
     if unknown:

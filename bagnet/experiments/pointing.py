@@ -14,7 +14,6 @@ Writes pointing.json and evidence.png, the evidence of one image of each class.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from bagnet.evidence.maps import evaluating
 from bagnet.evidence.pictures.plots import Example, contact_sheet, save_png
 from bagnet.experiments.measuring.results import write_text
 from bagnet.experiments.measuring.trained import load_trained
+from bagnet.experiments.options import BagNetOptions
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
 from datamodules.common.batch import Box
@@ -53,29 +53,13 @@ class Pointing:
     top5: float
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``run``."""
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="FILE", help="of a BagNet trained on it"
-    )
-    parser.add_argument(
-        "--data.root",
-        dest="root",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="what python -m datamodules.demo made",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: the checkpoint's folder")
-
-
-def run(options: argparse.Namespace) -> None:
+def run(options: BagNetOptions) -> None:
     """Measure, print a table, and write ``pointing.json`` and ``evidence.png``."""
-    planted = load_planted(options.root / "val")
+    planted = load_planted(Path(options.data.root or "") / "val")
     size = planted["image_size"]
     model, data = load_trained(
         options.checkpoint,
-        str(options.root),
+        options.data.root,
         batch_size=BATCH_SIZE,
         image_size=size,
         resize_size=size,

@@ -6,7 +6,6 @@ the record of what was measured, from the per-sample results. The page, OUT/repo
 
 from __future__ import annotations
 
-import argparse
 import base64
 import importlib
 import inspect
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from bagnet.experiments.measuring.parts import read_record
 from bagnet.experiments.measuring.results import read_table, write_text
+from bagnet.experiments.options import ReportOptions
 
 ORDER = ("accuracy", "patches", "scrambling", "interactions", "errors", "sensitivity")
 """The experiments of the paper, as it has them."""
@@ -32,12 +32,7 @@ summary { cursor: pointer; margin: .5em 0 }
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``run``."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of all results")
-
-
-def run(options: argparse.Namespace) -> None:
+def run(options: ReportOptions) -> None:
     """Write the page.
 
     Raises:

@@ -23,7 +23,6 @@ Writes scrambling/table.* and figure.*, examples.png of the user's own images, t
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,14 +34,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.experiments.measuring import persample, textures
 from bagnet.experiments.measuring.lines import double, draw_lines
+from bagnet.experiments.measuring.measure import measure, open_data, record_of
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import mean
 from bagnet.experiments.measuring.textures import Synthesis, TextureNetwork, read_pictures
 from bagnet.experiments.measuring.tiles import check_divides, orders, shuffle_tiles
+from bagnet.experiments.options import ScramblingOptions
 from bagnet.model.registry import normalize
-from datamodules.imagenet import ImageNetDataModule
 
 TILES = (2, 4, 7, 8, 14, 16)  # in a row; those that divide the image's side
 SHOWN = 6  # images in examples.png
@@ -57,32 +56,14 @@ COLUMNS = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``run``."""
-    persample.add_arguments(parser)
-    add = parser.add_argument
-    add(
-        "--tiles", type=int, nargs="+", help="in a row (2 4 7 8 14 16, those that divide the image)"
-    )
-    add("--seed", type=int, default=0, help="of the tiles' order and of the textures' start (0)")
-    group = parser.add_argument_group("textures").add_argument
-    group("--texture_network", type=TextureNetwork.parse, metavar="LABEL=FILE", help="a VGG")
-    group("--layers", nargs="+", default=textures.LAYERS, help="(conv1_1 pool1 pool2 pool3 pool4)")
-    group("--layer_weights", type=float, nargs="+", help="one for each layer (1)")
-    group("--steps", type=persample.positive, default=500, help="of the synthesis (500)")
-    group("--optimizer", choices=textures.OPTIMIZERS, default="lbfgs", help="(lbfgs)")
-    group("--start", choices=textures.STARTS, default="noise", help="(noise)")
-    group("--pooling", choices=textures.POOLINGS, default="max", help="of the VGG (max)")
-
-
-def run(options: argparse.Namespace) -> None:
+def run(options: ScramblingOptions) -> None:
     """Measure what is missing, and draw all there is."""
-    fitting = [n for n in TILES if options.image_size % n == 0]
+    fitting = [n for n in TILES if options.data.image_size % n == 0]
     tiles = options.tiles or fitting or TILES  # if none fits, the message says so
     for count in tiles:
-        check_divides(options.image_size, count)
+        check_divides(options.data.image_size, count)
     folder = options.out / "scrambling"
-    tables = persample.measure("scrambling", Tiles(tuple(tiles), options.seed), options)
+    tables = measure("scrambling", Tiles(tuple(tiles), options.seed), options)
     rows = tile_rows(tables)
     write_table(rows, COLUMNS, folder / "table")
     save_figure(accuracy_figure(rows), folder / "figure")
@@ -103,12 +84,11 @@ def run(options: argparse.Namespace) -> None:
             log_to_wandb(written.name, written)
 
 
-def _texturised(options: argparse.Namespace) -> dict[str, pa.Table]:
+def _texturised(options: ScramblingOptions) -> dict[str, pa.Table]:
     """Synthesise and measure what is missing; without a texture network, read what there is."""
-    network = options.texture_network
-    if not options.models or network is None:
-        again = argparse.Namespace(**vars(options) | {"models": []})
-        return persample.measure("texturised", Textures("", Path()), again)
+    if not options.models or options.texture_network is None:
+        return measure("texturised", Textures("", Path()), options, models=[])
+    network = TextureNetwork.parse(options.texture_network)
     pictures = options.out / "textures" / network.label
     synthesis = Synthesis(
         pictures,
@@ -120,10 +100,9 @@ def _texturised(options: argparse.Namespace) -> dict[str, pa.Table]:
         options.pooling,
         options.seed,
     )
-    alone = argparse.Namespace(**vars(options) | {"models": [network]})
-    made = persample.record_of(persample.measure("textures", synthesis, alone)[network.label])
+    made = record_of(measure("textures", synthesis, options, [network])[network.label])
     origin = f"{made['measurement']} by {network.label} {made['weights']}"
-    return persample.measure("texturised", Textures(origin, pictures), options)
+    return measure("texturised", Textures(origin, pictures), options)
 
 
 @dataclass(frozen=True)
@@ -197,7 +176,7 @@ def tile_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
     """For each network and number of tiles."""
     rows = []
     for label, table in tables.items():
-        side = persample.record_of(table)["image_size"]
+        side = record_of(table)["image_size"]
         for name in table.column_names:
             if name.startswith("place_"):
                 count = int(name.removeprefix("place_"))
@@ -228,20 +207,16 @@ def accuracy_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def examples_figure(options: argparse.Namespace, ids: np.ndarray, counts: Sequence[int]) -> Figure:
+def examples_figure(options: ScramblingOptions, ids: np.ndarray, counts: Sequence[int]) -> Figure:
     """A row for each image: its tiles shuffled in each way, and its texture if there is one."""
-    data = ImageNetDataModule(
-        options.root,
-        workers=0,
-        image_size=options.image_size,
-        resize_size=options.resize_size,
-    )
+    data = open_data(options)
     (images, _, sample_ids), _ = data.batches("val")[0, ids]
     sheets = {
         f"{count}x{count}": shuffle_tiles(images, orders(count, sample_ids, options.seed))
         for count in counts
     }
-    if network := options.texture_network:
+    if options.texture_network:
+        network = TextureNetwork.parse(options.texture_network)
         sheets["texture"] = read_pictures(options.out / "textures" / network.label, sample_ids)
     figure = Figure(figsize=(1.2 * len(sheets), 1.2 * len(ids) + 0.3), layout="constrained")
     panels = figure.subplots(len(ids), len(sheets), squeeze=False)

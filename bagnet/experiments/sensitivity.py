@@ -25,7 +25,6 @@ Writes table.*, the mean probability at the largest number of cells, and figure.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -38,16 +37,17 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from bagnet.evidence import BagNetExplainer
-from bagnet.experiments.measuring import persample
-from bagnet.experiments.measuring.attribution import AGGREGATES, METHODS, attribute, by_cell
-from bagnet.experiments.measuring.masking import FILLS, cells, replace, target_logits
-from bagnet.experiments.measuring.persample import Subject
+from bagnet.experiments.measuring.attribution import attribute, by_cell
+from bagnet.experiments.measuring.masking import cells, replace, target_logits
+from bagnet.experiments.measuring.measure import measure
+from bagnet.experiments.measuring.models import ModelFile, parse_models
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import mean
+from bagnet.experiments.options import METHODS, SensitivityOptions
 from bagnet.model.registry import normalize
 from datamodules.shards.manifest import sha256_of
 
-COUNTS = tuple(range(1, 101))  # cells
+COUNTS = tuple(range(1, 101))
 TITLES = {
     "model": ("model", ""),
     "method": ("most important by", ""),
@@ -58,27 +58,14 @@ TITLES = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``run``."""
-    persample.add_arguments(parser)
-    add = parser.add_argument
-    add("--explainer", metavar="LABEL", help="the BagNet of --models whose evidence is used")
-    add("--methods", nargs="+", choices=METHODS, default=METHODS, help="default: all")
-    add("--counts", type=int, nargs="+", default=COUNTS, help="of masked cells (1 2 ... 100)")
-    add("--cell", type=persample.positive, default=8, help="side of a cell, px (8)")
-    add("--fill", choices=FILLS, default="zero", help="what cells become (zero)")
-    add("--aggregate", choices=AGGREGATES, default="mean", help="of a cell's pixels (mean)")
-    add("--seed", type=int, default=0, help="of random and smoothgrad (0)")
-
-
-def run(options: argparse.Namespace) -> None:
+def run(options: SensitivityOptions) -> None:
     """Measure what is missing, and draw all there is."""
     explainer = None
     if options.models and "evidence" in options.methods:
-        explainer = _chosen(options.models, options.explainer)
+        explainer = _chosen(parse_models(options.models), options.explainer)
     measurement = Sensitivity(
         tuple(options.methods),
-        tuple(sorted(options.counts)),
+        tuple(sorted(options.counts)) or COUNTS,
         options.cell,
         options.fill,
         options.aggregate,
@@ -86,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
         explainer,
         sha256_of(explainer.path) if explainer else None,
     )
-    tables = persample.measure("sensitivity", measurement, options)
+    tables = measure("sensitivity", measurement, options)
     folder = options.out / "sensitivity"
     write_table(table_rows(tables), TITLES, folder / "table")
     save_figure(curves_figure(tables), folder / "figure")
@@ -94,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
         log_to_wandb("sensitivity", folder)
 
 
-def _chosen(models: Sequence[Subject], label: str | None) -> Subject:
+def _chosen(models: Sequence[ModelFile], label: str | None) -> ModelFile:
     """The network whose evidence is used."""
     for subject in models:
         if subject.label == label:
@@ -124,7 +111,7 @@ class Sensitivity:
     fill: str
     aggregate: str
     seed: int
-    explainer: Subject | None = field(default=None, repr=False)
+    explainer: ModelFile | None = field(default=None, repr=False)
     explainer_weights: str | None = None
 
     def __call__(
@@ -206,7 +193,7 @@ def masking_curves(
 
 
 @lru_cache(maxsize=1)
-def _load(explainer: Subject, weights: str, device: torch.device, num_classes: int) -> nn.Module:
+def _load(explainer: ModelFile, weights: str, device: torch.device, num_classes: int) -> nn.Module:
     """Once for each process and file."""
     return explainer.load(device, num_classes)
 

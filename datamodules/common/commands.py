@@ -1,7 +1,8 @@
-"""Command lines made from dataclasses of options, for every command but train.py. Imports nothing heavy.
+"""Command lines made from dataclasses of options, for every command but train.py.
 
-The fields of the dataclass become flags with underscores, nested dataclasses become groups such as `--data.*`, and the
-docstring's `Args:` become the help. So `--help` answers before torch is imported.
+The fields of the dataclass become flags with underscores, nested dataclasses become groups such as
+`--data.*`, and the docstring's `Args:` become the help. Nothing heavy is imported before the
+command runs, so `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import importlib.util
 import re
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from datamodules.common.errors import DISK_FULL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +30,10 @@ class Command:
     """A command, before anything of it is imported.
 
     Attributes:
-        module: Dotted name of the module that runs it: its docstring is the command's help, and its `run(options)` is
-            called, which may return an exit code.
+        module: Dotted name of the module that runs it: its docstring is the command's help, and its
+            `run(options)` is called, which may return an exit code.
         options: The dataclass of its options.
-        positional: Fields of the options that are given by their place instead of a flag, in this order.
+        positional: Fields of the options that are given by position instead of a flag, in order.
     """
 
     module: str
@@ -44,21 +47,22 @@ def main(
     arguments: Sequence[str] | None = None,
     interrupted: str = "stopped",
 ) -> int:
-    """Run one command. A mistake of the user's is one line, without a traceback.
+    """Run one command. A user's mistake is reported in one line, without a traceback.
 
     Args:
-        program: What the user types before the command's name, such as `python -m datamodules.pack`.
+        program: What the user types before the command's name: `python -m datamodules.pack`.
         commands: The commands by name, or the only one, which then needs no name.
-        arguments: What the user typed behind the program; None takes the process's.
-        interrupted: The line that answers Ctrl-C.
+        arguments: What the user typed after the program; None takes the process's arguments.
+        interrupted: The line printed after Ctrl-C.
 
     Returns:
-        The exit code: 2 for a mistake of the user's, 130 for Ctrl-C.
+        The exit code: 2 for a user's mistake, 130 for Ctrl-C, and 128 + n if the command raised
+        `KeyboardInterrupt(n)` because of signal n.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    command = commands
-    if not isinstance(command, Command):
-        assert isinstance(commands, Mapping)
+    if isinstance(commands, Command):
+        command = commands
+    else:
         if not words or words[0] in ("-h", "--help"):
             print(_list_of(program, commands))
             return 0 if words else 2
@@ -72,11 +76,13 @@ def main(
         options = parse(program, command, words)
         code = importlib.import_module(command.module).run(options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno in DISK_FULL
+        remedy = "; make room and run the same command again" if full else ""
+        print(f"error: {error}{remedy}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print(interrupted, file=sys.stderr)
-        return 130
+        return 128 + (interrupt.args[0] if interrupt.args else 2)
     return code or 0
 
 
@@ -87,7 +93,7 @@ def parse(program: str, command: Command, words: Sequence[str]) -> Any:
         An instance of `command.options`.
 
     Raises:
-        SystemExit: Help was asked for (0), or the words are wrong (2); the user has been told.
+        SystemExit: Help was requested (0), or the words are wrong (2); the user has been told.
     """
     parser = Parser(
         prog=program,
@@ -99,27 +105,30 @@ def parse(program: str, command: Command, words: Sequence[str]) -> Any:
     types = typing.get_type_hints(cls)
     helps = {
         parameter.arg_name: " ".join((parameter.description or "").split())
-        for parameter in docstring_parser.parse(cls.__doc__ or "").params
+        for base in reversed(cls.__mro__)
+        for parameter in docstring_parser.parse(base.__doc__ or "").params
     }
-    by_hand = []
-    for field in dataclasses.fields(cls):
-        # jsonargparse takes "--x a b" for a list but not "--x a".
-        is_list = typing.get_origin(types[field.name]) is list
-        is_positional = field.name in command.positional
-        if is_list or is_positional:
-            by_hand.append(field.name)
-            settings: dict[str, Any] = {"help": helps.get(field.name), "type": types[field.name]}
-            if is_list:
-                settings |= {"nargs": "+", "type": typing.get_args(types[field.name])[0]}
-            if not is_positional:
-                required = field.default_factory is dataclasses.MISSING
-                if not required:
-                    assert callable(field.default_factory)
-                    settings["default"] = field.default_factory()
-                settings["required"] = required
-            parser.add_argument(field.name if is_positional else f"--{field.name}", **settings)
-    parser.add_class_arguments(cls, as_group=False, skip=set(by_hand))
-    return cls(**vars(parser.instantiate(parser.parse_args(list(words)))))
+    plain = [f for f in dataclasses.fields(cls) if not dataclasses.is_dataclass(types[f.name])]
+    for field in plain:
+        hint = types[field.name]
+        settings: dict[str, Any] = {"help": helps.get(field.name), "type": hint}
+        if typing.get_origin(hint) is list:  # jsonargparse would take "--x a b" but not "--x a"
+            settings |= {"nargs": "+", "type": typing.get_args(hint)[0]}
+        if choices := _choices(hint):
+            settings["metavar"] = f"{{{','.join(choices)}}}"
+        if field.name in command.positional:
+            parser.add_argument(field.name, **settings)
+            continue
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        is_required = default is dataclasses.MISSING
+        settings["default"] = None if is_required else default
+        parser.add_argument(f"--{field.name}", required=is_required, **settings)
+    parser.add_class_arguments(cls, as_group=False, skip={field.name for field in plain})
+    switches = {f"--{field.name}" for field in plain if types[field.name] is bool}
+    values = parser.parse_args(list(_with_values(words, switches)))
+    return cls(**vars(parser.instantiate(values)))
 
 
 class Parser(ArgumentParser):
@@ -131,20 +140,36 @@ class Parser(ArgumentParser):
 
 
 def one_line(message: str) -> str:
-    """A message of jsonargparse's in one line: the flag, the value, and the first reason."""
+    """Shorten a message of jsonargparse to one line: the flag, the value, and the first reason."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     key = re.search(r'key "([^"]+)"', message)
-    value = re.search(r"(?:Given|Got) value: (.*)", message)
     if key is None:
         return " ".join(lines)
+    value = re.search(r"(?:Given|Got) value: (.*)", message) or re.search(
+        r"Not of type \w+: (?:(?!does)(\S+) does not|.*: '(.*)')", message
+    )
     reasons = [line for line in lines if re.match(r"(- )?(Expected|Not|Unexpected|Invalid)", line)]
     reason = (reasons or lines[1:] or lines)[0].removeprefix("- ").split(". Got value")[0]
-    given = f" {value[1]}" if value else ""
-    return f"--{key[1]}{given}: {reason.rstrip('.')}"
+    given = next((f" {text}" for text in value.groups() if text), "") if value else ""
+    return f"--{key[1]}{given}: {_in_words(reason.rstrip('.'))}"
+
+
+def _in_words(reason: str) -> str:
+    """Replace what only a Python programmer would understand in a reason of jsonargparse."""
+    if limits := re.search("does not conform to restriction (.*)", reason):
+        text = limits[1].replace("v>=", "at least ").replace("v<=", "at most ")
+        return "it must be " + text.replace("v>", "more than ").replace("v<", "less than ")
+    if "invalid literal for int()" in reason or reason == "Expected a <class 'int'>":
+        return "it must be a whole number"
+    if "could not convert string to float" in reason or reason == "Expected a <class 'float'>":
+        return "it must be a number"
+    if choices := re.match(r"Expected a typing.Literal\[(.*)\]", reason):
+        return f"choose from {choices[1]}".replace("'", "")
+    return reason.replace("Expected a <class 'bool'>", "it must be true or false")
 
 
 def docstring_of(module: str) -> str:
-    """The docstring of a module that is not imported for it (its package is).
+    """Read the docstring of a module without importing it (its package is imported).
 
     Raises:
         ModuleNotFoundError: There is no such module.
@@ -156,11 +181,33 @@ def docstring_of(module: str) -> str:
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of a module's docstring."""
+    """Keeps the lines of a module's docstring; adds defaults, but no names of Python types."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.default in (None, False, argparse.SUPPRESS) or action.default == []:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
+def _choices(hint: Any) -> list[str]:
+    """The values that a `Literal`, or an optional one, allows."""
+    for part in (hint, *typing.get_args(hint)):
+        if typing.get_origin(part) is typing.Literal:
+            return [str(value) for value in typing.get_args(part)]
+    return []
+
+
+def _with_values(words: Sequence[str], switches: set[str]) -> Iterator[str]:
+    """Let `--switch` alone mean `--switch true`."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        yield word
+        if word in switches and following.lower() not in ("true", "false", "yes", "no"):
+            yield "true"
 
 
 def _list_of(program: str, commands: Mapping[str, Command]) -> str:
-    """What `--help` without a command says: all of them, with the first line of their help."""
+    """What `--help` without a command prints: each command with the first line of its help."""
     width = max(map(len, commands))
     lines = [
         f"  {name:{width}}  {docstring_of(command.module).splitlines()[0].rstrip('.')}"

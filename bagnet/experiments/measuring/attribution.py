@@ -18,9 +18,6 @@ from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-METHODS = ("evidence", "saliency", "integrated_gradients", "smoothgrad", "gradcam", "random")
-"""All; "evidence" is that of a BagNet, by `bagnet.evidence`."""
-AGGREGATES = ("mean", "absolute", "max")
 STEPS = 32  # of Integrated Gradients
 DRAWS, NOISE = 16, 0.15  # of SmoothGrad
 

@@ -13,8 +13,6 @@ from torchvision.transforms.v2 import functional as F
 
 from datamodules.common.batch import Box
 
-FILLS = ("mean", "image", "zero", "blur")
-
 
 def replace(images: Tensor, boxes: Iterable[Box], fill: str) -> Tensor:
     """Copies of the images in which every box is filled.
@@ -81,7 +79,7 @@ def every_second(height: int, width: int, side: int) -> list[Box]:
     if len(boxes) < 2:
         raise ValueError(
             f"--sides {side}: a grid of squares of {side} px has fewer than two to replace in {height}x{width} px; "
-            f"give sides of at most {max(height, width) // 3}, or a larger --image_size"
+            f"give sides of at most {max(height, width) // 3}, or a larger --data.image_size"
         )
     return boxes
 

@@ -40,7 +40,7 @@ class PartFiles:
         """The file of one part."""
         return self._parts / f"part-{number:05d}.parquet"
 
-    def is_there(self, path: Path) -> bool:
+    def exists(self, path: Path) -> bool:
         """Whether a file is there.
 
         Raises:

@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.text import Text
 from torch import Tensor, nn
 
+from bagnet.experiments.measuring.models import ModelFile
 from bagnet.experiments.measuring.parts import PartFiles
 from bagnet.run.signals import held_back
 from datamodules.common.batch import UNREADABLE
@@ -54,17 +55,11 @@ class Measurement(Protocol):
         ...
 
 
-class Loadable(Protocol):
-    """A network that a process builds for itself: ``persample.Subject``."""
-
-    def load(self, device: torch.device, num_classes: int) -> nn.Module: ...
-
-
 @dataclass(frozen=True)
 class Task:
     """The parts that one network still lacks."""
 
-    subject: Loadable
+    model: ModelFile
     files: PartFiles
     missing: tuple[int, ...]
 
@@ -143,8 +138,8 @@ def _in_processes(job: Job, devices: Sequence[str], done: Callable[[float], None
                     message = cast(Connection, pipe).recv()
                 except EOFError:
                     raise ValueError(
-                        "a process has died, perhaps for want of memory; the same command goes on "
-                        "with what is left (--batch_size, --processes and --workers make it smaller)"
+                        "a process has died, perhaps for want of memory; the same command resumes "
+                        "with what is left (smaller --data.batch_size, --processes or --data.workers need less)"
                     ) from None
                 if isinstance(message, Exception):
                     raise message
@@ -180,7 +175,7 @@ def _work(job: Job, rank: int, devices: Sequence[str], done: Callable[[float], N
         parts = task.missing[(rank - before) % len(devices) :: len(devices)]
         before += len(task.missing)
         if parts:
-            model = task.subject.load(device, job.data.num_classes)
+            model = task.model.load(device, job.data.num_classes)
             with_gpu = device.type == "cuda"
             indices = [(0, ids) for part in parts for ids in job.batches(part)]
             reader = Workers(job.data.batches("val"), indices, job.workers, with_gpu, None)
@@ -210,7 +205,7 @@ def _rows(
             measured = job.measurement(model, images.to(device), labels.to(device), ids)
         except torch.OutOfMemoryError:
             raise ValueError(
-                f"the GPU has not enough memory for {job.batch_size} images at once: give a smaller --batch_size"
+                f"the GPU has not enough memory for {job.batch_size} images at once: give a smaller --data.batch_size"
             ) from None
         columns |= {key: _column(values) for key, values in measured.items()}
     return pa.table(columns)

@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bagnet.experiments.measuring.lbfgs import minimise
-from bagnet.experiments.measuring.persample import Subject
+from bagnet.experiments.measuring.models import ModelFile
 from bagnet.model.registry import IMAGENET_MEAN, IMAGENET_STD, MODELS, normalize
 from bagnet.model.weights import load_model
 
@@ -40,7 +40,7 @@ LEARNING_RATE = 0.05  # of Adam
 
 
 @dataclass(frozen=True)
-class TextureNetwork(Subject):
+class TextureNetwork(ModelFile):
     """A VGG, of any classes: only its convolutions are used."""
 
     def load(self, device: torch.device, num_classes: int) -> nn.Module:

@@ -33,8 +33,8 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def command(shards: Path, networks: Path, tmp_path: Path) -> list[str]:
-    """Options of `persample.add_arguments` for two networks, `bagnet9` and `mine`; --out is the folder `out`."""
+    """Flags of `MeasureOptions` for two models, `bagnet9` and `mine`; --out is the folder `out`."""
     models = [f"bagnet9={networks / '9.ckpt'}", f"mine={networks / '17.ckpt'}"]
     out = ["--data.root", str(shards), "--out", str(tmp_path / "out")]
-    sizes = ["--image_size", "33", "--resize_size", "36", "--batch_size", "4"]
-    return ["--models", *models, *out, *sizes, "--gpus", "0", "--workers", "0"]
+    sizes = ["--data.image_size", "33", "--data.resize_size", "36", "--data.batch_size", "4"]
+    return ["--models", *models, *out, *sizes, "--gpus", "0", "--data.workers", "0"]

@@ -1,24 +1,25 @@
-"""An experiment that is slow enough to be killed, for real processes: run as a script, it is a command of its own.
+"""An experiment that is slow enough to be killed. Run as a script, it is a command of its own.
 
-Each batch it measures is noted in the file NOTES, by its first sample and the process.
+Each batch that it measures is noted in the file NOTES, by its first sample and the process.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bagnet.experiments.__main__ import EXPERIMENTS, main
-from bagnet.experiments.measuring import persample
+from bagnet.experiments.measuring import measure
+from bagnet.experiments.options import MeasureOptions
 from bagnet.model.registry import normalize
+from datamodules.common.commands import Command
 
 NOTES = "notes.txt"
 
@@ -28,12 +29,12 @@ class Noted:
     """Logits and the brightness of each image.
 
     Attributes:
-        folder: Of the notes.
-        seconds: To sleep in each batch.
+        folder: Where the notes are.
+        seconds: Pause in each batch.
     """
 
     folder: str
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, repr=False)
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
@@ -49,19 +50,29 @@ class Noted:
         }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    persample.add_arguments(parser)
-    parser.add_argument("--notes", default=".")
-    parser.add_argument("--seconds", type=float, default=0.0)
+@dataclass(frozen=True, kw_only=True)
+class NotedOptions(MeasureOptions):
+    """Options of this experiment.
+
+    Args:
+        notes: Where the notes are written.
+        seconds: Pause in each batch.
+    """
+
+    notes: str = "."
+    seconds: float = 0.0
 
 
-def run(options: argparse.Namespace) -> None:
-    tables = persample.measure("noted", Noted(options.notes, options.seconds), options)
+COMMAND = Command("tests.bagnet.experiments.noted", NotedOptions)
+
+
+def run(options: NotedOptions) -> None:
+    tables = measure.measure("noted", Noted(options.notes, options.seconds), options)
     print({label: table.num_rows for label, table in tables.items()})
 
 
 if __name__ == "__main__":
-    persample.PART = 10
+    measure.PART = 10
     torch.set_num_threads(1)
-    EXPERIMENTS["noted"] = sys.modules[__name__]
+    EXPERIMENTS["noted"] = COMMAND
     sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bagnet.experiments import accuracy
 from bagnet.experiments.__main__ import main
 from bagnet.experiments.accuracy import Predictions
-from bagnet.experiments.measuring import networks, persample
+from bagnet.experiments.measuring import models, networks
 from bagnet.model.registry import normalize
 from bagnet.model.weights import load_model
 from datamodules.imagenet import ImageNetDataModule
@@ -99,7 +99,7 @@ def test_table_and_figure_are_drawn_again_without_a_model(command, tmp_path, mon
     before = {name: (folder / name).read_bytes() for name in names}
     for name in names:
         (folder / name).unlink()
-    monkeypatch.setattr(persample, "load_model", None)
+    monkeypatch.setattr(models, "load_model", None)
     assert main(["accuracy", "--out", str(tmp_path / "out")]) == 0
     assert {name: (folder / name).read_bytes() for name in names} == before
     with Image.open(folder / "figure.png") as picture:

@@ -12,7 +12,7 @@ import torch
 
 from bagnet.experiments.__main__ import main
 from bagnet.experiments.interactions import Interactions
-from bagnet.experiments.measuring.persample import Subject
+from bagnet.experiments.measuring.models import ModelFile
 from bagnet.experiments.measuring.textures import Synthesis
 from bagnet.experiments.scrambling import Textures, Tiles
 from bagnet.experiments.sensitivity import Sensitivity
@@ -21,7 +21,16 @@ from bagnet.model.registry import build_model
 from tests.bagnet.experiments.measuring.test_textures import tiny_vgg
 
 CLASSES = 6
-SIZES = ["--image_size", "36", "--resize_size", "36", "--gpus", "0", "--workers", "0"]
+SIZES = [
+    "--data.image_size",
+    "36",
+    "--data.resize_size",
+    "36",
+    "--gpus",
+    "0",
+    "--data.workers",
+    "0",
+]
 SMALL = {
     "interactions": ["--sides", "9", "12", "--gaps", "0", "8", "--pair_side", "8", "--pairs", "2"],
     "scrambling": ["--tiles", "2", "4"],
@@ -51,7 +60,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def words(shards: Path, networks: Path, tmp_path: Path) -> list[str]:
     models = [f"{name}={networks / name}.pth" for name in ("bagnet9", "bagnet17")]
-    data = ["--data.root", str(shards), "--limit", "10", "--batch_size", "4"]
+    data = ["--data.root", str(shards), "--limit", "10", "--data.batch_size", "4"]
     return ["--models", *models, *data, "--out", str(tmp_path), *SIZES]
 
 
@@ -83,7 +92,7 @@ def test_a_command_leaves_tables_figures_and_rows_and_draws_them_again_from_the_
 def test_measurements_reach_other_processes_whole_and_their_record_tells_weights_and_not_paths(
     tmp_path,
 ):
-    subject = Subject("bagnet9", tmp_path / "bagnet9.pth")
+    subject = ModelFile("bagnet9", tmp_path / "bagnet9.pth")
     settings = {"methods": ("evidence",), "counts": (1,), "cell": 8, "fill": "zero"}
     settings |= {"aggregate": "mean", "seed": 0, "explainer_weights": "0123abcd"}
     for measurement in (
@@ -186,4 +195,4 @@ def test_an_explainer_must_be_a_bagnet(words, tmp_path, capsys):
     words[1] = f"resnet50={tmp_path / 'weights.pth'}"
     options = [*words, *SMALL["sensitivity"], "--explainer", "resnet50"]
     assert main(["sensitivity", *options]) == 2
-    assert "ResNet is no BagNet" in capsys.readouterr().err
+    assert "ResNet is not a BagNet" in capsys.readouterr().err

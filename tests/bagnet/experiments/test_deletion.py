@@ -71,9 +71,3 @@ def test_evidence_finds_what_a_decision_rests_on_sooner_than_chance(checkpoint, 
     assert result["deletion"] < result["deletion_random"] - 0.1
     assert result["insertion"] > result["insertion_random"] + 0.03
     assert f"{result['deletion']:.3f}" in capsys.readouterr().out
-
-
-def test_no_image_is_no_measurement(checkpoint, tmp_path, capsys):
-    words = ["deletion", "--checkpoint", str(checkpoint), "--data.root", str(tmp_path)]
-    assert main([*words, "--images", "0"]) == 2
-    assert "--images 0 measures nothing" in capsys.readouterr().err

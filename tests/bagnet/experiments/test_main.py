@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
+from bagnet.experiments import report
 from bagnet.experiments.__main__ import EXPERIMENTS, main
+from datamodules.common.commands import docstring_of
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -13,21 +18,28 @@ def test_the_help_of_each_experiment_is_its_protocol(name, capsys):
         main([name, "--help"])
     assert exit_.value.code == 0
     out = capsys.readouterr().out
-    assert (EXPERIMENTS[name].__doc__ or "").strip().splitlines()[-1] in out
-    assert "--out DIR" in out
+    assert docstring_of(EXPERIMENTS[name].module).splitlines()[-1] in out
+    assert "--out OUT" in out
+    # Every option is explained, also those that are inherited.
+    assert ("Weights to measure" in out) == ("--models" in out)
 
 
-def test_the_list_of_experiments_has_a_line_for_each(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    out = capsys.readouterr().out
-    assert all(f"    {name}" in out for name in EXPERIMENTS)
+def test_the_list_of_experiments_has_a_line_for_each_and_needs_no_torch():
+    code = (
+        "import sys; from bagnet.experiments.__main__ import main; "
+        "main(['--help']); print('torch' in sys.modules)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert all(f"  {name} " in out for name in EXPERIMENTS)
+    assert out.splitlines()[-1] == "False"
 
 
-def test_what_is_stopped_says_how_to_go_on(monkeypatch, capsys):
+def test_a_stopped_command_says_that_it_can_be_resumed(monkeypatch, capsys):
     def stop(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(EXPERIMENTS["report"], "run", stop)
+    monkeypatch.setattr(report, "run", stop)
     assert main(["report", "--out", "x"]) == 130
-    assert capsys.readouterr().err == "stopped; the same command goes on with what is left\n"
+    assert capsys.readouterr().err == "stopped; the same command resumes with what is left\n"

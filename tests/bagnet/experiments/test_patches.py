@@ -17,7 +17,7 @@ from bagnet.model.registry import build_model, normalize
 from bagnet.model.weights import load_model
 from datamodules.imagenet import ImageNetDataModule
 
-SIZES = ["--image_size", "32", "--resize_size", "36"]
+SIZES = ["--data.image_size", "32", "--data.resize_size", "36"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def command(shards, network, tmp_path):
     """Runs the experiment on a narrow BagNet and returns its folder."""
 
     def run(*more: str, models: bool = True) -> Path:
-        words = ["patches", "--out", str(tmp_path), "--workers", "0", *SIZES, *more]
+        words = ["patches", "--out", str(tmp_path), "--data.workers", "0", *SIZES, *more]
         if models:
             words += ["--models", f"mine={network}", "--data.root", str(shards)]
         assert main(words) == 0
@@ -52,7 +52,9 @@ def test_the_lists_are_those_of_all_images_and_classes(command, shards, network)
     data = ImageNetDataModule(str(shards), 53, 0, 32, 36)
     ((images, labels, ids),) = data.val_dataloader()
     top = TopPatches(6, 3)
-    top.update(evidence_map(model, normalize(images)), labels, ids)
+    evidence = evidence_map(model, normalize(images))
+    best, places = evidence.flatten(2).max(2)
+    top.update_best(best, places, evidence.shape[3], labels, ids)
     with (folder / "mine-patches.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     expected = []
@@ -97,7 +99,7 @@ def test_drawn_again_without_a_network_the_pictures_are_the_same(command, shards
 
 def test_bad_input_gets_one_message(command, shards, tmp_path, capsys):
     command()
-    words = ["patches", "--out", str(tmp_path), "--workers", "0"]
+    words = ["patches", "--out", str(tmp_path), "--data.workers", "0"]
     assert main([*words, *SIZES, "--classes", "cat"]) == 2
     assert "--classes cat: there is no such class" in capsys.readouterr().err
     assert main([*words, "--data.root", str(shards)]) == 2

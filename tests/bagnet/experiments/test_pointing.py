@@ -190,7 +190,7 @@ def test_a_network_that_is_no_bagnet(
     demo: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(trained, "load_model", lambda path, name: nn.Linear(1, 1))
-    assert "Linear is no BagNet" in failing(capsys, checkpoint, demo)
+    assert "Linear is not a BagNet" in failing(capsys, checkpoint, demo)
 
 
 def test_damaged_boxes(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

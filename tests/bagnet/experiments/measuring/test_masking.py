@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
-from bagnet.experiments.measuring.masking import FILLS, cells, draw_pairs, every_second, replace
+from bagnet.experiments.measuring.masking import cells, draw_pairs, every_second, replace
+from bagnet.experiments.options import Fill
 
 
 @pytest.fixture
@@ -14,7 +17,7 @@ def images():
     return torch.rand(2, 3, 12, 10, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("fill", get_args(Fill))
 def test_only_the_boxes_change_and_the_images_given_do_not(fill, images):
     before = images.clone()
     filled = replace(images, [(0, 2, 4, 6), (8, 6, 12, 10)], fill)

@@ -51,7 +51,7 @@ def test_a_network_that_does_not_know_where_its_pixels_are_is_immune(count):
 
 @torch.no_grad()
 def test_only_the_patches_across_the_seams_of_a_bagnet_change():
-    """In tiles of 16 px, a patch of 9 px lies inside if it starts at 0, and not if it starts at 8."""
+    """A patch of 9 px lies in its tile of 16 px if it starts at pixel 0, but not at pixel 8."""
     model = tiny_bagnet(9)
     images = normalize(pictures(2, 64), torch.float64)
     order = orders(4, torch.arange(2), seed=0)

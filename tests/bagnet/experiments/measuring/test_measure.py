@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import signal
@@ -19,13 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bagnet.experiments.measuring import persample
+from bagnet.experiments.measuring import measure as measuring
+from bagnet.experiments.measuring import models
+from bagnet.experiments.measuring.models import ModelFile
 from bagnet.model.registry import normalize
 from bagnet.model.weights import load_model
+from datamodules.common.commands import parse
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.shards.manifest import Manifest
 from tests.bagnet.experiments.conftest import CLASSES, save_network
-from tests.bagnet.experiments.noted import NOTES, Noted, add_arguments
+from tests.bagnet.experiments.noted import COMMAND, NOTES, Noted, NotedOptions
 
 SCRIPT = Path(__file__).parents[1] / "noted.py"
 
@@ -35,15 +37,13 @@ def command(command: list[str], tmp_path: Path) -> list[str]:
     return [*command, "--notes", str(tmp_path)]
 
 
-def parsed(command: list[str], *more: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args([*command, *more])
+def parsed(command: list[str], *more: str) -> NotedOptions:
+    return parse("noted", COMMAND, [*command, *more])
 
 
 def measure(command: list[str], *more: str) -> dict[str, pa.Table]:
     options = parsed(command, *more)
-    return persample.measure("noted", Noted(options.notes), options)
+    return measuring.measure("noted", Noted(options.notes), options)
 
 
 def notes(tmp_path: Path) -> list[list[str]]:
@@ -53,7 +53,7 @@ def notes(tmp_path: Path) -> list[list[str]]:
 
 def start(command: list[str], *more: str) -> subprocess.Popen:
     arguments = [sys.executable, str(SCRIPT), "noted", *command, *more]
-    root = str(Path(persample.__file__).parents[3])
+    root = str(Path(measuring.__file__).parents[3])
     return subprocess.Popen(
         arguments,
         stdout=subprocess.PIPE,
@@ -95,9 +95,9 @@ def test_each_image_has_its_row_with_what_its_network_says(command, shards, netw
 
 
 def test_the_record_says_what_was_measured(command, networks, shards):
-    record = persample.record_of(measure(command)["bagnet9"])
+    record = measuring.record_of(measure(command)["bagnet9"])
     assert record["data"] == Manifest.load(shards / "val").digest
-    assert record["weights"] == persample.sha256_of(networks / "9.ckpt")
+    assert record["weights"] == measuring.sha256_of(networks / "9.ckpt")
     assert "Noted(" in record["measurement"]
     assert (record["image_size"], record["resize_size"], record["images"]) == (33, 36, 53)
     assert record["class_names"] == [f"class{n}" for n in range(CLASSES)]
@@ -108,7 +108,7 @@ def test_what_is_there_is_not_measured_again_and_is_read_without_a_model(
 ):
     first = measure(command)
     measured = notes(tmp_path)
-    monkeypatch.setattr(persample, "load_model", None)  # would fail if it were touched
+    monkeypatch.setattr(models, "load_model", None)  # would fail if it were touched
     assert same(measure(command), first)
     assert same(measure(["--out", str(tmp_path / "out")]), first)
     assert notes(tmp_path) == measured
@@ -138,7 +138,7 @@ def test_a_limit_takes_images_from_the_whole_split(command):
 
 
 def test_two_processes_give_the_same_rows(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(persample, "PART", 10)
+    monkeypatch.setattr(measuring, "PART", 10)
     alone = measure(command)
     shutil.rmtree(tmp_path / "out")
     (tmp_path / NOTES).unlink()
@@ -152,7 +152,7 @@ def test_networks_of_one_part_each_are_shared_out_too(command, tmp_path):
 
 
 def test_a_killed_run_goes_on_with_the_parts_that_are_left(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(persample, "PART", 10)
+    monkeypatch.setattr(measuring, "PART", 10)
     expected = {label: table.to_pydict() for label, table in measure(command).items()}
     shutil.rmtree(tmp_path / "out")
     (tmp_path / NOTES).unlink()
@@ -166,8 +166,6 @@ def test_a_killed_run_goes_on_with_the_parts_that_are_left(command, tmp_path, mo
     whole = list(parts.glob("part-*"))
     (tmp_path / NOTES).unlink()
 
-    # `Noted` has the pause among its options, and the second run has no time for it.
-    monkeypatch.setattr(Noted, "__repr__", lambda self: f"Noted(folder='{tmp_path}', seconds=0.2)")
     tables = measure(command)
     assert {label: table.to_pydict() for label, table in tables.items()} == expected
     # Of the first network only what was missing, of the second all: 4 + 4 + 2 images a part, 3 of the last.
@@ -189,12 +187,12 @@ def test_ctrl_c_ends_all_processes_at_once_and_quietly(command, tmp_path):
     _, err = process.communicate(timeout=10)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "the same command goes on" in err
+    assert "the same command resumes" in err
     wait_for_end({int(pid) for _, pid in notes(tmp_path)})
 
 
 def test_a_process_that_dies_ends_the_run_with_one_message(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(persample, "PART", 10)
+    monkeypatch.setattr(measuring, "PART", 10)
 
     def kill_one() -> None:
         while len({pid for _, pid in notes(tmp_path)}) < 2:
@@ -204,15 +202,15 @@ def test_a_process_that_dies_ends_the_run_with_one_message(command, tmp_path, mo
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
     options = parsed(command, "--processes", "2")
-    with pytest.raises(ValueError, match="a process has died.*the same command goes on"):
-        persample.measure("noted", Noted(str(tmp_path), seconds=0.5), options)
+    with pytest.raises(ValueError, match="a process has died.*the same command resumes"):
+        measuring.measure("noted", Noted(str(tmp_path), seconds=0.5), options)
     killer.join(10)
     wait_for_end({int(pid) for _, pid in notes(tmp_path)})
 
 
 @pytest.mark.parametrize(("images", "size"), [(50_000, 512), (10_000, 313), (2_000, 64), (7, 64)])
 def test_parts_are_large_and_yet_many(images, size):
-    assert persample.part_size(images) == size
+    assert measuring.part_size(images) == size
 
 
 def test_what_a_process_finds_wrong_is_told_by_the_main_one(command, tmp_path):
@@ -247,7 +245,7 @@ def test_unreadable_images_are_left_out_and_counted(command, shards, tmp_path, c
 
 
 def test_a_part_without_a_readable_image_does_not_hurt(command, shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(persample, "PART", 10)
+    monkeypatch.setattr(measuring, "PART", 10)
     broken = damaged(shards, tmp_path / "broken", list(range(10)))
     tables = measure([*command, "--data.root", str(broken)])
     assert tables["mine"]["sample_id"].to_pylist() == list(range(10, 53))
@@ -262,7 +260,7 @@ def refused(command: list[str], *more: str) -> str:
 
 def test_results_of_something_else_are_not_mixed_with(command, tmp_path, networks):
     measure(command)
-    message = refused(command, "--image_size", "32")
+    message = refused(command, "--data.image_size", "32")
     assert "its image_size is 33, and this one's 32" in message
     assert "another --out" in message
     save_network(tmp_path / "other.ckpt", 17)
@@ -278,7 +276,7 @@ def test_weights_that_do_not_fit_are_named_before_anything_is_measured(command, 
     save_network(tmp_path / "five.ckpt", classes=5)
     message = refused(command, "--models", command[1], f"five={tmp_path / 'five.ckpt'}")
     assert "five" in message
-    assert "tells 5 classes apart and the data has 6" in message
+    assert "has 5 classes and the data has 6" in message
     network = command[2].removeprefix("mine=")
     message = refused(command, "--models", command[1], f"bagnet33={network}")
     assert "does not fit bagnet33" in message
@@ -298,10 +296,9 @@ def test_a_damaged_file_is_named(command, tmp_path):
     ("more", "message"),
     [
         (["--gpus", "99"], "--gpus 99: this machine has"),
-        (["--models", "a=x.ckpt", "a=y.ckpt"], "names a label twice"),
-        (["--models", "a=nowhere.ckpt"], "there is no nowhere.ckpt for a"),
+        (["--models", "a=x.ckpt", "a=y.ckpt"], "has a label twice"),
+        (["--models", "a=nowhere.ckpt"], "nowhere.ckpt for a does not exist"),
         (["--data.root", "nowhere"], "nowhere does not exist"),
-        (["--workers", "-1"], "workers is -1"),
     ],
 )
 def test_wrong_options_are_refused(command, more, message):
@@ -315,5 +312,5 @@ def test_without_data_or_results_it_says_what_is_needed(command, tmp_path):
 
 @pytest.mark.parametrize("text", ["bagnet9", "=file", "a/b=file", "bagnet9="])
 def test_a_model_is_given_as_label_and_file(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="is not LABEL=FILE"):
-        persample.Subject.parse(text)
+    with pytest.raises(ValueError, match="is not LABEL=FILE"):
+        ModelFile.parse(text)

@@ -1,0 +1,174 @@
+"""Measures models image by image on any number of processes; after a stop, the same command resumes.
+
+The chosen images are cut into parts of at most 512. A part is written when all its images are measured, so a stop costs
+each process at most one part, and what is in a part does not depend on the number of processes. When all parts of a model
+exist, they become one file:
+
+    OUT/NAME/parts/LABEL/part-00012.parquet
+    OUT/NAME/LABEL.parquet                    one row for each image, by sample_id
+
+Each file records what was measured, and nothing is measured twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from rich.console import Console
+
+from bagnet.experiments.measuring.models import ModelFile, parse_models
+from bagnet.experiments.measuring.parts import PartFiles, read_file, read_record, record_in
+from bagnet.experiments.measuring.processes import Job, Measurement, Task, run_job
+from bagnet.experiments.options import MeasureOptions
+from bagnet.model.registry import MODELS
+from datamodules.imagenet import ImageNetDataModule
+from datamodules.shards.manifest import sha256_of
+
+PART = 512
+"""The most images in a part."""
+
+
+def measure(
+    name: str,
+    measurement: Measurement,
+    options: MeasureOptions,
+    models: Sequence[ModelFile] | None = None,
+) -> dict[str, pa.Table]:
+    """Measure what is missing, and return everything that is then in `OUT/NAME`.
+
+    Args:
+        name: Name of the folder, usually the experiment's.
+        measurement: What is computed for each image.
+        options: The experiment's options.
+        models: The models to measure; None takes those of the options.
+
+    Returns:
+        A table for each label, in the order of `registry.MODELS` and then by name. It has a row for each readable
+        image, ordered by sample_id, with the columns sample_id, label and those of the measurement.
+
+    Raises:
+        ValueError: Options that do not fit each other or the machine; results of another measurement in the folder;
+            weights that do not fit; or nothing to draw.
+    """
+    folder = options.out / name
+    models = parse_models(options.models) if models is None else models
+    if models:
+        _measure_missing(folder, measurement, models, options)
+    files = sorted(folder.glob("*.parquet"), key=_place)
+    tables = {file.stem: read_file(file) for file in files}
+    if not tables:
+        raise ValueError(
+            f"{folder} has no results to draw: measure first (--models LABEL=FILE ... --data.root DIR)"
+        )
+    _check_comparable(folder, {label: record_of(table) for label, table in tables.items()})
+    for label, table in tables.items():
+        if missing := record_of(table)["images"] - table.num_rows:
+            print(f"{label}: {missing} images could not be read and are left out")
+    return tables
+
+
+def record_of(table: pa.Table) -> dict[str, Any]:
+    """Read from a table of `measure` what was measured.
+
+    Returns:
+        measurement, weights and data (digests), image_size, resize_size, images, class_names.
+    """
+    return record_in(table.schema)
+
+
+def open_data(options: MeasureOptions) -> ImageNetDataModule:
+    """Open the images that the options name.
+
+    Raises:
+        ValueError: There is no --data.root, or nothing can be read there.
+    """
+    if options.data.root is None:
+        raise ValueError("--models needs the data to measure on: add --data.root DIR")
+    return ImageNetDataModule(
+        options.data.root,
+        workers=0,
+        image_size=options.data.image_size,
+        resize_size=options.data.resize_size,
+    )
+
+
+def part_size(images: int) -> int:
+    """Images in a part: few if there are few images, so that many processes have work, but a GPU's batch."""
+    return min(PART, max(64, -(-images // 32)))
+
+
+def _measure_missing(
+    folder: Path, measurement: Measurement, models: Sequence[ModelFile], options: MeasureOptions
+) -> None:
+    devices = _devices(options.gpus, options.processes)
+    data = open_data(options)
+    total = data.val_manifest.num_samples
+    images = min(options.limit or total, total)
+    size = part_size(images)
+    parts = -(-images // size)
+    ids = np.arange(images, dtype=np.int64) * total // images  # spread: shards may be sorted
+    records = {file.stem: read_record(file) for file in folder.glob("*.parquet")}
+    tasks = []
+    for model in models:
+        record = records[model.label] = {
+            "measurement": repr(measurement),
+            "weights": sha256_of(model.path),
+            "data": data.val_manifest.digest,
+            "image_size": options.data.image_size,
+            "resize_size": options.data.resize_size,
+            "images": images,
+            "class_names": list(data.class_names),
+        }
+        files = PartFiles(folder, model.label, record)
+        if not files.exists(files.whole):
+            missing = tuple(n for n in range(parts) if not files.exists(files.part(n)))
+            if missing:  # a wrong file should fail before hours are spent on the others
+                model.load(torch.device("cpu"), data.num_classes)
+            tasks.append(Task(model, files, missing))
+    _check_comparable(folder, records)
+    job = Job(
+        measurement, data, ids, tuple(tasks), size, options.data.batch_size, options.data.workers
+    )
+    run_job(f"{folder.name}: {len(tasks)} models", job, devices, Console(stderr=True))
+    for task in tasks:
+        task.files.join(parts)
+
+
+def _devices(gpus: int | None, processes: int) -> list[str]:
+    """The device of each process."""
+    available = torch.cuda.device_count()
+    gpus = available if gpus is None else gpus
+    if gpus > available:
+        raise ValueError(
+            f"--gpus {gpus}: this machine has {available}; give at most that, or 0 for the CPU"
+        )
+    if gpus and processes > 1:
+        raise ValueError(
+            f"--processes {processes} is for the CPU, and each GPU has one process: leave it out, or add --gpus 0"
+        )
+    return [f"cuda:{number}" for number in range(gpus)] or ["cpu"] * processes
+
+
+def _check_comparable(folder: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise a ValueError unless all models were measured in the same way on the same images."""
+    (first, expected), *others = records.items()
+    for label, record in others:
+        for key in expected:
+            if key != "weights" and record[key] != expected[key]:
+                raise ValueError(
+                    f"{folder} has results that cannot be compared: {key} is {expected[key]} for {first} and "
+                    f"{record[key]} for {label}; delete one file, or measure into another --out"
+                )
+
+
+def _place(file: Path) -> tuple[int, list[tuple[int, str]]]:
+    """Sort key: the order of MODELS, then all others, bagnet9 before bagnet33."""
+    label = file.stem
+    pieces = [(int(p or 0) if p.isdigit() else 0, p) for p in re.split(r"(\d+)", label)]
+    return (MODELS.index(label) if label in MODELS else len(MODELS)), pieces

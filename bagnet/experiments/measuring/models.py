@@ -1,0 +1,76 @@
+"""The models that experiments measure, as the user names them: LABEL=FILE."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from bagnet.model.registry import MODELS
+from bagnet.model.weights import load_model
+
+Model = TypeVar("Model", bound="ModelFile")
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file of weights, and the label that its results go by.
+
+    Attributes:
+        label: A name in `registry.MODELS`; or anything that can name a file, for a checkpoint of ours, which knows
+            the name of its network.
+        path: The weights.
+    """
+
+    label: str
+    path: Path
+
+    @classmethod
+    def parse(cls: type[Model], text: str) -> Model:
+        """Read LABEL=FILE.
+
+        Raises:
+            ValueError: The text has another form, or the label cannot name a file.
+        """
+        label, _, path = text.partition("=")
+        if not re.fullmatch(r"\w[\w.-]*", label) or not path:
+            raise ValueError(
+                f"{text!r} is not LABEL=FILE, such as bagnet33=runs/bagnet33/checkpoints/best.ckpt"
+            )
+        return cls(label, Path(path))
+
+    def load(self, device: torch.device, num_classes: int) -> nn.Module:
+        """Load the network in evaluation mode onto a device.
+
+        Raises:
+            ValueError: The file has no weights of this network, or they are for another number of classes.
+        """
+        model = load_model(self.path, self.label if self.label in MODELS else None)
+        classes = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)][-1]
+        if classes != num_classes:
+            raise ValueError(
+                f"{self.label} ({self.path}) has {classes} classes and the data has {num_classes}: give the "
+                "weights of a network trained on this data, or the data it was trained on"
+            )
+        return model.to(device)
+
+
+def parse_models(words: Sequence[str]) -> list[ModelFile]:
+    """The models of --models.
+
+    Raises:
+        ValueError: A word is not LABEL=FILE, a label occurs twice, or a file does not exist.
+    """
+    models = [ModelFile.parse(word) for word in words]
+    labels = [model.label for model in models]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"--models has a label twice ({', '.join(labels)}): each needs its own")
+    for model in models:
+        if not model.path.is_file():
+            raise ValueError(f"{model.path} for {model.label} does not exist: give a file")
+    return models

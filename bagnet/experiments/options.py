@@ -1,0 +1,214 @@
+"""The options of each experiment, which its flags are made from. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+Fill = Literal["mean", "image", "zero", "blur"]
+Aggregate = Literal["mean", "absolute", "max"]
+Method = Literal["evidence", "saliency", "integrated_gradients", "smoothgrad", "gradcam", "random"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The validation images to measure.
+
+    Args:
+        root: Folder of packed data; its validation split is used.
+        batch_size: Images at once.
+        workers: Processes that decode, for each process that measures; 0 decodes in that process.
+        image_size: Side of the centre crop, in pixels.
+        resize_size: Shorter side before the crop, in pixels.
+    """
+
+    root: str | None = None
+    batch_size: PositiveInt = 64
+    workers: NonNegativeInt = 4
+    image_size: PositiveInt = 224
+    resize_size: PositiveInt = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """What every experiment that measures images takes, and all that `accuracy` takes.
+
+    Args:
+        models: Weights to measure, as LABEL=FILE. LABEL is the network's name (such as bagnet33), or
+            anything for a checkpoint of ours, which knows its name. Without --models, the results
+            in --out are drawn again.
+        data: The images.
+        out: Folder of all results; each experiment has its own folder in it.
+        limit: Measure so many images, spread over the split; by default all.
+        gpus: Number of GPUs, 0 for the CPU; by default all there are.
+        processes: Number of processes on the CPU.
+        wandb: Also log the results to W&B.
+    """
+
+    models: list[str] = field(default_factory=list)
+    data: DataOptions = field(default_factory=DataOptions)
+    out: Path
+    limit: PositiveInt | None = None
+    gpus: NonNegativeInt | None = None
+    processes: PositiveInt = 1
+    wandb: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchesOptions(MeasureOptions):
+    """Options of `patches`.
+
+    Args:
+        patches: Patches in each row of a class.
+        classes: Names of the classes to show; by default the first eight.
+        mistakes: Misclassified images in the picture of mistakes.
+    """
+
+    patches: PositiveInt = 7
+    classes: list[str] = field(default_factory=list)
+    mistakes: NonNegativeInt = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScramblingOptions(MeasureOptions):
+    """Options of `scrambling`.
+
+    Args:
+        tiles: Tiles in a row; by default those of 2, 4, 7, 8, 14 and 16 that divide the image.
+        seed: Seed of the tiles' order and of the textures' start.
+        texture_network: Weights of a VGG that textures are made with, as LABEL=FILE.
+        layers: Layers whose Gram matrices are compared.
+        layer_weights: A weight for each layer; by default 1.
+        steps: Steps of the synthesis.
+        optimizer: How textures are optimized.
+        start: What a texture starts from.
+        pooling: Pooling of the VGG.
+    """
+
+    tiles: list[PositiveInt] = field(default_factory=list)
+    seed: NonNegativeInt = 0
+    texture_network: str | None = None
+    layers: list[str] = field(
+        default_factory=lambda: ["conv1_1", "pool1", "pool2", "pool3", "pool4"]
+    )
+    layer_weights: list[float] = field(default_factory=list)
+    steps: PositiveInt = 500
+    optimizer: Literal["lbfgs", "adam"] = "lbfgs"
+    start: Literal["noise", "pixels"] = "noise"
+    pooling: Literal["max", "average"] = "max"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InteractionsOptions(MeasureOptions):
+    """Options of `interactions`.
+
+    Args:
+        sides: Sides of the grids' squares, in pixels; by default those of 8, 16, 32 and 64 that fit.
+        fill: What squares are replaced by: their own mean colour, that of the image, that of
+            ImageNet (zero), or a blurred image.
+        gaps: Gaps between the squares of a pair, in pixels; by default those of 0, 4, 8, 16, 24, 32,
+            48, 64, 96 and 128 that fit.
+        pair_side: Side of the squares of a pair, in pixels.
+        pairs: Places of a pair for each gap.
+        seed: Seed of these places.
+    """
+
+    sides: list[PositiveInt] = field(default_factory=list)
+    fill: Fill = "mean"
+    gaps: list[NonNegativeInt] = field(default_factory=list)
+    pair_side: PositiveInt = 16
+    pairs: PositiveInt = 4
+    seed: NonNegativeInt = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorsOptions(MeasureOptions):
+    """Options of `errors`.
+
+    Args:
+        top: A prediction is right if the true class is among the first so many.
+        differing: Classes to list for each pair of networks.
+    """
+
+    top: PositiveInt = 5
+    differing: PositiveInt = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityOptions(MeasureOptions):
+    """Options of `sensitivity`.
+
+    Args:
+        explainer: Label of the BagNet among --models whose evidence is used.
+        methods: What ranks the cells.
+        counts: Numbers of masked cells; by default 1 to 100.
+        cell: Side of a cell, in pixels.
+        fill: What cells become: their own mean colour, that of the image, that of ImageNet (zero),
+            or a blurred image.
+        aggregate: How the attribution of a cell's pixels becomes one number.
+        seed: Seed of `random` and `smoothgrad`.
+    """
+
+    explainer: str | None = None
+    methods: list[Method] = field(default_factory=lambda: list(METHODS))
+    counts: list[NonNegativeInt] = field(default_factory=list)
+    cell: PositiveInt = 8
+    fill: Fill = "zero"
+    aggregate: Aggregate = "mean"
+    seed: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Options of `report`.
+
+    Args:
+        out: Folder of all results.
+    """
+
+    out: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class BagNetOptions:
+    """One BagNet and the images it is measured on.
+
+    Args:
+        checkpoint: File of its weights.
+        name: Name of the network, for weights that do not say it.
+        data: The images.
+        out: Folder of the results; by default that of the checkpoint.
+    """
+
+    checkpoint: Path
+    name: str | None = None
+    data: DataOptions = field(default_factory=DataOptions)
+    out: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregationOptions(BagNetOptions):
+    """Options of `aggregation`.
+
+    Args:
+        thresholds: Thresholds in logits.
+        attacks: Sides of the attacked squares, in pixels.
+    """
+
+    thresholds: list[float] = field(default_factory=lambda: [float(t) for t in range(-20, 65, 5)])
+    attacks: list[int] = field(default_factory=lambda: [23, 32, 39])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletionOptions(BagNetOptions):
+    """Options of `deletion`.
+
+    Args:
+        images: Number of images: the first ones of the validation split.
+    """
+
+    images: PositiveInt = 50
