@@ -1,19 +1,20 @@
-"""The command line of ``python -m bagnet.evidence``; its commands are modules as ``datamodules/common/commands.py`` runs them."""
+"""The command line `python -m bagnet.evidence`, also installed as `bagnet-evidence`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from bagnet import old_commands as commands
-from bagnet.evidence import report
+from bagnet.evidence.options import ReportOptions
+from datamodules.common import commands
+from datamodules.common.commands import Command
 
-COMMANDS = {"report": report}
+COMMANDS = {"report": Command("bagnet.evidence.report.command", ReportOptions, ("images",))}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    return commands.run("python -m bagnet.evidence", COMMANDS, arguments)
+    return commands.main("python -m bagnet.evidence", COMMANDS, arguments)
 
 
 if __name__ == "__main__":

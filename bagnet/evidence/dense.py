@@ -1,15 +1,16 @@
 """The evidence around every pixel, by a dilated rewrite of a trained BagNet.
 
-A BagNet's own map has an entry every 8 pixels (`maps.py`). Brendel & Bethge (ICLR 2019, on explaining decisions) show finer
-ones, of the patch around every pixel, for which the network runs once for each patch: 50,176 times for an image of 224x224
-pixels. Here every layer is evaluated once at every pixel instead. Every stride becomes 1, so no layer leaves positions out.
-The k x k windows of the layers after it still have to meet the same pixels, so they step over what the strides before them
-would have left out: they are dilated by the product S of these strides. The residual is cropped by as much as the
-convolution takes off, (k - 1) S, at the bottom right as in the network itself.
+A BagNet's own map has an entry every 8 pixels (`maps.py`). Brendel & Bethge (ICLR 2019, on
+explaining decisions) show finer maps, of the patch around every pixel, by running the network once
+for each patch: 50,176 times for an image of 224x224 pixels. Here every layer is evaluated once at
+every pixel instead. All strides become 1, so no layer skips positions. The kernels of later layers
+must still meet the same pixels, so they step over what the earlier strides would have skipped: they
+are dilated by the product S of these strides. The residual is cropped by as much as the convolution
+takes off, (k - 1) S, at the bottom right as in the network itself.
 
-Neighbouring patches then share their arithmetic. For the BagNet-33 and 224x224 pixels, 10.2 tera multiply-adds become 0.82
-if each weight is used once a pixel, 0.86 with the rims that the last convolutions need around the image, and 1.03 with
-those around tiles, which bound the memory.
+So neighbouring patches share their arithmetic. For the BagNet-33 and 224x224 pixels, 10.2 tera
+multiply-adds become 0.82 if each weight is used once per pixel, 0.86 with the margins that the last
+convolutions need around the image, and 1.03 with the margins around tiles, which bound the memory.
 """
 
 from __future__ import annotations
@@ -25,33 +26,42 @@ from torch.nn import functional as F
 from bagnet.evidence.maps import require_bagnet
 from bagnet.model.network import BagNet, Bottleneck
 
-TILE = 64  # px. On a CPU, the BagNet-33 takes a quarter longer for tiles of 112, which repeat less but leave the caches
+TILE = 64  # px. With 112, less is repeated, but a CPU's caches overflow: it takes a quarter longer.
 
 
 def dense_evidence(
     model: nn.Module, image: Tensor, target: int | Sequence[int] | None = None
 ) -> Tensor:
-    """Logits of the patch around every pixel.
+    """Compute the logits of the patch around every pixel.
 
-    The image is padded with zeros, the mean colour, by p = (R - 1) / 2 pixels on each side, R being the side of the patch.
-    Entry (y, x) is what the network gives for the R x R patch with pixel (y, x) in its centre, hence for the pixels
-    (y - p, x - p, y + p + 1, x + p + 1) as (top, left, bottom, right), half-open. Where a patch does not reach over the
-    border, it is one of `evidence_map`, if one has the place: entry (S i + p, S j + p) is entry (i, j) there.
+    The image is padded with zeros (the mean colour) by p = (R - 1) / 2 pixels on each side, where R
+    is the side of the patch. Entry (y, x) is what the network gives for the R x R patch centred on
+    pixel (y, x), which has the pixels (y - p, x - p, y + p + 1, x + p + 1) as (top, left, bottom,
+    right), half-open. Away from the border this agrees with `evidence_map`, where S is the
+    network's stride: entry (S i + p, S j + p) here is entry (i, j) there.
 
-    The network computes as in evaluation mode and is not changed. Tiles of at most 64x64 entries bound the memory: beside
-    the result, about 0.3 GB in float32 for the paper's networks, for images of any size.
+    The network computes as in evaluation mode and is not changed. Tiles of at most 64x64 entries
+    bound the memory: besides the result, about 0.3 GB in float32 for the paper's networks and any
+    image.
 
     Args:
         model: A BagNet.
-        image: Normalised, float (3, H, W) of any size. It is taken to the network's device and dtype.
-        target: A class, several, or None for all.
+        image: Normalised image, float (3, H, W) of any size. It is moved to the network's device
+            and dtype.
+        target: A class, several classes, or None for all.
 
     Returns:
-        The evidence in logits on the device and in the dtype of the network: (H, W) for one class, (K, H, W) for K of
-        them or all.
+        The evidence in logits on the device and in the dtype of the network: (H, W) for one class,
+        (K, H, W) for K classes or all.
 
     Raises:
-        ValueError: The network is no BagNet, the image has another shape or dtype, or there is no such class.
+        ValueError: The network is not a BagNet, the image has another shape or dtype, or there is
+            no such class.
+
+    Example:
+        >>> model = BagNet(9, num_classes=10, width=4)
+        >>> dense_evidence(model, torch.zeros(3, 41, 41), target=7).shape
+        torch.Size([41, 41])
     """
     bagnet = require_bagnet(model)
     _check_image(bagnet, image)
@@ -73,14 +83,14 @@ def dense_evidence(
 
 
 def _rows(model: BagNet, target: int | Sequence[int]) -> list[int]:
-    """The classes as a list; a ValueError if there is none, or one that the network does not know."""
+    """The classes as a list; a ValueError if it is empty or the network lacks one of them."""
     classes = [target] if isinstance(target, int) else list(target)
     count = model.fc.out_features
     unknown = [number for number in classes if not 0 <= number < count]
     if unknown or not classes:
+        fault = f"there is no class {unknown[0]}" if unknown else "target lists no class"
         raise ValueError(
-            f"there is no class {unknown[0] if unknown else 'given'}: the network tells {count} classes apart, "
-            f"so choose from 0 to {count - 1}"
+            f"{fault}: the network has {count} classes, so choose from 0 to {count - 1}"
         )
     return classes
 
@@ -94,13 +104,14 @@ def _check_image(model: BagNet, image: Tensor) -> None:
         or not image.numel()
     ):
         raise ValueError(
-            f"dense evidence is of one normalised float image ({channels}, H, W), not of {image.dtype} "
-            f"{tuple(image.shape)}: take one image of the batch, and normalise it (bagnet.model.registry.normalize)"
+            f"dense evidence takes one normalised float image ({channels}, H, W), not "
+            f"{image.dtype} {tuple(image.shape)}: take one image of the batch, and normalise it "
+            "(bagnet.model.registry.normalize)"
         )
 
 
 def _tiles(size: int) -> list[tuple[int, int]]:
-    """Cut a side of an image into the fewest parts of at most TILE, as even as can be."""
+    """Cut a side of an image into the fewest parts of at most TILE, as evenly as possible."""
     count = -(-size // TILE)
     edges = [size * number // count for number in range(count + 1)]
     return list(pairwise(edges))
@@ -109,7 +120,7 @@ def _tiles(size: int) -> list[tuple[int, int]]:
 def _features(model: BagNet, x: Tensor) -> Tensor:
     """`BagNet.features` at every pixel: (1, C, h + R - 1, w + R - 1) -> (1, 32 width, h, w)."""
     x = F.relu_(_convolve(model.conv1(x), model.conv2, model.bn1))
-    stride = 1  # the network's, up to this layer
+    stride = 1  # of the network up to this layer
     for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
         for module in stage:
             block = cast(Bottleneck, module)
@@ -124,7 +135,7 @@ def _bottleneck(block: Bottleneck, x: Tensor, dilation: int) -> Tensor:
     out = F.relu_(_convolve(out, block.conv2, block.bn2, dilation))
     out = _convolve(out, block.conv3, block.bn3)
     residual = x[..., : out.shape[-2], : out.shape[-1]]
-    if block.downsample is not None:  # a 1x1: it can come after the crop, which spares some of it
+    if block.downsample is not None:  # a 1x1 convolution, so cropping first is cheaper
         convolution, norm = block.downsample
         residual = _convolve(residual, cast(nn.Conv2d, convolution), cast(nn.BatchNorm2d, norm))
     out += residual
@@ -132,15 +143,16 @@ def _bottleneck(block: Bottleneck, x: Tensor, dilation: int) -> Tensor:
 
 
 def _convolve(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d, dilation: int = 1) -> Tensor:
-    """A convolution without its stride, and the normalisation after it in evaluation mode, in one pass.
+    """A convolution without its stride, and the BatchNorm after it in evaluation mode, in one pass.
 
-    Scaling the weights costs next to nothing beside a tile, one more pass over the activations a tenth of the time.
+    Scaling the weights costs next to nothing; another pass over the activations of a tile would
+    take a tenth of the time.
     """
     mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     scale = norm.weight * (variance + norm.eps).rsqrt()
     weight, bias = convolution.weight * scale[:, None, None, None], norm.bias - mean * scale
     if convolution.kernel_size != (1, 1):
         return F.conv2d(x, weight, bias, dilation=dilation)
-    # The rows become the batch, in the same memory: with one thread, torch leaves oneDNN aside for a batch of one, and the
-    # whole takes 1.8 times as long.
+    # The rows become the batch, in the same memory: for a batch of one on one thread, torch does
+    # not use oneDNN, and everything takes 1.8 times as long.
     return F.conv2d(x.transpose(0, 2), weight, bias).transpose(0, 2)

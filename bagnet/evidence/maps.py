@@ -1,4 +1,4 @@
-"""The evidence of every patch for every class (Brendel & Bethge, ICLR 2019, "network architecture")."""
+"""The evidence of every patch for every class (Brendel & Bethge, ICLR 2019)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from bagnet.model.network import BagNet
 
 
 def evidence_map(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits of every patch at the network's stride, in one forward pass.
+    """Compute the logits of every patch at the network's stride, in one forward pass.
 
-    The network runs in evaluation mode and without gradients, and is left in the mode it was in.
-    Entry (i, j) is the evidence of the pixels ``model.box(i, j)``; the mean over all entries is the
-    logit.
+    The network runs in evaluation mode without gradients and is left in the mode it was in. Entry
+    (i, j) is the evidence of the pixels `model.box(i, j)`. The mean over all entries is the logit.
 
     Args:
         model: A BagNet.
@@ -26,7 +25,12 @@ def evidence_map(model: nn.Module, images: Tensor) -> Tensor:
         The evidence in logits, (B, classes, H', W').
 
     Raises:
-        ValueError: The network is no BagNet, or the images are smaller than its patch.
+        ValueError: The network is not a BagNet, or the images are smaller than its patch.
+
+    Example:
+        >>> model = BagNet(9, num_classes=10, width=4)
+        >>> evidence_map(model, torch.zeros(1, 3, 41, 41)).shape
+        torch.Size([1, 10, 5, 5])
     """
     with evaluating(require_bagnet(model)) as bagnet:
         return bagnet.logits_map(images)
@@ -36,7 +40,7 @@ def require_bagnet(model: nn.Module) -> BagNet:
     """Return the same network, or raise a ValueError if its patches have no logits of their own."""
     if not isinstance(model, BagNet):
         raise ValueError(
-            f"{type(model).__name__} is no BagNet: only the logits of a BagNet are a sum over "
+            f"{type(model).__name__} is not a BagNet: only the logits of a BagNet are a mean over "
             "patches, so only a BagNet has evidence maps"
         )
     return model
@@ -44,7 +48,7 @@ def require_bagnet(model: nn.Module) -> BagNet:
 
 @contextmanager
 def evaluating(model: BagNet) -> Iterator[BagNet]:
-    """Put a network into evaluation mode without gradients, and every module back afterwards."""
+    """Put a network into evaluation mode without gradients, and restore all its modules' modes."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

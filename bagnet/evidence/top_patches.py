@@ -1,4 +1,4 @@
-"""The most informative patches of each class over a data set (Brendel & Bethge, ICLR 2019, figure 3)."""
+"""The most informative patches of each class (Brendel & Bethge, ICLR 2019, figure 3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 OWN, OTHERS = 0, 1
-"""Rows of a class: patches from images with its label, and from images with another one."""
+"""Rows of a class: patches of images with its label, and of images with another label."""
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class Patch:
     """A patch and its vote.
 
     Attributes:
-        evidence: For the class, in logits.
-        sample_id: The image.
-        entry: Place (i, j) in its evidence map; ``BagNet.box(i, j)`` has the pixels.
-        label: The image's class.
+        evidence: Evidence for the class, in logits.
+        sample_id: The image's number in the manifest.
+        entry: Row and column (i, j) in the image's evidence map; `BagNet.box(i, j)` has the pixels.
+        label: The image's true class.
     """
 
     evidence: float
@@ -29,15 +29,15 @@ class Patch:
 
 
 class TopPatches:
-    """The k patches with the most evidence for each class, in memory that does not grow with the data.
+    """Keeps the k patches with the most evidence for each class.
 
-    An image gives a class its best patch only: its neighbours, which see almost the same pixels, would fill the list. Of
-    patches with equal evidence the one of the lower sample id comes first, so the result does not depend on who saw which
-    images. Images that could not be read (label -1) are left out.
+    Only the best patch of an image counts: its neighbours see almost the same pixels and would fill
+    the list. Among patches with equal evidence, the lower sample id comes first, so the result does
+    not depend on the order of the images. Images that could not be read (label -1) are left out.
 
     Args:
         classes: Number of classes.
-        k: Patches to keep, for each class and row.
+        k: Number of patches to keep for each class and row.
     """
 
     def __init__(self, classes: int, k: int) -> None:
@@ -46,31 +46,20 @@ class TopPatches:
         # Sample id, row and column in the map, label.
         self._where = torch.full((2, classes, k, 4), -1)
 
-    def update(self, evidence: Tensor, labels: Tensor, sample_ids: Tensor) -> None:
-        """Look at the evidence of a batch.
-
-        Args:
-            evidence: (B, classes, H', W'), on any device.
-            labels: int64 (B,).
-            sample_ids: int64 (B,).
-        """
-        best, places = evidence.flatten(2).max(2)
-        self.update_best(best, places, evidence.shape[3], labels, sample_ids)
-
     def update_best(
         self, best: Tensor, places: Tensor, columns: int, labels: Tensor, sample_ids: Tensor
     ) -> None:
-        """The same, with what is known to be the strongest evidence of each image for each class.
+        """Add a batch of images.
 
         Args:
-            best: (B, classes), on any device.
-            places: Its index in the map, row by row, int64 (B, classes).
-            columns: W', the entries in a row of a map.
-            labels: int64 (B,).
-            sample_ids: int64 (B,).
+            best: The strongest evidence of each image for each class, in logits, (B, classes).
+            places: Where it is in the map, counted row by row, int64 (B, classes).
+            columns: Number of entries in a row of the maps.
+            labels: True classes, int64 (B,).
+            sample_ids: The images' numbers in the manifest, int64 (B,).
         """
-        best, places = best.double().cpu().T, places.cpu().T
-        labels, sample_ids = labels.cpu().expand_as(places), sample_ids.cpu().expand_as(places)
+        best, places = best.double().T, places.T
+        labels, sample_ids = labels.expand_as(places), sample_ids.expand_as(places)
         where = torch.stack((sample_ids, places // columns, places % columns, labels), 2)
         is_own = labels == torch.arange(len(best))[:, None]
         excluded = torch.stack((~is_own, is_own)) | (labels < 0)
@@ -78,16 +67,12 @@ class TopPatches:
             best.expand(2, -1, -1).masked_fill(excluded, -torch.inf), where.expand(2, -1, -1, -1)
         )
 
-    def merge(self, other: TopPatches) -> None:
-        """Take in what another process has found."""
-        self._keep(other._evidence, other._where)
-
     def best(self, label: int, row: int) -> list[Patch]:
-        """The patches of a class, strongest first; fewer than k where there are no more images.
+        """The patches of a class, strongest first; fewer than k if there are fewer images.
 
         Args:
             label: The class.
-            row: ``OWN`` or ``OTHERS``.
+            row: `OWN` or `OTHERS`.
         """
         pairs = zip(
             self._evidence[row, label].tolist(), self._where[row, label].tolist(), strict=True
@@ -101,7 +86,7 @@ class TopPatches:
     def _keep(self, evidence: Tensor, where: Tensor) -> None:
         evidence = torch.cat((self._evidence, evidence), 2)
         where = torch.cat((self._where, where), 2)
-        # By evidence, falling; among equals by sample id.
+        # Descending by evidence; among equals, ascending by sample id.
         order = where[..., 0].argsort(dim=2, stable=True)
         falling = evidence.gather(2, order).argsort(dim=2, descending=True, stable=True)
         order = order.gather(2, falling)[..., : self.k]

@@ -1,6 +1,7 @@
-// What the page does: the list of images, pointer, keys. Follows report.js.
+// Reacts to the user: the list of images, pointer, keys. Follows report.js.
 
-const listed = () => [...thumbs.keys()].filter((i) => !$("errors").checked || isWrong(data.images[i]));
+const isListed = (i) => !$("errors").checked || isWrong(data.images[i]);
+const listed = () => [...thumbs.keys()].filter(isListed);
 
 function turn(by) {
   const visible = listed();
@@ -18,7 +19,8 @@ const thumbs = data.images.map((image, index) => {
   picture.alt = image.name + verdict;
   button.append(picture);
   if (verdict) {
-    const mark = element("span", isWrong(image) ? "mark bad" : "mark good", isWrong(image) ? "✗" : "✓");
+    const [kind, sign] = isWrong(image) ? ["bad", "✗"] : ["good", "✓"];
+    const mark = element("span", `mark ${kind}`, sign);
     mark.setAttribute("aria-hidden", "true");
     button.append(mark);
   }
@@ -32,7 +34,7 @@ const thumbs = data.images.map((image, index) => {
 function follow(event, hold) {
   const area = $("stage").getBoundingClientRect();
   const inset = (data.patch - data.stride) / 2;
-  const cell = (offset, size, pixels) => Math.floor(((offset / size) * pixels - inset) / data.stride);
+  const cell = (at, size, pixels) => Math.floor(((at / size) * pixels - inset) / data.stride);
   movePatch(
     cell(event.clientY - area.top, area.height, now.image.height),
     cell(event.clientX - area.left, area.width, now.image.width),
@@ -61,15 +63,16 @@ $("view").addEventListener("change", (event) => {
   document.body.dataset.view = event.target.value;
 });
 $("errors").addEventListener("change", () => {
-  thumbs.forEach((thumb, i) => { thumb.parentElement.hidden = !listed().includes(i); });
-  showImage(listed().includes(now.number) ? now.number : listed()[0]);
+  thumbs.forEach((thumb, i) => { thumb.parentElement.hidden = !isListed(i); });
+  showImage(isListed(now.number) ? now.number : listed()[0]);
 });
 
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const TURNS = { n: 1, PageDown: 1, p: -1, PageUp: -1 };
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
-  const own = event.target.matches("input[type=range], input[type=radio]"); // keys that it needs itself
+  // These controls need some of the keys themselves.
+  const own = event.target.matches("input[type=range], input[type=radio]");
   if (event.key in ARROWS && !own) {
     const [down, right] = ARROWS[event.key];
     $("spoken").textContent = movePatch(now.row + down, now.column + right, true);
@@ -85,7 +88,7 @@ $("summary").textContent =
   `${data.checkpoint}: a BagNet that sees patches of ${data.patch}×${data.patch} pixels, ` +
   `one every ${data.stride}. ` +
   `${data.images.length} images, ${data.names.length} classes` +
-  (judged ? `; ${judged - wrong} of ${judged} right.` : "; true classes not known.");
+  (judged ? `; ${judged - wrong} of ${judged} right.` : "; true classes unknown.");
 $("filter").hidden = !wrong;
 document.body.dataset.view = "both";
 showImage(0);

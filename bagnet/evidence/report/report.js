@@ -1,6 +1,6 @@
 "use strict";
-// What the page shows. What it holds is written by page.py, what it does is in events.js, which follows this.
-// Texts from outside become text nodes, never HTML.
+// Shows the data that html_file.py writes. events.js follows this file and reacts to the user.
+// Names of files and classes become text nodes, never HTML.
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const style = getComputedStyle(document.documentElement);
@@ -8,12 +8,12 @@ const colour = (name) => style.getPropertyValue(name).split(" ").map(Number);
 const FOR = colour("--for");
 const AGAINST = colour("--against");
 const STRONGEST = 255 * Number(style.getPropertyValue("--strongest"));
-// Two decimals where logits are a few units, more where they are small, and powers of ten beyond.
+// Two decimals for logits of a few units, more for small ones, and powers of ten beyond that.
 const SIZE = Math.floor(Math.log10(Math.max(...data.images.map((image) => image.limit))));
 const DECIMALS = Math.max(2, 2 - SIZE);
 
-// The image with its arrays; the chosen class; the patch (map row, column); whether it stays while the pointer
-// moves; and the threshold: 0 for none, k for the k-th of the image.
+// The image with its arrays; the chosen class; the patch (row and column in the map); whether the
+// patch stays while the pointer moves; and the threshold: 0 for none, k for the k-th of the image.
 const now = { number: 0, image: null, class: 0, row: 0, column: 0, held: false, step: 0 };
 
 function element(tag, className, text) {
@@ -41,25 +41,25 @@ const threshold = () => (now.step ? now.image.thresholds[now.step - 1] : -Infini
 const counted = (vote, t = threshold()) => (vote >= t ? vote : 0);
 const decision = () => (now.step ? now.image.decisions[now.step - 1] : now.image.top[0]);
 
-/** The votes of all patches for a class, row by row; undefined if the page does not hold them. */
+/** The votes of all patches for a class, row by row; undefined if the page has no map of it. */
 function evidence(id) {
   const at = now.image.classes.indexOf(id);
   const size = now.image.rows * now.image.columns;
   return at < 0 ? undefined : now.image.maps.subarray(at * size, (at + 1) * size);
 }
 
-/** The mean of a class's votes, those below t counted as 0. */
+/** The mean of a class's votes, where those below t count as 0. */
 function score(id, t = threshold()) {
   const votes = evidence(id);
   return votes.reduce((sum, vote) => sum + counted(vote, t), 0) / votes.length;
 }
 
-/** A row of a list: name, bar and number; a button where there is evidence to show. */
+/** A row of a list: name, bar and number. It is a button if there is a map to show. */
 function classRow(id, value, largest, tags) {
   const has = now.image.classes.includes(id);
   const row = element(has ? "button" : "div", has ? "" : "plain");
   const name = element("span", "name", data.names[id]);
-  row.title = has ? data.names[id] : `${data.names[id]} (this page does not hold its map)`;
+  row.title = has ? data.names[id] : `${data.names[id]} (this page has no map of it)`;
   if (tags.length) name.append(element("span", "tag", tags.join(", ")));
   const axis = element("span", "axis");
   const bar = element("i", value < 0 ? "below" : "");
@@ -78,7 +78,7 @@ function classRow(id, value, largest, tags) {
   return item;
 }
 
-/** Fill a list, and leave the keyboard's focus on the class it was on. */
+/** Fill a list, and keep the keyboard's focus on its class. */
 function fill(list, rows) {
   const focused = list.contains(document.activeElement) && document.activeElement.dataset.class;
   list.replaceChildren(...rows);
@@ -110,17 +110,19 @@ function showClasses() {
   const { image } = now;
   const extra = [image.true, decision(), now.class].filter((id) => id !== null && id >= 0);
   const ids = [...new Set([...image.top, ...extra])];
-  // No score is larger at any threshold, so the bars' scale stays.
+  // No threshold gives a larger score, so the scale of the bars stays the same.
   const largest = Math.max(...ids.flatMap((id) => [Math.abs(score(id, -Infinity)), score(id, 0)]));
   fill($("classes"), ids.map((id) => {
     const tags = [];
     if (id === image.top[0]) tags.push("predicted");
-    if (now.step && id === decision() && id !== image.top[0]) tags.push("predicted with the threshold");
+    if (now.step && id === decision() && id !== image.top[0]) {
+      tags.push("predicted with the threshold");
+    }
     if (id === image.true) tags.push("true");
     return classRow(id, score(id), largest, tags);
   }));
   $("score").textContent = now.step
-    ? `score: mean of all votes, those below ${number(threshold())} as 0`
+    ? `score: mean of all votes, where those below ${number(threshold())} count as 0`
     : "logit: mean of all votes";
 }
 
@@ -144,7 +146,9 @@ function showPatch() {
   $("box").className = now.held ? "held" : "";
   const last = data.patch - 1;
   $("pixels").textContent = `pixels x ${left} to ${left + last}, y ${top} to ${top + last}`;
-  $("hold").textContent = now.held ? "held; click or Esc lets it go" : "click or tap to hold it";
+  $("hold").textContent = now.held
+    ? "held; click or press Esc to release it"
+    : "click or tap to hold it";
   const at = row * image.columns + column;
   const vote = evidence(now.class)[at];
   const uncounted = counted(vote) === vote ? "" : ", counted as 0";
@@ -163,18 +167,21 @@ function showPatch() {
 function showThreshold() {
   const { image } = now;
   const t = number(threshold());
-  $("step").setAttribute("aria-valuetext", now.step ? `votes below ${t} count as 0` : "off: all votes count");
+  const off = "off: all votes count";
+  $("step").setAttribute("aria-valuetext", now.step ? `votes below ${t} count as 0` : off);
   $("rule").textContent = now.step
     ? `t = ${t}: votes below t count as 0; the score of a class is the mean of v·[v ≥ t]`
-    : "off: all votes count";
+    : off;
   const [before, after] = [image.top[0], decision()];
   const line = $("decision");
   if (after < 0) {
     line.replaceChildren("No vote reaches t: ", element("b", "", "no prediction"));
     return;
   }
-  const changed = after === before ? (now.step ? " (unchanged)" : "") : ` (changed from ${data.names[before]})`;
-  line.replaceChildren("Prediction: ", element("b", after === before ? "" : "bad", data.names[after]), changed);
+  const name = element("b", after === before ? "" : "bad", data.names[after]);
+  line.replaceChildren("Prediction: ", name);
+  if (after !== before) line.append(` (changed from ${data.names[before]})`);
+  else if (now.step) line.append(" (unchanged)");
 }
 
 function showAll() {
@@ -202,9 +209,9 @@ function showVerdict() {
   const line = $("verdict");
   const kind = known ? (isWrong(image) ? "bad" : "good") : "";
   line.replaceChildren("predicted ", element("b", kind, data.names[image.top[0]]));
-  if (!known) line.append(", true class not known");
-  else if (isWrong(image)) line.append(" ✗, true class ", element("b", "", data.names[image.true]));
-  else line.append(" ✓, which is the true class");
+  if (!known) line.append(", true class unknown");
+  else if (!isWrong(image)) line.append(" ✓, which is the true class");
+  else line.append(" ✗, true class ", element("b", "", data.names[image.true]));
 }
 
 function showImage(index) {
@@ -219,7 +226,7 @@ function showImage(index) {
     patchClasses: array(stored.patchClasses, Int32Array),
   };
   now.class = stored.top[0];
-  // The patch with the strongest vote for the prediction is the best one to begin with.
+  // Begin with the patch that has the strongest vote for the prediction.
   const votes = evidence(now.class);
   const strongest = votes.indexOf(votes.reduce((a, b) => Math.max(a, b)));
   now.row = Math.floor(strongest / stored.columns);

@@ -1,4 +1,4 @@
-"""What a report shows of an image: which classes, which patches, and what a threshold changes."""
+"""What a report shows of an image: votes, the classes that matter, and what a threshold changes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from bagnet.evidence.maps import evaluating, evidence_map
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
 
-TOP_CLASSES = 10  # of the image, always in the list
-PATCH_CLASSES = 5  # of each patch
-MAX_MAPS = 80  # classes of an image whose evidence the page holds
-MAX_THRESHOLDS = 40  # each may add a class whose evidence must be there, so fewer than maps
+TOP_CLASSES = 10  # of an image, always listed
+PATCH_CLASSES = 5  # of a patch
+MAX_MAPS = 80  # classes of an image whose evidence the report holds
+MAX_THRESHOLDS = 40  # fewer than maps, because each may add a class whose map is needed
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image and all votes on it.
+class ImageVotes:
+    """An image and the votes of all its patches.
 
     Attributes:
-        name: What it is called on the page.
-        label: Its true class, or None.
+        name: Name of the image in the report.
+        label: True class, or None if it is not known.
         pixels: What the network saw, uint8 (3, H, W).
-        logits: Of the image, from the network's own forward pass, float32 (classes,).
-        evidence: Of the patches, in logits, float32 (classes, H', W').
+        logits: Logits of the image, from the network's own forward pass, float32 (classes,).
+        evidence: Evidence of the patches, in logits, float32 (classes, H', W').
     """
 
     name: str
@@ -41,17 +41,23 @@ class Picture:
 
     @property
     def predicted(self) -> int:
+        """The class with the largest logit."""
         return int(self.logits.argmax())
 
 
-def look(model: BagNet, pixels: Tensor, name: str, label: int | None) -> Picture:
-    """Let the network see an image, uint8 (3, H, W).
+def compute_votes(model: BagNet, pixels: Tensor, name: str, label: int | None) -> ImageVotes:
+    """Run the network on an image.
 
-    It goes through the network twice: that both ways to the logits agree is worth seeing on the
-    page.
+    It runs twice, for the evidence and for the logits, so that the report can show that they agree.
+
+    Args:
+        model: The network.
+        pixels: The image, uint8 (3, H, W).
+        name: Name of the image in the report.
+        label: True class, or None if it is not known.
 
     Raises:
-        ValueError: The image is smaller than the patch.
+        ValueError: The image is smaller than the patch, or the logits are not finite.
     """
     images = normalize(pixels[None])
     evidence = evidence_map(model, images)[0]
@@ -62,17 +68,20 @@ def look(model: BagNet, pixels: Tensor, name: str, label: int | None) -> Picture
             f"the network's logits for {name} are not finite: its weights are damaged, or its "
             "training diverged"
         )
-    return Picture(name, label, pixels, logits, evidence)
+    return ImageVotes(name, label, pixels, logits, evidence)
 
 
 def thresholds(evidence: Tensor) -> np.ndarray:
-    """Thresholds worth trying, float32, ascending: round numbers (logits) from 0 to the strongest vote.
+    """Choose thresholds to offer: round numbers from 0 to the strongest vote.
 
-    None is negative: a class that every patch votes against would come to 0, which is more than a
-    class with a weak vote against it.
+    None is negative: a class that every patch votes against would score 0, more than a class with a
+    weak vote against it.
 
     Args:
-        evidence: Logits of the patches, (classes, H', W').
+        evidence: Evidence of the patches, in logits, (classes, H', W').
+
+    Returns:
+        The thresholds in logits, float32, ascending.
     """
     strongest = float(evidence.max())
     if strongest <= 0:
@@ -82,17 +91,17 @@ def thresholds(evidence: Tensor) -> np.ndarray:
 
 
 def decisions(evidence: Tensor, steps: np.ndarray) -> list[int]:
-    """The class with the most evidence, over all classes, if votes below a threshold count as 0.
+    """Find the class with the most evidence if votes below a threshold count as 0.
 
-    The score of a class is the mean over all patches of v [v >= t], with v the patch's evidence.
-    At t = 0 that is the evidence clipped below 0, as in the paper's appendix.
+    The score of a class is the mean over all patches of v [v >= t], where v is the patch's
+    evidence. At t = 0 that is the evidence clipped at 0, as in the paper's appendix.
 
     Args:
-        evidence: Logits of the patches, (classes, H', W').
+        evidence: Evidence of the patches, in logits, (classes, H', W').
         steps: The thresholds t, in logits.
 
     Returns:
-        The class for each threshold; -1 where no vote reaches it.
+        The class for each threshold, or -1 if no vote reaches it.
     """
     votes = evidence.flatten(1)
     classes = []
@@ -103,17 +112,18 @@ def decisions(evidence: Tensor, steps: np.ndarray) -> list[int]:
     return classes
 
 
-def shown_classes(picture: Picture, decided: Sequence[int]) -> list[int]:
-    """The classes whose evidence a page holds, at most ``MAX_MAPS``; the most important ones first.
+def shown_classes(image: ImageVotes, decided: Sequence[int]) -> list[int]:
+    """Choose the classes whose evidence a report holds, most important first, at most `MAX_MAPS`.
 
-    They are the image's top classes, its true class, every class that a threshold makes the
-    predicted one, and those that most patches vote for. With few classes they are all of them.
+    They are the image's top classes, its true class, every class that is predicted with a threshold
+    (`decided`), and those that most patches vote for. If there are few classes, they are all of
+    them.
     """
-    order = picture.logits.argsort(descending=True, stable=True).tolist()
-    top_votes = Counter(picture.evidence.argmax(0).flatten().tolist())
+    order = image.logits.argsort(descending=True, stable=True).tolist()
+    top_votes = Counter(image.evidence.argmax(0).flatten().tolist())
     wanted = [
         *order[:TOP_CLASSES],
-        *([] if picture.label is None else [picture.label]),
+        *([] if image.label is None else [image.label]),
         *(decision for decision in decided if decision >= 0),
         *(each for each, _ in top_votes.most_common()),
         *order,
@@ -122,14 +132,14 @@ def shown_classes(picture: Picture, decided: Sequence[int]) -> list[int]:
 
 
 def patch_classes(evidence: Tensor) -> tuple[Tensor, Tensor]:
-    """The classes with the most evidence in each patch.
+    """Find the classes with the most evidence in each patch.
 
     Args:
-        evidence: Logits of the patches, (classes, H', W').
+        evidence: Evidence of the patches, in logits, (classes, H', W').
 
     Returns:
-        Logits in descending order, and their classes: both (H', W', PATCH_CLASSES), or as many as
-        there are classes.
+        The evidence in descending order, and its classes: both (H', W', K), where K is
+        `PATCH_CLASSES` or the number of classes.
     """
     count = min(PATCH_CLASSES, len(evidence))
     logits, classes = evidence.permute(1, 2, 0).topk(count)

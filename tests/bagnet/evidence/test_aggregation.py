@@ -1,4 +1,4 @@
-"""Ways to sum evidence up, on maps whose result is known."""
+"""Aggregations, on maps whose result is known."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_binarising_counts_what_is_above_the_threshold():
     assert aggregation.binarise(one_class(rows), 9).item() == 0
 
 
-def test_tanh_and_sigmoid_bound_what_a_patch_says():
+def test_tanh_and_sigmoid_bound_each_vote():
     rows = [[20.0, 40.0], [1e9, -1e9]]
     assert aggregation.clipped(one_class(rows)).item() == pytest.approx((math.tanh(1) + 1 - 1) / 4)
     assert aggregation.sigmoid(one_class([[0.0, 1e9]])).item() == 0.75
@@ -57,9 +57,9 @@ def test_the_mean_of_the_strongest_leaves_out_the_others():
             aggregation.top_mean(one_class(rows), count)
 
 
-def test_masking_drops_the_window_that_speaks_most_for_a_class():
+def test_masking_drops_the_strongest_window():
     rows = [[5.0, 1.0, 0.0], [2.0, -100.0, 4.0], [0.0, 4.0, 4.0]]
-    # The windows hold 8, 5, 6 and 12, once the negative evidence counts as none.
+    # The windows sum to 8, 5, 6 and 12, as negative evidence counts as 0.
     assert aggregation.masked(one_class(rows), 2).item() == pytest.approx((20 - 12) / 9)
     assert aggregation.masked(one_class(rows), 1).item() == pytest.approx((20 - 5) / 9)
     assert aggregation.masked(one_class(rows), 3).item() == 0

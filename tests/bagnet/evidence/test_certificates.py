@@ -1,4 +1,4 @@
-"""Certificates against brute force: what is certified withstands every attack, the rest falls to one."""
+"""Certificates against brute force: certified images withstand every attack, others do not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bagnet.evidence.aggregation import clipped, masked
 from bagnet.evidence.certificates import certify_clipped, certify_masked, entries_touched
 from bagnet.model.network import BagNet
 
-EXTREMES = (-1e6, 1e6)  # clipped to nothing or -1, and unbounded or 1
+EXTREMES = (-1e6, 1e6)  # masked to 0 or clipped to -1, and unbounded or clipped to 1
 
 
 def withstands(
@@ -46,7 +46,7 @@ def withstands(
 @pytest.mark.parametrize(
     ("size", "window"), [((4, 4), 1), ((5, 4), 2), ((2, 5), 2), ((1, 7), 2), ((2, 1), 3)]
 )
-def test_certified_is_what_withstands_every_attack_and_nothing_else(
+def test_certified_images_withstand_every_attack_and_others_do_not(
     certify, aggregate, boost, size, window
 ):
     generator = torch.Generator().manual_seed(window + size[1])
@@ -79,7 +79,7 @@ def test_a_tie_is_not_certified(certify):
 
 
 @pytest.mark.parametrize(("patch", "pixels"), [(9, 1), (9, 8), (17, 5), (33, 8), (33, 9)])
-def test_an_attack_of_some_pixels_touches_so_many_entries_and_no_more(patch, pixels):
+def test_an_attack_touches_exactly_so_many_entries(patch, pixels):
     torch.manual_seed(0)
     model = BagNet(patch, num_classes=2, width=2).double().eval()
     side = patch + 6 * model.stride

@@ -1,4 +1,4 @@
-"""Dense evidence: equal to the network on each patch, for any image, in bounded memory."""
+"""Dense evidence: equal to the network on every patch, for any image, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from bagnet.evidence import dense, dense_evidence, evidence_map
@@ -85,7 +86,7 @@ def test_strides_of_any_size_become_dilations():
     torch.testing.assert_close(dense_evidence(model, image), patch_by_patch(model, image))
 
 
-def test_where_no_patch_reaches_over_the_border_it_is_the_map_of_the_network():
+def test_away_from_the_border_it_is_the_map_of_the_network():
     model, image = network(17), picture(45, 60)
     margin = (model.receptive_field - 1) // 2
     inside = dense_evidence(model, image)[:, margin:-margin, margin:-margin]
@@ -93,7 +94,7 @@ def test_where_no_patch_reaches_over_the_border_it_is_the_map_of_the_network():
     torch.testing.assert_close(inside[:, ::stride, ::stride], evidence_map(model, image[None])[0])
 
 
-def test_a_target_is_one_map_several_are_several_and_none_is_all():
+def test_a_target_gives_one_map_several_give_several_and_none_gives_all():
     model, image = network(9), picture(10, 11)
     everything = dense_evidence(model, image)
     torch.testing.assert_close(dense_evidence(model, image, 2), everything[2])
@@ -108,7 +109,7 @@ def test_float32_is_close_and_stays_float32():
     torch.testing.assert_close(rounded.double(), exact, rtol=1e-4, atol=1e-4)
 
 
-def test_the_network_stays_as_it_was_in_whatever_mode():
+def test_the_network_is_not_changed_in_any_mode():
     model, image = network(17), picture(12, 12)
     expected = dense_evidence(model, image)
     model.train()
@@ -147,14 +148,38 @@ print(*megabytes)
 """
 
 
-def test_beside_the_result_a_large_image_takes_no_more_memory_than_a_tile():
+class LargestConvolution(TorchFunctionMode):
+    """Records how many values the largest result of a convolution has."""
+
+    values = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is F.conv2d:
+            self.values = max(self.values, result.numel())
+        return result
+
+
+def test_no_layer_sees_more_than_a_tile_of_a_large_image():
+    with torch.device("meta"):
+        model = BagNet(33, num_classes=20, width=2)
+        small, large = torch.empty(3, 64, 64), torch.empty(3, 1024, 1024)
+    with LargestConvolution() as one_tile:
+        dense_evidence(model, small)
+    with LargestConvolution() as many_tiles:
+        dense_evidence(model, large)
+    assert many_tiles.values == one_tile.values > 0
+
+
+@pytest.mark.slow
+def test_besides_the_result_a_large_image_takes_no_more_memory_than_a_tile():
     run = subprocess.run(
         [sys.executable, "-c", MEASURE], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     small, large = map(float, run.stdout.split())
     result = 20 * 1024**2 * 4 / 2**20
     image = 2 * 3 * 1056**2 * 4 / 2**20
-    whole = 64 * 1024**2 * 4 / 2**20  # one activation of the last stage, untiled
+    whole = 64 * 1024**2 * 4 / 2**20  # one activation of the last stage without tiles
     assert large - small < result + image + 40 < result + whole / 2
 
 
@@ -165,13 +190,13 @@ def test_beside_the_result_a_large_image_takes_no_more_memory_than_a_tile():
         (torch.zeros(3, 9, 9, dtype=torch.uint8), 0, "torch.uint8.*normalise it"),
         (torch.zeros(1, 9, 9), 0, r"\(1, 9, 9\)"),
         (torch.zeros(3, 0, 9), 0, r"\(3, 0, 9\)"),
-        (torch.zeros(3, 9, 9), 4, "no class 4: the network tells 4 classes apart.* 0 to 3"),
+        (torch.zeros(3, 9, 9), 4, "no class 4: the network has 4 classes.* 0 to 3"),
         (torch.zeros(3, 9, 9), [0, -1], "no class -1"),
-        (torch.zeros(3, 9, 9), [], "no class given"),
+        (torch.zeros(3, 9, 9), [], "target lists no class"),
     ],
 )
-def test_what_has_no_dense_evidence_is_told(image, target, message):
+def test_bad_input_gets_a_clear_message(image, target, message):
     with pytest.raises(ValueError, match=message):
         dense_evidence(network(9), image, target)
-    with pytest.raises(ValueError, match="Linear is no BagNet"):
+    with pytest.raises(ValueError, match="Linear is not a BagNet"):
         dense_evidence(nn.Linear(2, 2), image, target)

@@ -34,8 +34,8 @@ def test_one_class_is_for_all_images_and_captum_would_call_it_the_same_way(model
     torch.testing.assert_close(explainer.attribute(IMAGES, target=torch.tensor(1)), maps)
 
 
-def test_what_cannot_be_explained_is_told(model):
-    with pytest.raises(ValueError, match="Linear is no BagNet"):
+def test_bad_input_gets_a_clear_message(model):
+    with pytest.raises(ValueError, match="Linear is not a BagNet"):
         BagNetExplainer(nn.Linear(1, 1))
     with pytest.raises(ValueError, match=r"shape \(3,\) for 2 images: give one class for each"):
         BagNetExplainer(model).explain(IMAGES, [0, 1, 2])

@@ -1,4 +1,4 @@
-"""Evidence maps: exact, and without a trace in the network."""
+"""Evidence maps: exact, and the network is not changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bagnet.model.network import BagNet
 def model() -> BagNet:
     torch.manual_seed(0)
     model = BagNet(9, num_classes=3, width=4).double()
-    for module in model.modules():  # statistics that evaluation mode must use
+    for module in model.modules():  # statistics that matter in evaluation mode
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
@@ -40,7 +40,7 @@ def test_its_mean_is_the_logit(model: BagNet) -> None:
     torch.testing.assert_close(evidence_map(model, images).mean((2, 3)), logits)
 
 
-def test_the_network_stays_as_it_was(model: BagNet) -> None:
+def test_the_network_is_not_changed(model: BagNet) -> None:
     model.train()
     model.layer1.eval()  # frozen, while the rest trains
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -55,5 +55,5 @@ def test_the_network_stays_as_it_was(model: BagNet) -> None:
 
 
 def test_other_networks_have_no_evidence() -> None:
-    with pytest.raises(ValueError, match="Linear is no BagNet"):
+    with pytest.raises(ValueError, match="Linear is not a BagNet"):
         evidence_map(nn.Linear(2, 2), torch.zeros(1, 3, 40, 40))

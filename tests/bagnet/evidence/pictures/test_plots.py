@@ -1,4 +1,4 @@
-"""Pictures of evidence: in the right place, in honest colours, and the same every time."""
+"""Heatmaps: in the right place, in the right colours, and the same every time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_edges_are_where_the_image_changes_in_colour_or_brightness() -> None:
 
 
 def test_an_entry_is_drawn_around_the_centre_of_its_patch(tmp_path: Path) -> None:
-    """A strong entry is red at its patch's centre; where no patch has its centre, nothing is drawn."""
+    """A strong entry is red at its patch's centre; there is no colour where no patch has one."""
     evidence = np.full((9, 9), -10.0)  # blue
     evidence[2, 7] = 10.0
     figure = contact_sheet([example(evidence)], BOX)

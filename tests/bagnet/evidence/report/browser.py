@@ -1,9 +1,8 @@
-"""A headless Chromium that tests drive through its DevTools protocol."""
+"""A headless Chromium that tests drive by its DevTools protocol."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import shutil
 import subprocess
 import time
@@ -18,11 +17,11 @@ PATIENCE = 30  # seconds; the machine may be busy
 
 
 class Browser:
-    """One page. Everything it logs as an error and everything it asks a network for is kept.
+    """One page, which records its errors and requests.
 
     Attributes:
-        errors: Messages of the console and exceptions, since the page was opened.
-        requests: URLs, since the page was opened.
+        errors: Exceptions and error messages of the console since the page was opened.
+        requests: Requested URLs since the page was opened.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,18 +53,16 @@ class Browser:
             self._process.kill()
             raise
 
-    def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Open a file at a size of the window in CSS pixels, and wait until it has loaded."""
-        self.resize(width, height)
-        self.prefer(dark)
-        self._loaded.clear()
-        self.call("Page.navigate", url="about:blank")
-        self._run(self._loaded.wait())
-        self.errors.clear()
-        self.requests.clear()
-        self._loaded.clear()
-        self.call("Page.navigate", url=page.as_uri())
-        self._run(self._loaded.wait())
+    def open(self, page: Path) -> None:
+        """Open a file in a light window of 1280x900 pixels, and wait until it has loaded."""
+        self.resize(1280, 900)
+        self.prefer(dark=False)
+        for url in ("about:blank", page.as_uri()):
+            self._loaded.clear()
+            self.errors.clear()
+            self.requests.clear()
+            self.call("Page.navigate", url=url)
+            self._run(self._loaded.wait())
         self.settle()
 
     def resize(self, width: int, height: int) -> None:
@@ -82,11 +79,11 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def settle(self) -> None:
-        """Wait until what was asked for is on the screen."""
+        """Wait until the last changes are on the screen."""
         self.js("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
 
     def js(self, expression: str) -> Any:
-        """Value of an expression in the page, awaited if it is a promise."""
+        """Evaluate an expression in the page, and await it if it is a promise."""
         answer = self.call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
@@ -128,7 +125,7 @@ class Browser:
         self.settle()
 
     def press(self, key: str) -> None:
-        """Press a key by its DOM name, such as ``ArrowLeft`` or ``n``."""
+        """Press a key by its DOM name, such as `ArrowLeft` or `n`."""
         codes = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}
         codes |= {"Enter": 13, "Escape": 27, "PageUp": 33, "PageDown": 34}
         event: dict[str, Any] = {
@@ -137,14 +134,10 @@ class Browser:
             "windowsVirtualKeyCode": codes.get(key, 0),
         }
         if key == "Enter":
-            event["text"] = "\r"  # else buttons are not pressed
+            event["text"] = "\r"  # without it, buttons are not pressed
         self.call("Input.dispatchKeyEvent", type="keyDown", **event)
         self.call("Input.dispatchKeyEvent", type="keyUp", **event)
         self.settle()
-
-    def screenshot(self, path: Path, whole: bool = False) -> None:
-        answer = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(answer["data"]))
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the DevTools protocol."""

@@ -26,7 +26,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 @pytest.fixture
 def browser(chromium: Browser, report: Report) -> Iterator[Browser]:
-    """The page, freshly opened. No test may cause an error or a request."""
+    """A browser that has just opened the report. No test may cause an error or a request."""
     chromium.open(report.page)
     yield chromium
     assert chromium.errors == []

@@ -1,8 +1,9 @@
-"""What the report page says, and its controls, for the tests that open it."""
+"""What the opened report says, and its controls."""
 
 from __future__ import annotations
 
 from tests.bagnet.evidence.report.browser import Browser
+from tests.bagnet.evidence.report.reported import CLASSES, SIDE, Report
 
 
 def rows_of(browser: Browser, selector: str) -> list[tuple[str, float]]:
@@ -31,3 +32,20 @@ def set_step(browser: Browser, step: int) -> None:
         "(document.querySelector('#step'))"
     )
     browser.settle()
+
+
+def choose(browser: Browser, name: str) -> None:
+    """Click a class of the image's list."""
+    browser.click(f"#classes [data-class='{CLASSES.index(name)}']")
+
+
+def is_chosen(browser: Browser, name: str) -> bool:
+    rows = "#classes [aria-pressed=true] .name"
+    return browser.js(f"document.querySelector('{rows}').firstChild.textContent") == name
+
+
+def point_at(browser: Browser, report: Report, row: int, column: int) -> tuple[float, float]:
+    """Where in the window the centre of a patch is."""
+    left, top, width, height = browser.box("#stage")
+    y0, x0, y1, x1 = report.model.box(row, column)
+    return left + (x0 + x1) / 2 / SIDE * width, top + (y0 + y1) / 2 / SIDE * height

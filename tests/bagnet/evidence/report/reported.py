@@ -1,4 +1,4 @@
-"""A report of three images as a page, what Python says of them, and how tests get about on the page."""
+"""Reports for the tests, and what Python computes for their images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import nn
 
 from bagnet.evidence import evidence_map
 from bagnet.evidence.__main__ import main
+from bagnet.evidence.report.votes import ImageVotes
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
 from datamodules.decoding.transforms import EvalTransform
-from tests.bagnet.evidence.report.browser import Browser
 
 SIDE = 65  # pixels; 5 x 5 patches of 33
 CLASSES = [f"class-<u>{number}" for number in range(12)]
@@ -25,7 +25,7 @@ FILES = ("b.png", "c.png", EVIL)
 
 @dataclass(frozen=True)
 class Report:
-    """A page, and for each of its images, in order, what Python says of it."""
+    """A report, and for each of its images, in order, what Python computes for it."""
 
     page: Path
     model: BagNet
@@ -38,13 +38,14 @@ class Report:
     def predicted(self) -> list[int]:
         return self.logits.argmax(1).tolist()
 
-    def box(self, image: int, row: int, column: int) -> str:
+    def pixels(self, row: int, column: int) -> str:
+        """What the page says about the place of a patch."""
         top, left, bottom, right = self.model.box(row, column)
         return f"pixels x {left} to {right - 1}, y {top} to {bottom - 1}"
 
 
 def make_report(folder: Path) -> Report:
-    """The second image is right, the others are wrong."""
+    """Report on three images, of which the second is right and the others are wrong."""
     torch.manual_seed(1)
     model = BagNet(33, num_classes=len(CLASSES), width=4).eval()
     for module in model.modules():
@@ -60,7 +61,7 @@ def make_report(folder: Path) -> Report:
         seen = EvalTransform(SIDE, SIDE)((folder / "x.png").read_bytes())
         pictures.append((file, picture, normalize(seen[None])))
     inputs = torch.cat([each for *_, each in pictures])
-    with torch.no_grad():  # scores of a few logits, as those of trained networks are
+    with torch.no_grad():  # scores of a few logits, as trained networks have
         features = model.features(inputs).mean((2, 3))
         model.fc.bias.sub_(model(inputs).mean(0))
         model.fc.weight.mul_(30 / features.norm())
@@ -81,7 +82,7 @@ def make_report(folder: Path) -> Report:
     (folder / "classes.txt").write_text("\n".join(CLASSES))
     command = ["report", folder / "images", "--checkpoint", folder / "tiny.ckpt"]
     command += ["--classes", folder / "classes.txt", "--out", folder / "report.html"]
-    sizes = ["--image-size", str(SIDE), "--resize-size", str(SIDE)]
+    sizes = ["--data.image_size", str(SIDE), "--data.resize_size", str(SIDE)]
     assert main([*map(str, command), *sizes]) == 0
     order = [row for *_, row in entries]
     return Report(
@@ -94,13 +95,9 @@ def make_report(folder: Path) -> Report:
     )
 
 
-def is_chosen(browser: Browser, name: str) -> bool:
-    rows = "#classes [aria-pressed=true] .name"
-    return browser.js(f"document.querySelector('{rows}').firstChild.textContent") == name
-
-
-def point_at(browser: Browser, report: Report, row: int, column: int) -> tuple[float, float]:
-    """Where in the window the centre of a patch is."""
-    left, top, width, height = browser.box("#stage")
-    y0, x0, y1, x1 = report.model.box(row, column)
-    return left + (x0 + x1) / 2 / SIDE * width, top + (y0 + y1) / 2 / SIDE * height
+def random_votes(classes: int, side: int, seed: int = 0) -> ImageVotes:
+    """An image of class 1 with random evidence for side x side patches."""
+    random = torch.Generator().manual_seed(seed)
+    evidence = torch.randn(classes, side, side, generator=random) * 5
+    pixels = torch.randint(0, 256, (3, 32, 32), generator=random, dtype=torch.uint8)
+    return ImageVotes("x.png", 1, pixels, evidence.mean((1, 2)), evidence)

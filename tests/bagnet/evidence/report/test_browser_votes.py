@@ -1,4 +1,4 @@
-"""The report page in a real browser: what people see is what Python computes."""
+"""The report in a real browser: it shows what Python computes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 
 from tests.bagnet.evidence.report.browser import Browser
-from tests.bagnet.evidence.report.controls import numbers_of_caption, rows_of, set_step, to_number
-from tests.bagnet.evidence.report.reported import CLASSES, FILES, SIDE, Report, is_chosen, point_at
+from tests.bagnet.evidence.report.controls import (
+    choose,
+    is_chosen,
+    numbers_of_caption,
+    point_at,
+    rows_of,
+    set_step,
+    to_number,
+)
+from tests.bagnet.evidence.report.reported import CLASSES, FILES, SIDE, Report
 
 pytestmark = pytest.mark.browser
-
-
-def choose(browser: Browser, name: str) -> None:
-    """Click a class of the image's list."""
-    number = CLASSES.index(name)
-    browser.click(f"#classes [data-class='{number}']")
 
 
 def alpha_at(browser: Browser, x: int, y: int) -> list[int]:
@@ -29,13 +31,13 @@ def alpha_at(browser: Browser, x: int, y: int) -> list[int]:
 def test_every_patch_shows_its_box_and_its_top_classes(browser: Browser, report: Report) -> None:
     for row, column in np.ndindex(5, 5):
         browser.hover(*point_at(browser, report, row, column))
-        assert browser.text("#pixels") == report.box(0, row, column)
+        assert browser.text("#pixels") == report.pixels(row, column)
         votes = report.evidence[0, :, row, column]
         shown = rows_of(browser, "#votes")
         assert [name for name, _ in shown] == [CLASSES[c] for c in (-votes).argsort()[:5]]
         expected = sorted(votes, reverse=True)[:5]
         np.testing.assert_allclose([value for _, value in shown], expected, atol=0.00501)
-        # The frame lies on these very pixels.
+        # The frame is on exactly these pixels.
         stage, frame = browser.box("#stage"), browser.box("#box")
         top, left, bottom, _ = report.model.box(row, column)
         scale = stage[2] / SIDE
@@ -60,7 +62,7 @@ def test_the_cells_have_the_evidences_sign_and_strength_around_the_patches_centr
             assert (red > blue) == (vote > 0)
             signs.add(vote > 0)
     assert signs == {True, False}
-    assert alpha_at(browser, 5, 5)[3] == 0  # the rim
+    assert alpha_at(browser, 5, 5)[3] == 0  # the edge
 
 
 def test_the_image_can_be_seen_alone_and_so_can_its_evidence(browser: Browser) -> None:
@@ -122,7 +124,7 @@ def test_the_threshold_decides_as_the_clipped_mean_does(browser: Browser, report
             assert CLASSES[after] in [name for name, _ in rows_of(browser, "#classes")]
             predictions.add((image, after))
         browser.press("n")
-    assert len(predictions) > len(FILES)  # some did change
+    assert len(predictions) > len(FILES)  # some decisions changed
 
 
 def test_below_the_threshold_there_is_no_colour(browser: Browser, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""The report page in a real browser: pointer, keys and touch, on any screen."""
+"""The report in a real browser: pointer, keys and touch, on any screen."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from tests.bagnet.evidence.report.browser import Browser
-from tests.bagnet.evidence.report.reported import CLASSES, EVIL, Report, is_chosen, point_at
+from tests.bagnet.evidence.report.controls import is_chosen, point_at
+from tests.bagnet.evidence.report.reported import CLASSES, EVIL, Report
 
 pytestmark = pytest.mark.browser
 
 
-def test_arrow_keys_move_the_patch_and_stop_at_the_rim(browser: Browser, report: Report) -> None:
+def test_arrow_keys_move_the_patch_and_stop_at_the_edge(browser: Browser, report: Report) -> None:
     browser.hover(*point_at(browser, report, 2, 2))
     for key, place in (
         ("ArrowLeft", (2, 1)),
@@ -21,27 +22,27 @@ def test_arrow_keys_move_the_patch_and_stop_at_the_rim(browser: Browser, report:
         *[("ArrowDown", (min(2 + i, 4), 2)) for i in range(1, 4)],
     ):
         browser.press(key)
-        assert browser.text("#pixels") == report.box(0, *place)
+        assert browser.text("#pixels") == report.pixels(*place)
     strongest = CLASSES[report.evidence[0, :, 4, 2].argmax()]
     assert f"row 5, column 3: {strongest}" in browser.js(
         "document.querySelector('#spoken').textContent"
     )
-    # The keys have moved it, so the pointer no longer does; Escape lets it go.
+    # After the keys moved it, the pointer no longer does; Escape releases it.
     browser.hover(*point_at(browser, report, 0, 0))
-    assert browser.text("#pixels") == report.box(0, 4, 2)
+    assert browser.text("#pixels") == report.pixels(4, 2)
     browser.press("Escape")
     browser.hover(*point_at(browser, report, 0, 1))
-    assert browser.text("#pixels") == report.box(0, 0, 1)
+    assert browser.text("#pixels") == report.pixels(0, 1)
 
 
 def test_a_click_holds_the_patch(browser: Browser, report: Report) -> None:
     browser.click("#stage")
-    assert browser.text("#pixels") == report.box(0, 2, 2)
+    assert browser.text("#pixels") == report.pixels(2, 2)
     browser.hover(*point_at(browser, report, 0, 0))
-    assert browser.text("#pixels") == report.box(0, 2, 2)
+    assert browser.text("#pixels") == report.pixels(2, 2)
     browser.click("#stage")
     browser.hover(*point_at(browser, report, 1, 0))
-    assert browser.text("#pixels") == report.box(0, 1, 0)
+    assert browser.text("#pixels") == report.pixels(1, 0)
 
 
 def test_touch_moves_the_patch(browser: Browser, report: Report) -> None:
@@ -49,10 +50,10 @@ def test_touch_moves_the_patch(browser: Browser, report: Report) -> None:
     browser.resize(360, 740)
     browser.js("document.querySelector('#stage').scrollIntoView()")
     browser.touch(point_at(browser, report, 3, 1))
-    assert browser.text("#pixels") == report.box(0, 3, 1)
+    assert browser.text("#pixels") == report.pixels(3, 1)
     path = [(3, 1), (2, 2), (1, 3)]
     browser.touch(*[point_at(browser, report, *place) for place in path])
-    assert browser.text("#pixels") == report.box(0, 1, 3)
+    assert browser.text("#pixels") == report.pixels(1, 3)
     browser.call("Emulation.setTouchEmulationEnabled", enabled=False)
 
 
@@ -82,7 +83,7 @@ def test_everything_can_be_done_with_the_keyboard(browser: Browser, report: Repo
         if reached[-1] == "step":
             browser.press("ArrowRight")
             assert browser.text("#rule").startswith("t = 0.00")
-            browser.press("PageUp")  # the slider needs these keys itself
+            browser.press("PageUp")  # keys that the slider uses itself
             assert not browser.text("#rule").startswith("t = 0.00")
             assert browser.text("#name") == report.names[0]
             assert browser.text("#pixels") == before
@@ -120,7 +121,7 @@ def test_right_and_wrong_images_are_marked_and_filtered(browser: Browser, report
     assert browser.text("#position") == "2 of 2"
 
 
-def test_texts_from_outside_stay_texts(browser: Browser, report: Report) -> None:
+def test_names_of_files_stay_text(browser: Browser, report: Report) -> None:
     index = next(i for i, name in enumerate(report.names) if name.endswith(EVIL))
     for _ in range(index):
         browser.press("n")
@@ -136,13 +137,13 @@ def test_the_page_fits_a_phone(browser: Browser) -> None:
 
 
 def test_light_and_dark_schemes_are_readable(browser: Browser) -> None:
-    """All plain texts have a contrast of at least 4.5 to what they stand on (WCAG AA)."""
+    """All plain text has a contrast of at least 4.5 to its background (WCAG AA)."""
     for dark in (False, True):
         browser.prefer(dark)
         browser.settle()
         colours = browser.js(
-            "['#name', '#caption', '#verdict b', '#score', '.legend p', 'footer', '.tag'].map(s => {"
-            " const e = document.querySelector(s); let below = e, back;"
+            "['#name', '#caption', '#verdict b', '#score', '.legend p', 'footer', '.tag']"
+            ".map(s => { const e = document.querySelector(s); let below = e, back;"
             " do { back = getComputedStyle(below).backgroundColor; below = below.parentElement; }"
             " while (back === 'rgba(0, 0, 0, 0)');"
             " return [getComputedStyle(e).color, back]; })"
@@ -154,7 +155,7 @@ def test_light_and_dark_schemes_are_readable(browser: Browser) -> None:
 
 
 def luminance(colour: str) -> float:
-    """Relative luminance of ``rgb(r, g, b)``, as WCAG defines it."""
+    """Relative luminance of `rgb(r, g, b)`, as WCAG defines it."""
     channels = np.array([float(c) for c in colour[4:-1].split(",")]) / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return float(linear @ (0.2126, 0.7152, 0.0722))

@@ -1,0 +1,54 @@
+"""The options of each command, which its flags are made from. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What the network sees of an image, as in validation.
+
+    Args:
+        image_size: Side of the centre crop, in pixels.
+        resize_size: Shorter side before the crop, in pixels.
+    """
+
+    image_size: int = 224
+    resize_size: int = 256
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The network.
+
+    Args:
+        name: Name of the network, such as bagnet33, if the checkpoint does not say it.
+    """
+
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Options of `report`.
+
+    Args:
+        images: Folder of images or of class folders with images, or one image.
+        checkpoint: Checkpoint or weights of a BagNet.
+        out: The file to write.
+        classes: The data's manifest.json; or a text with a line `name` or `id<TAB>name` for each
+            class, in the order of the network's outputs.
+        whole: Show whole images: resize them without the crop.
+        data: What the network sees of an image.
+        model: The network.
+    """
+
+    images: Path
+    checkpoint: Path
+    out: Path = Path("report.html")
+    classes: Path | None = None
+    whole: bool = False
+    data: DataOptions = field(default_factory=DataOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
