@@ -1,44 +1,52 @@
-"""Runs are killed, or asked to stop, at random batches and go on: not a sample lost, not a bit changed."""
+"""Killed or asked to stop at any batch, a run resumes without losing a sample or changing a bit."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from datamodules.audit.__main__ import main as audit
+from bagnet.training.classifier import BagNetClassifier
+from bagnet.training.command import main as train
+from datamodules.audit.verdict import audit
+from tests.slurm.cluster import PATIENCE, until
+from tests.slurm.runs import curve
 
 REPOSITORY = Path(__file__).parent.parent
 EPOCHS = 2
 STEPS = 150 // 12  # of each epoch
+FLAGS = [
+    *("--name", "x", "--patch", "9", "--gpus", "0", "--model.width", "4"),
+    *("--data.batch_size", "12", "--data.image_size", "24", "--data.resize_size", "28"),
+    *("--data.audit_dir", "audit"),
+    *("--trainer.max_epochs", str(EPOCHS), "--trainer.enable_progress_bar", "false"),
+]
+SAVE_EVERY_OTHER_STEP = [
+    *("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath=runs/x/checkpoints"),
+    *("--trainer.callbacks.filename=last", "--trainer.callbacks.every_n_train_steps=2"),
+    "--trainer.callbacks.enable_version_counter=false",
+]
+RESUME = ("--resume", "auto")
+LONG = ("--trainer.max_epochs", "40", "--trainer.log_every_n_steps", "5")
+ENDLESS = ("--trainer.max_epochs", "4000")
 
 
 def start(folder: Path, shards: Path, ranks: int, *more: str) -> subprocess.Popen[str]:
-    """Real processes, as a user starts them, that keep a checkpoint every other step."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), "--name", "x"]
-    command += ["--patch", "9", "--gpus", "0", "--model.width", "4", "--data.root", str(shards)]
-    command += ["--data.batch_size", "12", "--data.image_size", "24", "--data.resize_size", "28"]
-    command += ["--data.workers", "1", "--data.audit_dir", "audit"]
-    command += ["--trainer.max_epochs", str(EPOCHS), "--trainer.enable_progress_bar", "false"]
-    command += ["--trainer.devices", str(ranks), "--trainer.callbacks+=ModelCheckpoint"]
-    command += ["--trainer.callbacks.dirpath=runs/x/checkpoints"]
-    command += ["--trainer.callbacks.filename=last", "--trainer.callbacks.every_n_train_steps=2"]
-    command += ["--trainer.callbacks.enable_version_counter=false", *more]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "WANDB_MODE": "disabled"}
+    """Start a training as a user does."""
+    command = [sys.executable, str(REPOSITORY / "train.py"), *FLAGS, "--data.root", str(shards)]
+    command += ["--data.workers", "1", "--trainer.devices", str(ranks)]
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
-        command,
+        [*command, *SAVE_EVERY_OTHER_STEP, *more],
         cwd=folder,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "WANDB_MODE": "disabled"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -46,35 +54,50 @@ def start(folder: Path, shards: Path, ranks: int, *more: str) -> subprocess.Pope
     )
 
 
-def finish(folder: Path, shards: Path, ranks: int, *more: str) -> None:
-    run = start(folder, shards, ranks, *more)
-    out, _ = run.communicate(timeout=300)
-    assert run.returncode == 0, out
+def end(run: subprocess.Popen[str], code: int = 0) -> str:
+    """Wait for the end of a run, and return what it said."""
+    out, _ = run.communicate(timeout=PATIENCE)
+    assert run.returncode == code, out
+    return out
+
+
+def wait(run: subprocess.Popen[str], condition, what: str) -> None:
+    """Wait for a moment in the life of a run."""
+
+    def has_come() -> bool:
+        assert run.poll() is None, run.communicate()[0]
+        return condition()
+
+    until(has_come, what, lambda: f"process {run.pid}")
 
 
 def run_until(
     folder: Path, shards: Path, ranks: int, step: int, *more: str
 ) -> subprocess.Popen[str]:
-    """Start a run and come back when the last of the ranks has taken its `step`-th batch since."""
-    before = set((folder / "audit").glob("*")) if (folder / "audit").exists() else set()
+    """Start a run, and return it when each rank has taken `step` batches."""
+    before = set(folder.glob("audit/*"))
     run = start(folder, shards, ranks, *more)
-    deadline = time.monotonic() + 240
-    while True:
-        files = set((folder / "audit").glob("*")) - before
-        taken = [file.read_text().count("\n") - 1 for file in files]
-        if len(taken) == ranks and min(taken) >= step:
-            return run
-        assert run.poll() is None, run.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+
+    def has_taken() -> bool:
+        taken = [file.read_text().count("\n") - 1 for file in {*folder.glob("audit/*")} - before]
+        return len(taken) == ranks and min(taken) >= step
+
+    wait(run, has_taken, f"step {step}")
+    return run
 
 
 def kill_at(folder: Path, shards: Path, ranks: int, step: int, *more: str) -> None:
     """Kill all processes of a run."""
     run = run_until(folder, shards, ranks, step, *more)
     os.killpg(run.pid, signal.SIGKILL)
-    run.communicate()
-    assert run.returncode == -signal.SIGKILL
+    end(run, -signal.SIGKILL)
+
+
+def check_audit(folder: Path, restarts: int) -> None:
+    report = audit(folder / "audit")
+    assert report.problems == []
+    assert {epoch.verdict for epoch in report.epochs} == {"exact"}
+    assert report.restarts == restarts
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -83,55 +106,83 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return last["state_dict"]
 
 
+def different(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
+    assert first.keys() == second.keys()
+    return [name for name in first if not torch.equal(first[name], second[name])]
+
+
+def test_asked_to_stop_in_one_process_the_weights_are_the_same_to_the_bit(
+    shards, tmp_path, monkeypatch, capsys
+):
+    flags = [*FLAGS, "--data.root", str(shards), "--data.workers", "0"]
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    assert train(flags) == 0
+
+    def ask(module, batch, batch_idx):
+        if module.global_step == STEPS + 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.chdir(tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(BagNetClassifier, "on_train_batch_start", ask)
+        assert train(flags) == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM, saved; resume with: " in capsys.readouterr().out
+    assert train([*flags, *RESUME]) == 0
+    check_audit(tmp_path / "stopped", restarts=1)
+    assert different(weights(tmp_path / "stopped"), weights(tmp_path / "whole")) == []
+
+
 @pytest.fixture(scope="module")
 def untouched(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The weights of two ranks that nobody disturbed."""
+    """The weights of two ranks that nothing disturbed."""
     folder = tmp_path_factory.mktemp("untouched")
-    finish(folder, shards, 2)
+    end(start(folder, shards, 2))
     return weights(folder)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """The curve of two ranks that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    end(start(folder, shards, 2, *LONG))
+    return curve(folder, "x")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [1, 2])
 def test_killed_and_resumed_the_weights_are_the_same_to_the_bit(shards, tmp_path, untouched, kills):
     draw = random.Random(kills)
     kill_at(tmp_path, shards, 2, draw.randint(3, 9))
     for _ in range(kills - 1):
-        kill_at(tmp_path, shards, 2, draw.randint(3, 9), "--resume", "auto")
-    finish(tmp_path, shards, 2, "--resume", "auto")
-    assert audit([str(tmp_path / "audit")]) == 0
-    resumed = weights(tmp_path)
-    assert resumed.keys() == untouched.keys()
-    different = [name for name in resumed if not torch.equal(resumed[name], untouched[name])]
-    assert different == []
+        kill_at(tmp_path, shards, 2, draw.randint(3, 9), *RESUME)
+    end(start(tmp_path, shards, 2, *RESUME))
+    check_audit(tmp_path, restarts=kills)
+    assert different(weights(tmp_path), untouched) == []
 
 
-def test_killed_and_resumed_on_other_numbers_of_ranks_the_epochs_are_exact(
-    shards, tmp_path, capsys
-):
+@pytest.mark.slow
+def test_killed_and_resumed_on_other_numbers_of_ranks_the_epochs_are_exact(shards, tmp_path):
     kill_at(tmp_path, shards, 3, 5)
-    kill_at(tmp_path, shards, 1, 9, "--resume", "auto")
-    kill_at(tmp_path, shards, 4, 3, "--resume", "auto")
-    finish(tmp_path, shards, 2, "--resume", "auto")
+    kill_at(tmp_path, shards, 1, 9, *RESUME)
+    kill_at(tmp_path, shards, 4, 3, *RESUME)
+    end(start(tmp_path, shards, 2, *RESUME))
     weights(tmp_path)
-    assert audit([str(tmp_path / "audit")]) == 0
-    said = capsys.readouterr().out
-    assert "2 epochs, 3 restarts" in said
-    assert "NOT" not in said
+    check_audit(tmp_path, restarts=3)
 
 
-def test_when_the_training_process_dies_its_workers_do_not_stay(shards, tmp_path):
-    run = run_until(tmp_path, shards, 1, 3, "--trainer.max_epochs", "4000", "--data.workers", "2")
-    assert len(group(run.pid)) >= 4  # with two workers and their server
+@pytest.mark.slow
+def test_when_the_training_process_dies_its_workers_do_too(shards, tmp_path):
+    run = run_until(tmp_path, shards, 1, 3, *ENDLESS, "--data.workers", "2")
+    assert len(group(run.pid)) >= 4  # with two workers and the fork server
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
-    deadline = time.monotonic() + 30
-    while group(run.pid):
-        assert time.monotonic() < deadline, group(run.pid)
-        time.sleep(0.1)
+    until(lambda: not group(run.pid), "the workers' end", lambda: str(group(run.pid)))
 
 
 def group(leader: int) -> list[int]:
-    """The processes of a process group that live."""
+    """The living processes of a process group."""
     members = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has just ended
@@ -141,72 +192,65 @@ def group(leader: int) -> list[int]:
     return members
 
 
-LONG = ("--trainer.max_epochs", "40", "--trainer.log_every_n_steps", "5")
-
-
-def curve(folder: Path) -> list[dict[str, str]]:
-    """The table of a run, without what depends on the clock."""
-    with (folder / "runs/x/metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    clock = ("throughput/", "memory/")
-    return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows]
-
-
-def test_asked_to_stop_again_and_again_the_curve_is_that_of_an_undisturbed_run(shards, tmp_path):
-    finish(tmp_path / "undisturbed", shards, 2, *LONG)
-    folder = tmp_path / "stopped"
+@pytest.mark.slow
+def test_asked_to_stop_again_and_again_the_curve_is_that_of_an_undisturbed_run(
+    shards, tmp_path, undisturbed
+):
     resume: tuple[str, ...] = ()
     for step, number in [(17, signal.SIGTERM), (30, signal.SIGUSR1), (44, signal.SIGINT)]:
-        run = run_until(folder, shards, 2, step, *LONG, *resume)
+        run = run_until(tmp_path, shards, 2, step, *LONG, *resume)
         os.kill(run.pid, number)  # one rank only: they agree
-        out, _ = run.communicate(timeout=120)
-        assert run.returncode == 128 + number, out
-        assert f"stopped by {number.name}, saved; go on with: python train.py --name x" in out
+        out = end(run, 128 + number)
+        assert f"stopped by {number.name}, saved; resume with: " in out
         assert "Traceback" not in out
-        resume = ("--resume", "auto")
-    finish(folder, shards, 2, *LONG, *resume)
-    assert audit([str(folder / "audit")]) == 0
-    assert curve(folder) == curve(tmp_path / "undisturbed")
+        assert "leaked" not in out
+        resume = RESUME
+    out = end(start(tmp_path, shards, 2, *LONG, *resume))
+    assert "leaked" not in out
+    check_audit(tmp_path, restarts=3)
+    assert curve(tmp_path, "x") == undisturbed
 
 
-def test_of_two_copies_the_older_one_stops_and_the_run_is_that_of_one(shards, tmp_path):
-    """As after a lost node that comes back: its tasks go on while the job has been started elsewhere."""
-    finish(tmp_path / "undisturbed", shards, 2, *LONG)
-    folder = tmp_path / "twice"
-    older = run_until(folder, shards, 2, 30, *LONG)
+@pytest.mark.slow
+def test_of_two_starts_the_older_one_stops_and_the_run_is_that_of_one(
+    shards, tmp_path, undisturbed
+):
+    """As when a lost node comes back: its tasks continue, while the job was started elsewhere."""
+    older = run_until(tmp_path, shards, 2, 30, *LONG)
     os.killpg(older.pid, signal.SIGSTOP)
-    newer = start(folder, shards, 2, *LONG, "--resume", "auto")
-    starts = folder / "runs/x/starts.jsonl"
-    deadline = time.monotonic() + 240
-    while starts.read_text().count("\n") < 2:
-        assert newer.poll() is None, newer.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    newer = start(tmp_path, shards, 2, *LONG, *RESUME)
+    starts = tmp_path / "runs/x/starts.jsonl"
+    wait(newer, lambda: starts.read_text().count("\n") == 2, "the second start")
     os.killpg(older.pid, signal.SIGCONT)
-    out, _ = older.communicate(timeout=240)
+    out, _ = older.communicate(timeout=PATIENCE)
     assert older.returncode != 0
     assert "error: runs/x was started again at" in out
     assert "Traceback" not in out
-    out, _ = newer.communicate(timeout=240)
-    assert newer.returncode == 0, out
-    assert audit([str(folder / "audit")]) == 0
-    assert curve(folder) == curve(tmp_path / "undisturbed")
+    end(newer)
+    check_audit(tmp_path, restarts=1)
+    assert curve(tmp_path, "x") == undisturbed
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(shards, tmp_path):
-    run = run_until(tmp_path, shards, 1, 3, "--trainer.max_epochs", "4000")
+    run = run_until(tmp_path, shards, 1, 3, *ENDLESS)
     os.kill(run.pid, signal.SIGSTOP)  # so that both come between two batches
     os.kill(run.pid, signal.SIGTERM)
     os.kill(run.pid, signal.SIGINT)
     os.kill(run.pid, signal.SIGCONT)
-    out, _ = run.communicate(timeout=60)
+    out, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode in (-signal.SIGTERM, -signal.SIGINT), out
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_imports_is_not_lost(shards, tmp_path):
-    run = start(tmp_path, shards, 1, "--trainer.max_epochs", "4000")
-    time.sleep(1.0)
+    run = start(tmp_path, shards, 1, *ENDLESS)
+    status = Path(f"/proc/{run.pid}/status")
+
+    def is_handled() -> bool:  # the handler comes before the imports
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("SigCgt:")]
+        return bool(int(line.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1)
+
+    wait(run, is_handled, "the handler")
     os.kill(run.pid, signal.SIGUSR1)
-    out, _ = run.communicate(timeout=120)
-    assert run.returncode == 128 + signal.SIGUSR1, out
-    assert "stopped by SIGUSR1, nothing to save yet" in out
+    assert "stopped by SIGUSR1, nothing to save yet" in end(run, 128 + signal.SIGUSR1)

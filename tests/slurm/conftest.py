@@ -1,4 +1,4 @@
-"""The testbed, and the curves of runs that nobody disturbed."""
+"""The cluster, a folder to submit jobs from, and the curve of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from pathlib import Path
 
 import pytest
 
+from tests.slurm.cluster import Cluster, why_not
 from tests.slurm.runs import Workplace, curve
-from tests.slurm.testbed import Testbed, why_not
 
 
 @pytest.fixture(scope="session")
-def testbed() -> Iterator[Testbed]:
-    """Three nodes; without them all that needs them is skipped."""
+def cluster() -> Iterator[Cluster]:
+    """Three nodes; all tests that need them are skipped on a machine that cannot have them."""
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
-    # munged wants a folder that all can enter, which those of pytest are not.
-    folder = Path(tempfile.mkdtemp(prefix="slurm-testbed-"))
+    # munged wants a folder that all users may enter, unlike pytest's.
+    folder = Path(tempfile.mkdtemp(prefix="slurm-cluster-"))
     folder.chmod(0o755)
-    testbed = Testbed(folder)
+    cluster = Cluster(folder)
     try:
-        testbed.up()
-        yield testbed
+        cluster.up()
+        yield cluster
     finally:
-        testbed.down()
+        cluster.down()
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, testbed: Testbed, shards: Path) -> Workplace:
-    return Workplace(tmp_path / "work", testbed, shards)
+def workplace(tmp_path: Path, cluster: Cluster, shards: Path) -> Workplace:
+    return Workplace(tmp_path / "work", cluster, shards)
 
 
 @pytest.fixture(scope="session")
 def undisturbed(
-    tmp_path_factory: pytest.TempPathFactory, testbed: Testbed, shards: Path
+    tmp_path_factory: pytest.TempPathFactory, cluster: Cluster, shards: Path
 ) -> list[dict[str, str]]:
-    """The curve of two ranks."""
-    workplace = Workplace(tmp_path_factory.mktemp("undisturbed") / "work", testbed, shards)
+    """The curve of two ranks that nothing disturbed."""
+    workplace = Workplace(tmp_path_factory.mktemp("undisturbed") / "work", cluster, shards)
     workplace.submit().until_state("COMPLETED")
     return curve(workplace.folder)

@@ -1,4 +1,4 @@
-"""Callbacks for jobs on the testbed, so that a test finds them in a moment that is else too short to hit."""
+"""Callbacks for jobs on the cluster that prolong moments too short to be hit by a test."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-SIZE = 200_000_000
-"""Of the ballast, in bytes."""
+BALLAST = 200_000_000
+"""Bytes that `Ballast` adds to a checkpoint."""
 
 
 class WaitForSignal(Callback):
-    """Each rank waits at a moment until a signal has come to it, but only the first time in the life of a run.
+    """Each rank waits until it receives a signal, once in the life of a run.
 
     Args:
-        moment: ``"batch"``, in the middle of one, or ``"validation"``.
+        moment: Where it waits: `"batch"` for the middle of a batch, or `"validation"`.
     """
 
     def __init__(self, moment: str) -> None:
@@ -51,9 +51,9 @@ class WaitForSignal(Callback):
 
 
 class Ballast(Callback):
-    """Makes each checkpoint so large that to write it takes a while."""
+    """Makes each checkpoint so large that writing it takes a while."""
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["ballast"] = torch.zeros(SIZE, dtype=torch.uint8)
+        checkpoint["ballast"] = torch.zeros(BALLAST, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Runs that jobs train: their folders, and the promises they have to keep whatever happened to the jobs."""
+"""Runs that jobs train, and the promises to keep whatever happened to the jobs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 from wandb.proto import wandb_internal_pb2
 
 from datamodules.audit.verdict import audit
-from tests.slurm.testbed import REPOSITORY, Job, Testbed
+from tests.slurm.cluster import Cluster
+from tests.slurm.jobs import Job
 
+REPOSITORY = Path(__file__).parents[2]
 TINY = [
     *("--model.width", "4", "--model.learning_rate", "0.3"),
     *("--data.batch_size", "12", "--data.image_size", "24", "--data.resize_size", "28"),
@@ -23,20 +25,20 @@ TINY = [
 RUN = "bagnet9"
 CPU = ("--cpus-per-task=1", "--gpus-per-node=0")
 LOGGED = ("train/loss_step", "val/top1")
-"""Figures that the table and W&B must agree on."""
+"""Columns in which the table and W&B must agree."""
 
 
 class Workplace:
-    """A folder to submit jobs from: the shipped scripts, an environment, and what the jobs leave there.
+    """A folder to submit jobs from, with the project's scripts; the jobs write into it.
 
     Args:
-        folder: Is made.
-        testbed: Takes the jobs.
+        folder: Does not exist yet.
+        cluster: Runs the jobs.
         shards: The data.
     """
 
-    def __init__(self, folder: Path, testbed: Testbed, shards: Path) -> None:
-        self.folder, self.testbed, self.shards = folder, testbed, shards
+    def __init__(self, folder: Path, cluster: Cluster, shards: Path) -> None:
+        self.folder, self.cluster, self.shards = folder, cluster, shards
         self._waited_for: set[Path] = set()  # files of the audit
         (folder / "slurm").mkdir(parents=True)
         for path in [REPOSITORY / "train.py", *(REPOSITORY / "slurm").glob("*[!v]")]:  # no *.env
@@ -50,19 +52,19 @@ class Workplace:
     def submit(
         self, *flags: str, nodes: int = 2, tasks: int = 1, sbatch: tuple[str, ...] = ()
     ) -> Job:
-        """Queue a training of `RUN` on so many nodes with so many tasks each."""
+        """Submit a training of `RUN` on so many nodes with so many tasks each."""
         where = [f"--nodes={nodes}", f"--ntasks-per-node={tasks}", *CPU, *sbatch]
         words = [*TINY, "--patch", "9", "--data.audit_dir", "audit", *flags]
         words += ["--data.root", str(self.shards)]
         return self.queue(*where, "slurm/train.sbatch", *words)
 
     def queue(self, *words: str) -> Job:
-        """`sbatch` these words; the output goes to a file whose name ends in the job's number."""
-        said = self.testbed.run("sbatch", "--parsable", *words, cwd=self.folder)
-        return Job(self.testbed, said.strip(), self.folder)
+        """Call `sbatch`; the job's output must go to a file whose name ends in its number."""
+        said = self.cluster.run("sbatch", "--parsable", *words, cwd=self.folder)
+        return Job(self.cluster, said.strip(), self.folder)
 
     def wait_for_step(self, job: Job, ranks: int, step: int = 1, audited: str = "audit") -> None:
-        """Wait until all ranks of a start that was not waited for before have taken so many batches."""
+        """Wait until all ranks have taken so many batches, in a start not waited for before."""
 
         def taken() -> bool:
             files = set((self.folder / audited).glob("*.jsonl")) - self._waited_for
@@ -76,7 +78,7 @@ class Workplace:
 
 
 def curve(folder: Path, run: str = RUN) -> list[dict[str, str]]:
-    """The table of a run, without what depends on the clock."""
+    """The table of a run, without the columns that depend on the clock."""
     with (folder / "runs" / run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     clock = ("throughput/", "memory/")
@@ -90,14 +92,14 @@ def check_as_if_undisturbed(
     audited: str = "audit",
     redone: int = sys.maxsize,
 ) -> None:
-    """Every epoch was exact, the curve is that of the undisturbed run, and W&B has one run with just its rows.
+    """Every epoch is exact, the curve is that of an undisturbed run, and W&B has the same rows.
 
     Args:
-        folder: The jobs were submitted from.
-        undisturbed: Curve.
-        run: Its name.
+        folder: The jobs were submitted from here.
+        undisturbed: The curve to expect.
+        run: Name of the run.
         audited: Folder of its audit.
-        redone: No more steps than these were lost, and done again.
+        redone: The most steps that may have been lost and repeated.
     """
     report = audit(folder / audited)
     assert report.problems == []
@@ -108,8 +110,8 @@ def check_as_if_undisturbed(
 
 
 def check_wandb(run: Path, rows: list[dict[str, str]]) -> None:
-    """The offline files of all starts, one behind the other, are one run with strictly rising steps: those of the table."""
-    files = sorted(run.glob("wandb/offline-run-*/*.wandb"))  # the folders are named after the clock
+    """The offline files of all starts, in order, are one run in W&B with the rows of the table."""
+    files = sorted(run.glob("wandb/offline-run-*/*.wandb"))  # their folders begin with the time
     ids, logged = set(), []
     for file in files:
         for record in records(file):
@@ -125,16 +127,16 @@ def check_wandb(run: Path, rows: list[dict[str, str]]) -> None:
     assert len(ids) == 1
     assert steps == sorted(set(steps)), "steps that do not rise"
     assert steps == [int(row["step"]) for row in rows]
-    for figure in LOGGED:
-        table = [(int(row["step"]), float(row[figure])) for row in rows if row[figure]]
+    for column in LOGGED:
+        table = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
         assert table
-        assert [(step, items[figure]) for step, items in logged if figure in items] == table
+        assert [(step, items[column]) for step, items in logged if column in items] == table
 
 
 def records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
-    """What W&B has written: records in LevelDB's log format, behind a header of 7 bytes.
+    """Read a file of W&B's offline mode: LevelDB's log format after a header of 7 bytes.
 
-    A record that its writer could not finish is left out, as by `wandb sync`.
+    Like `wandb sync`, this ignores an incomplete record at the end.
     """
     content, begin, block, parts = file.read_bytes(), 7, 32768, b""
     while begin + 7 <= len(content):

@@ -1,6 +1,6 @@
-"""A task of a job that is asked to stop again and again: ``python short_steps.py TIMES FLAGS...``.
+"""A job's task that is asked to stop again and again: `python short_steps.py TIMES FLAGS...`.
 
-It starts the training anew after each stop, without the seconds that the imports of a new process take.
+After each stop it resumes the training in the same process, which saves the time of the imports.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import sys
 from torch import nn
 
 from bagnet.training import classifier
-from train import main
+from bagnet.training.command import main
 
 
 def quick(name: str, num_classes: int, width: int) -> nn.Module:
-    """In place of a BagNet, whose fifty layers take longer than a step shall last."""
+    """Replaces a BagNet, whose fifty layers would take longer than a step should last here."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes))
 
 

@@ -1,4 +1,4 @@
-"""What the ranks agree on, they agree on between two batches, however short these are."""
+"""However short the batches are, the ranks always agree between which two of them they stop."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from datamodules.audit.verdict import audit
-from tests.slurm.testbed import REPOSITORY, Job
+from tests.slurm.jobs import Job
+from tests.slurm.runs import REPOSITORY
 
 pytestmark = pytest.mark.slurm
 SIGNALS = 20
 
 
-def test_twenty_signals_amid_batches_of_milliseconds_never_leave_two_ranks_waiting(workplace):
+def test_twenty_signals_during_batches_of_milliseconds_never_leave_two_ranks_waiting(workplace):
     flags = ["--data.root", str(workplace.shards), "--data.batch_size", "2", "--data.workers", "0"]
     flags += ["--data.image_size", "16", "--data.resize_size", "16", "--data.audit_dir", "audit"]
     flags += ["--trainer.accelerator", "cpu", "--trainer.num_nodes", "2", "--trainer.devices", "1"]
@@ -31,7 +32,7 @@ def test_twenty_signals_amid_batches_of_milliseconds_never_leave_two_ranks_waiti
     draw = random.Random(0)
     for stop in range(SIGNALS):
         workplace.wait_for_step(job, ranks=2, step=draw.randint(1, 60))
-        job.testbed.run("scancel", "--signal=USR1", job.number)
+        job.cluster.run("scancel", "--signal=USR1", job.number)
         job.until(partial(stopped, job, stop), f"stop {stop} of both ranks")
     job.until_state("COMPLETED")
     report = audit(workplace.folder / "audit")

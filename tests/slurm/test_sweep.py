@@ -1,33 +1,33 @@
-"""An array of three patches, one of which is preempted."""
+"""An array of three networks, one of which is preempted."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.slurm.jobs import Job
 from tests.slurm.runs import CPU, TINY, Workplace, check_as_if_undisturbed, curve
-from tests.slurm.testbed import Job
 
 pytestmark = pytest.mark.slurm
 PATCHES = (9, 17, 33)
 
 
 def sweep(workplace: Workplace) -> list[Job]:
-    """Queue the tasks, two on the first node and one on the second."""
+    """Submit the array; two tasks run on the first node and one on the second."""
     lines = [f"bagnet{patch} --patch {patch} --data.audit_dir audit{patch}" for patch in PATCHES]
     (workplace.folder / "list.txt").write_text("\n".join(lines))
     where = ("--nodes=1", "--ntasks-per-node=1", *CPU, "--cpus-per-task=32")
     flags = ("--data.image_size", "40", "--data.resize_size", "44", "--data.workers", "0")
     words = [*TINY, "--data.root", str(workplace.shards), *flags, "--trainer.max_epochs", "4"]
     array = workplace.queue(*where, "slurm/sweep.sbatch", "list.txt", *words)
-    return [Job(array.testbed, f"{array.number}_{task}", array.folder) for task in range(3)]
+    return [Job(array.cluster, f"{array.number}_{task}", array.folder) for task in range(3)]
 
 
-def test_of_three_patches_one_is_preempted_and_none_shows_it(testbed, shards, tmp_path):
-    whole = Workplace(tmp_path / "whole", testbed, shards)
+def test_one_of_three_networks_is_preempted_and_no_result_shows_it(cluster, shards, tmp_path):
+    whole = Workplace(tmp_path / "whole", cluster, shards)
     for job in sweep(whole):
         job.until_state("COMPLETED")
 
-    work = Workplace(tmp_path / "work", testbed, shards)
+    work = Workplace(tmp_path / "work", cluster, shards)
     jobs = sweep(work)
     work.wait_for_step(jobs[2], ranks=1, step=5, audited="audit33")
     jobs[2].preempt()
