@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts in here share. They source it in the folder of the project, where sbatch was called.
+# What the scripts in this folder share. They source it in the project's folder.
 
 fail() {
   echo "error: $*" >&2
@@ -11,54 +11,59 @@ if [[ -f slurm/site.env ]]; then
   source slurm/site.env
 fi
 gpus=${SLURM_GPUS_ON_NODE:-0}
-# One task for each GPU, or as many as were asked for where there are none.
+# One task for each GPU; without GPUs, as many as were asked for.
 tasks=$((gpus > 0 ? gpus : ${SLURM_NTASKS_PER_NODE:-1}))
 cpus=$((SLURM_CPUS_ON_NODE / tasks))
-((cpus > 0)) || fail "$SLURM_CPUS_ON_NODE CPUs for $tasks tasks on a node; give sbatch a larger --cpus-per-task"
+((cpus > 0)) ||
+  fail "$SLURM_CPUS_ON_NODE CPUs for $tasks tasks on a node; give sbatch a larger --cpus-per-task"
 
-# SLURM's signals are for the tasks, which save; this shell waits for them. SIGTERM comes here too where SLURM
-# itself ends the job, or queues it again.
+# SLURM's signals are for the tasks, which save while this shell waits. SIGTERM comes here too if
+# SLURM itself ends or requeues the job.
 ended=
 trap 'ended=1' TERM
 trap : USR1
 
-# The words of train.py that follow from the job; the user's come behind them and win.
+# The arguments of train.py that follow from the job; the user's come after them and win.
 settings() {
   words=(--trainer.num_nodes "$SLURM_JOB_NUM_NODES" --trainer.devices "$tasks")
   ((gpus > 0)) || words+=(--trainer.accelerator cpu)
-  words+=(--data.workers $((cpus > 1 ? cpus - 1 : 1))) # one is left to the training itself
+  words+=(--data.workers $((cpus > 1 ? cpus - 1 : 1))) # one is for the training itself
   [[ -z ${BAGNET_CACHE_DIR:-} ]] || words+=(--data.cache_dir "$BAGNET_CACHE_DIR")
   [[ -z ${BAGNET_CACHE_GIB:-} ]] || words+=(--data.cache_gib "$BAGNET_CACHE_GIB")
 }
 
-# `python WORDS` in all tasks, in the container if there is one; then the job ends, or is queued again.
+# Run `python WORDS` in all tasks, in the container if there is one; then end or requeue the job.
 start() {
   local mounts=$PWD:$PWD${BAGNET_MOUNTS:+,$BAGNET_MOUNTS} python=${BAGNET_PYTHON:-} code=0
-  # Without --kill-on-bad-exit the other ranks would wait for one that has died. How many tasks, srun is told
-  # because sbatch may know another number of them than of GPUs; and CPUs, because it does not ask sbatch.
-  local srun=(srun --kill-on-bad-exit=1 --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node="$tasks")
-  srun+=(--ntasks=$((SLURM_JOB_NUM_NODES * tasks)) --cpus-per-task="$cpus")
+  # Without --kill-on-bad-exit the other ranks would wait for one that has died. srun is told the
+  # number of tasks, as sbatch may know more of them than GPUs, and of CPUs, which it does not take
+  # from sbatch.
+  local nodes=$SLURM_JOB_NUM_NODES
+  local srun=(srun --kill-on-bad-exit=1 --nodes="$nodes" --ntasks-per-node="$tasks")
+  srun+=(--ntasks=$((nodes * tasks)) --cpus-per-task="$cpus")
   local container=${BAGNET_CONTAINER:-}
   if [[ -z $container ]]; then
     python=${python:-.venv/bin/python}
     command -v "$python" >/dev/null ||
-      fail "there is no $python; run \`make setup\`, or name another in slurm/site.env (BAGNET_PYTHON)"
+      fail "there is no $python; run \`make setup\`, or set BAGNET_PYTHON in slurm/site.env"
   elif [[ $container == *.sif || -d $container ]]; then
     srun+=(apptainer exec --nv --bind "$mounts" "$container")
   else
-    srun+=(--container-image="$container" --container-mounts="$mounts" --container-workdir="$PWD")
+    srun+=(--container-image="$container" --container-mounts="$mounts")
+    srun+=(--container-workdir="$PWD")
   fi
-  echo "job $(job), start $((${SLURM_RESTART_COUNT:-0} + 1)): $SLURM_JOB_NUM_NODES x $tasks tasks with $cpus CPUs on $SLURM_JOB_NODELIST"
+  echo "job $(job), start $((${SLURM_RESTART_COUNT:-0} + 1)):" \
+    "$nodes x $tasks tasks with $cpus CPUs on $SLURM_JOB_NODELIST"
   "${srun[@]}" "${python:-python}" "$@" || code=$?
-  # After USR1, the warning of the time limit; or when preempted, with time to spare (GraceTime), which
-  # SLURM takes for a job that failed.
+  # After USR1, the warning of the time limit. Or after a preemption in which the job saved within
+  # its GraceTime, which SLURM mistakes for a failure.
   if ((code == 128 + 10)) || { ((code == 128 + 15)) && [[ -z $ended ]] && preempted; }; then
     requeue
   fi
   exit "$code"
 }
 
-# As scontrol calls it: a task of an array has a name of its own.
+# The job's number for scontrol; a task of an array has its own.
 job() {
   if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then
     echo "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
@@ -74,8 +79,9 @@ preempted() {
 requeue() {
   local why
   if why=$(scontrol requeue "$(job)" 2>&1); then
-    echo "job $(job) is queued again, and goes on where it stopped"
+    echo "job $(job) is requeued, and will resume where it stopped"
   else
-    echo "job $(job) could not be requeued: ${why#scontrol: }; submit the same line again: it goes on" >&2
+    echo "job $(job) could not be requeued: ${why#scontrol: };" \
+      "submit the same command again to resume" >&2
   fi
 }

@@ -1,4 +1,4 @@
-"""The scripts in slurm/: the words that they run, when they queue a job again, what they refuse."""
+"""The scripts in slurm/: the commands that they run, when they requeue a job, what they refuse."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ SCONTROL = """\
 #!/bin/bash
 case $* in
   *show*) echo "JobId=7 PreemptEligibleTime=2026-11-23T10:00:00 PreemptTime=$PREEMPTED" ;;
-  *) echo "$*" >> "$QUEUED"; [[ -z ${REFUSED:-} ]] || { echo "scontrol: Access denied" >&2; exit 1; } ;;
+  *)
+    echo "$*" >> "$QUEUED"
+    [[ -z ${REFUSED:-} ]] || { echo "scontrol: Access denied" >&2; exit 1; }
+    ;;
 esac
 """
 JOB = {
@@ -39,7 +42,7 @@ WHERE = ["--trainer.num_nodes", "2", "--trainer.devices", "4", "--data.workers",
 
 @pytest.fixture
 def project(tmp_path):
-    """A folder with the scripts, a Python, and a cluster that writes down what it is asked for."""
+    """A folder with the scripts, a Python, and programs of SLURM's that record their arguments."""
     project = tmp_path / "the project"
     (project / "slurm").mkdir(parents=True)
     for file in (REPOSITORY / "slurm").iterdir():
@@ -82,7 +85,7 @@ def submit(project):
     return run
 
 
-def test_a_training_gets_ranks_and_cpus_from_the_job_and_its_words_last(submit):
+def test_a_training_gets_ranks_and_cpus_from_the_job_and_the_users_arguments_last(submit):
     done = submit("train.sbatch", "--patch", "17", "--name", "a b")
     assert (done.returncode, done.stderr) == (0, "")
     words = ["python", "train.py", *WHERE, "--patch", "17", "--name", "a b", "--resume", "auto"]
@@ -91,14 +94,14 @@ def test_a_training_gets_ranks_and_cpus_from_the_job_and_its_words_last(submit):
     assert not done.queued
 
 
-def test_without_gpus_there_are_as_many_tasks_as_were_asked_for(submit):
+def test_without_gpus_there_are_as_many_tasks_as_requested(submit):
     done = submit("train.sbatch", SLURM_GPUS_ON_NODE=0)
     assert "--ntasks=16" in done.words
     assert "--cpus-per-task=4" in done.words
     assert done.words[done.words.index("--trainer.accelerator") + 1] == "cpu"
 
 
-def test_the_nodes_own_disk_is_one_variable(submit):
+def test_one_variable_puts_shards_on_the_nodes_disk(submit):
     site = "BAGNET_CACHE_DIR='/local disk/me'\nBAGNET_CACHE_GIB=150"
     cache = ["--data.cache_dir", "/local disk/me", "--data.cache_gib", "150"]
     words = submit("train.sbatch", "--patch", "9", site=site).words
@@ -151,37 +154,37 @@ def test_a_sweep_that_cannot_work_is_refused(submit, project):
         ("pack.sbatch", {}, "7"),
     ],
 )
-def test_a_job_at_its_time_limit_is_queued_again(submit, script, variables, job):
+def test_a_job_at_its_time_limit_is_requeued(submit, script, variables, job):
     done = submit(script, "wds", code=128 + 10, **variables)
     assert done.queued == [f"requeue {job}"]
-    assert f"job {job} is queued again" in done.stdout
+    assert f"job {job} is requeued" in done.stdout
     assert done.returncode == 138
 
 
-def test_a_job_that_was_preempted_and_saved_in_time_is_queued_again(submit):
+def test_a_job_that_was_preempted_and_saved_in_time_is_requeued(submit):
     assert submit("train.sbatch", code=128 + 15, PREEMPTED="2026-11-23T10:00:01").queued
     assert submit("train.sbatch", code=0, PREEMPTED="2026-11-23T10:00:01").returncode == 0
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 128 + 15])
-def test_a_job_that_ends_otherwise_is_not_queued_again(submit, code):
+def test_a_job_that_ends_otherwise_is_not_requeued(submit, code):
     done = submit("train.sbatch", code=code)
     assert (done.returncode, done.queued) == (code, [])
 
 
-def test_what_slurm_ends_or_queues_again_itself_is_left_to_it(submit, project):
-    # Slurm signals the shell too, which must live on until the tasks have saved.
-    kill = "#!/bin/bash\nkill -TERM $PPID\nsleep 0.3\necho saved\nexit 143\n"
+def test_what_slurm_ends_or_requeues_itself_is_left_to_it(submit, project):
+    # SLURM signals the shell too, which must survive until the tasks have saved.
+    kill = "#!/bin/bash\nkill -TERM $PPID\necho saved\nexit 143\n"
     (project / "bin" / "srun").write_text(kill)
     done = submit("train.sbatch", PREEMPTED="2026-11-23T10:00:01")
     assert (done.returncode, done.queued) == (143, [])
     assert "saved" in done.stdout
 
 
-def test_a_job_that_cannot_be_queued_again_says_what_to_do(submit):
+def test_a_job_that_cannot_be_requeued_says_what_to_do(submit):
     done = submit("train.sbatch", code=138, REFUSED=1)
     expected = (
-        "job 7 could not be requeued: Access denied; submit the same line again: it goes on\n"
+        "job 7 could not be requeued: Access denied; submit the same command again to resume\n"
     )
     assert (done.stderr, done.returncode) == (expected, 138)
 
@@ -212,9 +215,9 @@ def test_any_other_image_is_run_with_pyxis(submit, project, image):
     assert words[-4:] == ["--name", "a b", "--resume", "auto"]
 
 
-def test_what_a_job_lacks_is_said_before_it_starts(submit):
+def test_what_a_job_lacks_is_reported_before_it_starts(submit):
     done = submit("train.sbatch", site="BAGNET_PYTHON=/no/python")
-    assert "there is no /no/python; run `make setup`, or name another" in done.stderr
+    assert "there is no /no/python; run `make setup`, or set BAGNET_PYTHON" in done.stderr
     assert done.returncode == 2
     done = submit("train.sbatch", SLURM_CPUS_ON_NODE=2)
     assert "2 CPUs for 4 tasks on a node; give sbatch a larger --cpus-per-task" in done.stderr
