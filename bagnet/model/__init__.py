@@ -1,5 +1,6 @@
 """The networks.
 
-Here: the BagNet architecture and its receptive field, networks by name, reading and writing weights, folding BatchNorm.
-Not here: how they are trained (`bagnet.training`), or what their decisions rest on (`bagnet.evidence`).
+Here: the BagNet architecture, networks by name, receptive fields, reading and writing weights, and
+folding BatchNorm into convolutions.
+Not here: how networks are trained (`bagnet.training`), or which patches decide (`bagnet.evidence`).
 """

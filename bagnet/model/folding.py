@@ -1,8 +1,8 @@
-"""What a BagNet need not compute: linear layers in a row are one.
+"""Folds consecutive linear layers of a BagNet into one.
 
-Its first two convolutions have nothing between them: together they are one 3x3 of the pixels, which spares 1.8 of the 16.3
-billion multiply-adds of the BagNet-33 at 224 pixels, and its largest activation. In evaluation, a normalisation is linear
-too.
+Its first two convolutions have nothing between them, so they equal one 3x3 convolution of the
+pixels. This saves 1.8 of the 16.3 billion multiply-adds of the BagNet-33 at 224 pixels, and its
+largest activation. In evaluation mode BatchNorm is linear too.
 """
 
 from __future__ import annotations
@@ -18,28 +18,30 @@ from bagnet.model.network import BagNet, Bottleneck
 
 
 def stem_weight(model: BagNet) -> Tensor:
-    """The 3x3 convolution that ``conv1`` and ``conv2`` are together: (width, channels of the image, 3, 3).
+    """Compose `conv1` and `conv2` into the weight of one convolution, (width, channels, 3, 3).
 
-    Gradients pass to both. Autocast would round it twice, so it is put together in the weights' dtype.
+    Gradients flow to both. Autocast is off because it would round the weights twice.
     """
     with torch.autocast(model.conv1.weight.device.type, enabled=False):
         return torch.einsum("omhw,mc->ochw", model.conv2.weight, model.conv1.weight[..., 0, 0])
 
 
 def folded(model: BagNet) -> BagNet:
-    """A copy for inference, where normalisations are part of convolutions: the same numbers to rounding, in fewer passes.
+    """Copy a network for inference, with every BatchNorm folded into its convolution.
 
-    It is in evaluation mode, needs no gradients of its weights and runs on plain kernels, compiled or not. Its state has
-    other names and no statistics, so it is no checkpoint. `dense_evidence` folds by itself and takes the network as it was.
+    The copy gives the same numbers up to rounding, in fewer passes over memory. It is in evaluation
+    mode, its weights need no gradients, and it never uses fused kernels. Its state dict has other
+    names and no statistics, so do not save it as weights. `dense_evidence` folds by itself: give it
+    the original network.
 
     Args:
-        model: Of any mode and device; not changed.
+        model: The network, in any mode and on any device; it is not changed.
 
     Raises:
         ValueError: The network is folded already.
     """
     if isinstance(model.bn1, nn.Identity):
-        raise ValueError("the network is folded already: fold the one with normalisations")
+        raise ValueError("the network is folded already: fold the one with BatchNorm layers")
     model = copy.deepcopy(model).eval().requires_grad_(False)
     model.fused = None
     model.conv2.weight = nn.Parameter(stem_weight(model), requires_grad=False)

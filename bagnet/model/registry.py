@@ -1,4 +1,4 @@
-"""Build a network by name: the BagNets, and the torchvision networks the paper compares."""
+"""Networks by name: the BagNets, and the torchvision networks that the paper compares them with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BAGNETS = {"bagnet9": 9, "bagnet17": 17, "bagnet33": 33}
 TORCHVISION = ("alexnet", "vgg11", "vgg16", "vgg19", "resnet50", "resnet152", "densenet169")
 MODELS = (*BAGNETS, *TORCHVISION)
 ORIGINAL_WIDTH = 64
-"""Channels of the first convolution in all of them."""
+"""Channels of the first convolution in all these networks."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, for values in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -23,25 +23,25 @@ def build_model(name: str, num_classes: int = 1000, width: int = 64) -> nn.Modul
     """Build a network with fresh weights.
 
     Args:
-        name: one of `MODELS`.
-        num_classes: length of the logits.
-        width: channels of the first convolution, 64 in the original. All other layers follow, so a
-            width of 16 has a quarter of the channels everywhere.
+        name: One of `MODELS`.
+        num_classes: Number of classes.
+        width: Channels of the first convolution, 64 in the original. All other layers scale with
+            it, so a width of 16 gives a quarter of the channels everywhere.
 
     Raises:
-        ValueError: unknown `name`, or a `width` that this network does not come in.
+        ValueError: `name` is unknown, or the network cannot have this `width`.
     """
     if name in BAGNETS:
         return BagNet(BAGNETS[name], num_classes, width)
     if name not in TORCHVISION:
         raise ValueError(f"there is no model {name!r}: choose one of {', '.join(MODELS)}")
-    narrowest = 2 if name == "densenet169" else 1  # a layer of its blocks adds width / 2 channels
+    narrowest = 2 if name == "densenet169" else 1  # its layers add width / 2 channels each
     if not 0 < width <= ORIGINAL_WIDTH or width % narrowest:
         even = "even " * (narrowest == 2)
         raise ValueError(f"width={width}: {name} comes in {even}widths of {narrowest} to 64")
-    from torchvision.models import get_model  # takes a second, and the BagNets do without
+    from torchvision.models import get_model  # takes a second, and BagNets do not need it
 
-    model = get_model(name, weights=None, num_classes=num_classes)
+    model: nn.Module = get_model(name, weights=None, num_classes=num_classes)
     if width != ORIGINAL_WIDTH:
         _narrow(model, width)
     return model
@@ -49,10 +49,11 @@ def build_model(name: str, num_classes: int = 1000, width: int = 64) -> nn.Modul
 
 @torch.no_grad()
 def _narrow(model: nn.Module, width: int) -> None:
-    """Keep the first `width` of 64 channels everywhere, but for those of the image and the classes.
+    """Keep the first `width` of every 64 channels, except in the image and the logits.
 
-    torchvision's constructors cannot do this. Fresh weights stay as torchvision draws them, times
-    the root of how many fewer inputs a layer has, so that signals keep their size.
+    torchvision's constructors cannot do this. The weights stay as torchvision initialises them,
+    times the square root of the factor by which a layer lost inputs, so that signals keep their
+    size.
     """
     kinds = nn.Conv2d | nn.Linear
     image, *_, logits = (layer for layer in model.modules() if isinstance(layer, kinds))
@@ -60,7 +61,7 @@ def _narrow(model: nn.Module, width: int) -> None:
         if isinstance(layer, nn.BatchNorm2d):
             layer.num_features = layer.num_features * width // ORIGINAL_WIDTH
             for key, value in layer.state_dict(keep_vars=True).items():
-                if value.ndim:  # all but the counter
+                if value.ndim:  # not the counter of batches
                     narrow = value[: layer.num_features].clone()
                     is_weight = isinstance(value, nn.Parameter)
                     setattr(layer, key, nn.Parameter(narrow) if is_weight else narrow)
@@ -79,18 +80,21 @@ def _narrow(model: nn.Module, width: int) -> None:
 
 
 def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Scale uint8 RGB images (B, 3, H, W) by ImageNet's mean and standard deviation.
+    """Normalise images by ImageNet's mean and standard deviation.
 
-    It runs on the images' device and keeps their memory format. The arithmetic is in float32 or
-    better, whatever `dtype` is asked for.
+    This runs on the images' device, keeps their memory format, and computes in at least float32.
+
+    Args:
+        images: RGB images, uint8 (B, 3, H, W).
+        dtype: Type of the result.
 
     Raises:
-        ValueError: the images are not uint8, or not of that shape.
+        ValueError: The images have another type or shape.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
             f"normalize takes uint8 images (B, 3, H, W), not {images.dtype} {tuple(images.shape)}: "
-            f"pass the pixels as the loader gives them"
+            f"pass the pixels as the data loader returns them"
         )
     exact = torch.promote_types(dtype, torch.float32)
     mean, std = (
@@ -100,6 +104,9 @@ def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def _per_channel(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Of pixels from 0 to 255: (3, 1, 1). Made on the device: a copy from the host would be none of a CUDA graph's."""
+    """Scale values for pixels from 0 to 255, (3, 1, 1).
+
+    They are created on the device because a CUDA graph cannot contain a copy from the host.
+    """
     channels = [torch.full((1, 1), value, dtype=dtype, device=device) for value in values]
     return torch.stack(channels).mul_(255)

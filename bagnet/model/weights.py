@@ -1,8 +1,7 @@
-"""Read and write weights: the authors' files, our checkpoints, and safetensors."""
+"""Reads and writes weights: safetensors, the authors' files, and those in our checkpoints."""
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
 from collections.abc import Iterable
@@ -14,20 +13,21 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from bagnet.model.registry import ORIGINAL_WIDTH, build_model
+from datamodules.common.files import replacing
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read weights, onto the CPU and under the names of the network's own state dict.
+    """Read weights onto the CPU, under the names in the network's own state dict.
 
     Args:
-        path: `.safetensors`; or anything that `torch.save` wrote: a state dict, a dict with one as
-            `state_dict` (the authors' `.pth.tar`), or a checkpoint of ours, of which only the keys
-            `model.*` are taken. The prefixes `module.` (DataParallel) and `_orig_mod.`
+        path: A `.safetensors` file, or a file written by `torch.save`: a state dict, a dict that
+            has one as `state_dict` (the authors' `.pth.tar`), or one of our checkpoints, from which
+            only the keys `model.*` are read. The prefixes `module.` (DataParallel) and `_orig_mod.`
             (torch.compile) are removed.
 
     Raises:
-        ValueError: there is no such file, it is not a checkpoint or incomplete, or it holds Python
-            objects, which are never unpickled.
+        ValueError: The file does not exist, is not a file of weights, is incomplete, or contains
+            Python objects, which are never unpickled.
     """
     return _weights(_read(Path(path)), path)
 
@@ -38,17 +38,35 @@ def load_model(
     num_classes: int | None = None,
     width: int | None = None,
 ) -> nn.Module:
-    """Build the network that a file is for, with its weights, in evaluation mode.
+    """Load a trained network from a file, on the CPU and in evaluation mode.
+
+    `bagnet.load` is this function. It warns about nearly dead layers, as in the authors' BagNet-33:
+    such a network loses accuracy in lower precision.
 
     Args:
-        path: see `load_weights`.
-        name: one of `models.MODELS`. Our checkpoints know it; for all other files it must be given.
-        num_classes: by default what the checkpoint says, or else the size of the last layer.
-        width: by default what the checkpoint says, or else the size of the first layer.
+        path: One of our checkpoints, the authors' `.pth.tar`, or a `.safetensors` or `.pth` file of
+            weights; see `load_weights`.
+        name: Name of the network, one of `bagnet.model.registry.MODELS`. Only our checkpoints
+            contain it; for other files it must be given.
+        num_classes: Number of classes; by default, the checkpoint's or that of the last layer.
+        width: Channels of the first convolution; by default, the checkpoint's or that of the first
+            layer.
+
+    Returns:
+        The network; a `BagNet` for `bagnet9`, `bagnet17` and `bagnet33`.
 
     Raises:
-        ValueError: as in `load_weights`; the name is not known; or the weights are of another
-            network.
+        ValueError: As in `load_weights`; or the network's name is unknown; or the weights are from
+            another network.
+
+    Example:
+        >>> import tempfile
+        >>> from bagnet.model.network import BagNet
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(BagNet(9, num_classes=10, width=4), f"{folder}/tiny.safetensors")
+        ...     model = load_model(f"{folder}/tiny.safetensors", name="bagnet9")
+        >>> model.receptive_field, model.fc.out_features, model.training
+        (9, 10, False)
     """
     content = _read(Path(path))
     weights = _weights(content, path)
@@ -58,7 +76,7 @@ def load_model(
         raise ValueError(
             f"{path} does not say which network it is for: give its name, such as name='bagnet33'"
         )
-    # Our checkpoints may leave a setting None, when it was taken from the data.
+    # In our checkpoints a setting may be None if the data decided it.
     num_classes = num_classes or settings.get("num_classes") or _num_classes(weights, name, path)
     width = width or settings.get("width") or _width(weights, name)
     model = build_model(name, num_classes, width)
@@ -69,17 +87,21 @@ def load_model(
     if dead := dead_layers(model):
         warnings.warn(
             f"{path} has nearly dead layers, with no weight above 1e-6: {_some(dead)}. Such "
-            f"networks lose accuracy in lower precision: evaluate this one in float32 without TF32",
+            "networks lose accuracy in lower precision: evaluate this one in float32 without TF32",
             stacklevel=2,
         )
     return model.eval()
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
-    """Write a state dict as `.safetensors` or `.pth`; the file appears complete or not at all.
+    """Write a network's state dict; the file appears complete or not at all.
+
+    Args:
+        model: The network; the prefixes of compiled and parallel modules are removed.
+        path: A file whose suffix is `.safetensors` or `.pth`.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: The suffix is another one.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".pth"):
@@ -89,23 +111,18 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
         _clean(key): tensor.detach().cpu().contiguous()
         for key, tensor in model.state_dict().items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as unfinished:
         if path.suffix == ".pth":
             torch.save(weights, unfinished)
         else:
             unfinished.write_bytes(save(weights))  # `save_file` ignores the umask
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def dead_layers(model: nn.Module, threshold: float = 1e-6) -> list[str]:
-    """Names of the weight tensors in which no value reaches `threshold`; a bias may be zero.
+    """List the weight tensors (not biases) whose absolute values are all below `threshold`.
 
-    The authors' BagNet-33 has such layers, with values of about 1e-7, and is measured at 66.7%
-    top-1 in float32, 64.2% under TF32 and 58.0% in float16.
+    The authors' BagNet-33 has such layers, with values of about 1e-7. Its measured top-1 is 66.7%
+    in float32, 64.2% under TF32 and 58.0% in float16.
     """
     return [
         name
@@ -115,19 +132,19 @@ def dead_layers(model: nn.Module, threshold: float = 1e-6) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The dict that a file holds: weights, or weights and more."""
+    """Read the dict in a file: weights, or weights and more."""
     if not path.is_file():
-        raise ValueError(f"there is no checkpoint {path}: give the path of a file")
+        raise ValueError(f"there is no checkpoint {path}: give the path of a file of weights")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file can fail anywhere in a parser
+    except Exception as error:  # broken files can raise anything
         objects = _python_objects(path) if isinstance(error, pickle.UnpicklingError) else []
         if objects:
             raise ValueError(
                 f"{path} holds Python objects ({_some(objects)}), and loading those can run any "
-                f"code: if you trust the file, save its state dict alone and load that"
+                "code: if you trust the file, save its state dict alone and load that"
             ) from error
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise ValueError(
@@ -139,10 +156,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _python_objects(path: Path) -> list[str]:
-    """Names of the classes and functions that `weights_only` refuses to import for this file."""
+    """List the classes and functions in a file that `weights_only` refuses to import."""
     try:
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # not an archive: something else is wrong, or they cannot be listed
+    except Exception:  # not an archive, so there is nothing to list
         return []
 
 
@@ -153,7 +170,7 @@ def _weights(content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
         if isinstance(state, dict)
         else {}
     )
-    # Beside the network, a checkpoint of ours has metrics.
+    # Our checkpoints also contain metrics.
     ours = {key: value for key, value in weights.items() if key.startswith("model.")}
     if ours:
         weights = {_clean(key.removeprefix("model.")): value for key, value in ours.items()}
@@ -163,7 +180,7 @@ def _weights(content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
 
 
 def _clean(key: str) -> str:
-    """A key without the prefixes of wrappers; compiled inner modules leave theirs in the middle."""
+    """Remove wrappers' prefixes from a key; that of a compiled inner module is in its middle."""
     return key.replace("_orig_mod.", "").removeprefix("module.")
 
 
@@ -180,14 +197,14 @@ def _width(weights: dict[str, Tensor], name: str) -> int:
 
 
 def _layers(name: str, kind: type[nn.Module]) -> list[str]:
-    """The names of the layers of a kind, in the network's order."""
+    """Names of all layers of one kind, in the network's order."""
     with torch.device("meta"):
         return [key for key, layer in build_model(name).named_modules() if isinstance(layer, kind)]
 
 
 def _check_same_network(weights: dict[str, Tensor], model: nn.Module, message: str) -> None:
     expected = {key: tensor.shape for key, tensor in model.state_dict().items()}
-    # Files of before PyTorch 0.4.1 have no such counter, and load_state_dict fills it in.
+    # Files older than PyTorch 0.4.1 lack this counter, and load_state_dict adds it.
     missing = [key for key in expected.keys() - weights if not key.endswith("num_batches_tracked")]
     unexpected = weights.keys() - expected
     shapes = [
@@ -199,7 +216,7 @@ def _check_same_network(weights: dict[str, Tensor], model: nn.Module, message: s
         f"{what} {_some(names)}"
         for what, names in (
             ("it lacks", sorted(missing)),
-            ("it has the unknown", sorted(unexpected)),
+            ("it has unknown", sorted(unexpected)),
             ("it has", shapes),
         )
         if names
@@ -209,6 +226,6 @@ def _check_same_network(weights: dict[str, Tensor], model: nn.Module, message: s
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first three, and how many more there are."""
+    """The first three names, and how many more there are."""
     names = list(names)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""Other ways to sum the patches' evidence up, evaluated on the forward pass of a validation."""
+"""Accuracy of other aggregations of the evidence, measured during an ordinary validation."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from bagnet.training.metrics import ClassificationMetrics
 
 
 class Aggregations(Callback):
-    """Top-1 and top-5 of each aggregation, over all ranks, from the features that the network has computed anyway.
+    """Computes top-1 and top-5 of each aggregation over all ranks, without a second forward pass.
 
     Args:
-        names: As ``bagnet.evidence.aggregation.parse`` takes them, such as ``median`` or ``clamp:0``.
+        names: As `bagnet.evidence.aggregation.parse` takes them, such as `median` or `clamp:0`.
 
     Attributes:
-        figures: By name, top-1 and top-5 of the last validation, 0 to 1.
+        figures: Top-1 and top-5 (0 to 1) of the last validation, by name.
 
     Raises:
-        ValueError: There is no such aggregation, or, when it begins, the network is no BagNet.
+        ValueError: A name is unknown, or, when a validation starts, the network is not a BagNet.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.ways = {name: parse(name) for name in names}
+        self.by_name = {name: parse(name) for name in names}
         self.figures: dict[str, tuple[float, float]] = {}
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        model = require_bagnet(cast(nn.Module, pl_module.model))
-        self._metrics = {name: ClassificationMetrics().to(pl_module.device) for name in self.ways}
-        self._hook = model.layer4.register_forward_hook(self._keep)
+        self._model = require_bagnet(cast(nn.Module, pl_module.model))
+        self._metrics = {
+            name: ClassificationMetrics().to(pl_module.device) for name in self.by_name
+        }
+        self._hook = self._model.layer4.register_forward_hook(self._keep)
 
     def on_validation_batch_end(
         self,
@@ -44,9 +46,8 @@ class Aggregations(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        model = require_bagnet(cast(nn.Module, pl_module.model))
-        evidence = model.fc(self._features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).float()
-        for name, aggregate in self.ways.items():
+        evidence = self._model.patch_logits(self._features).float()
+        for name, aggregate in self.by_name.items():
             self._metrics[name].update(aggregate(evidence), batch[1])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

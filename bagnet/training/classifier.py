@@ -26,30 +26,39 @@ from datamodules.common.batch import UNREADABLE, Batch
 
 
 class BagNetClassifier(LightningModule):
-    """Trains and evaluates one of our networks; the defaults are the paper's recipe (its appendix, training details).
+    """Trains and evaluates one of our networks. The defaults are the paper's recipe (its appendix).
 
-    A batch is ``(images, labels, sample_ids)``: uint8 (B, 3, H, W), int64 (B,), int64 (B,). A place whose sample could not
-    be read has the label -1: neither the loss nor the metrics see it.
+    A batch is `(images, labels, sample_ids)`: uint8 (B, 3, H, W), int64 (B,), int64 (B,). A sample
+    that could not be read has the label -1; neither the loss nor the metrics count it.
 
     Args:
-        name: The network: bagnet9, bagnet17, bagnet33, or a torchvision network of the paper (``bagnet/model/registry.py``).
-        num_classes: Classes to tell apart; taken from the data set by train.py.
-        width: Channels of the first convolution; 64 in the originals, less makes a narrow network.
-        learning_rate: For a global batch of 256; scaled linearly with the global batch.
-        momentum: Of SGD.
-        weight_decay: Of SGD.
-        decay_norm: Whether biases and normalisation layers are decayed too, as the paper's recipe does.
-        schedule: "step" divides the learning rate by ten every decay_every epochs, "cosine" lets it fall to zero.
+        name: The network: bagnet9, bagnet17, bagnet33, or one of the torchvision networks in
+            `bagnet.model.registry`.
+        num_classes: Number of classes; train.py takes it from the data set.
+        width: Channels of the first convolution, 64 in the paper; all layers scale with it.
+        learning_rate: For a global batch of 256; it scales linearly with the global batch.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of SGD.
+        decay_norm: Whether biases and normalisation layers are decayed too, as in the paper.
+        schedule: "step" divides the learning rate by ten every decay_every epochs, "cosine" lets it
+            fall to zero.
         warmup_epochs: Epochs over which the learning rate rises linearly from zero.
         decay_every: Epochs between two steps of the "step" schedule.
-        batch_size: The global batch, for the scaling; taken from the data by train.py.
-        weights: A file of weights to start from: ours, the authors' .pth.tar, or safetensors.
-        compile: Whether to compile the network, from the pixels on (torch.compile).
-        kernels: "fused" runs a BagNet's blocks on kernels of our own (docs/kernels.md), "plain" everything on torch's;
-            "auto" is fused where a GPU can and the network is not compiled.
+        batch_size: The global batch, which scales the learning rate; train.py takes it from the
+            data.
+        weights: File of the initial weights: a checkpoint, the authors' .pth.tar, or safetensors.
+        compile: Whether to compile the network, including the normalisation of the pixels, with
+            torch.compile.
+        kernels: "fused" runs the blocks of a BagNet on our own experimental kernels, "plain" runs
+            everything on torch's, "auto" is fused if a GPU supports it and compile is off.
 
     Raises:
-        ValueError: compile with fused kernels.
+        ValueError: compile is combined with fused kernels.
+
+    Example:
+        >>> classifier = BagNetClassifier("bagnet9", num_classes=10, width=4)
+        >>> classifier(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
@@ -72,9 +81,10 @@ class BagNetClassifier(LightningModule):
         super().__init__()
         if compile and kernels == "fused":
             raise ValueError(
-                "--model.compile with --model.kernels fused: torch.compile cannot look into them; choose one of both"
+                "--model.compile with --model.kernels fused: torch.compile cannot trace these "
+                "kernels; choose one of both"
             )
-        # For the checkpoint; the loggers get the whole configuration from the command line.
+        # Only for the checkpoint: the command line gives the loggers the whole configuration.
         self.save_hyperparameters(ignore=["weights", "compile", "kernels"], logger=False)
         self.model = (
             build_model(name, num_classes=num_classes, width=width)
@@ -87,18 +97,17 @@ class BagNetClassifier(LightningModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Lay the weights out as the device likes them best; ``forward`` does so with the images."""
+        """Give the weights the device's fastest memory format, as `forward` does for images."""
         device = self.trainer.strategy.root_device
         self.model.to(memory_format=memory_format(device, self.hparams["width"]))
         if self.kernels == "fused" or (self.kernels == "auto" and self._can_fuse(device)):
             fused_kernels.fuse(self.model, device)
 
     def _can_fuse(self, device: torch.device) -> bool:
-        """On a GPU alone, even where the kernels could be interpreted; and they know no float64."""
-        possible = (
-            device.type == "cuda" and not self.compiles and self.trainer.precision[:2] != "64"
-        )
-        return possible and fused_kernels.obstacle(self.model, device) is None
+        """Whether "auto" means fused: only on a GPU, since the CPU would interpret the kernels."""
+        possible = device.type == "cuda" and not self.compiles
+        has_float64 = self.trainer.precision[:2] == "64"  # which the kernels do not support
+        return possible and not has_float64 and fused_kernels.obstacle(self.model, device) is None
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of uint8 images (B, 3, H, W)."""
@@ -117,14 +126,15 @@ class BagNetClassifier(LightningModule):
         self._step(batch, self.test_metrics)
 
     def _step(self, batch: Batch, metrics: ClassificationMetrics) -> Tensor:
-        """The mean loss of the batch, which the metrics count."""
+        """Add a batch to the metrics, and return its mean loss."""
         images, labels, _ = batch
         logits = self(images).float()
         metrics.update(logits.detach(), labels)
         losses = F.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="none")
         return losses.sum() / (labels != UNREADABLE).sum().clamp(min=1)
 
-    # Logged once an epoch: to hand a metric to self.log in each step costs more than a small network does.
+    # Logged once per epoch: calling self.log with a metric in each step takes longer than the step
+    # of a small network.
     def on_train_epoch_end(self) -> None:
         self._log_metrics("train", self.train_metrics)
 
@@ -135,13 +145,15 @@ class BagNetClassifier(LightningModule):
         self._log_metrics("test", self.test_metrics)
 
     def _log_metrics(self, stage: str, metrics: ClassificationMetrics) -> None:
-        """Log the means over all samples of all ranks since the last time."""
+        """Log the means over all samples of all ranks since the last call."""
         for name, value in metrics.compute().items():
-            self.log(f"{stage}/{name}", value, prog_bar=stage != "train")
+            # Every rank has this value already; their maximum keeps all its bits. Without
+            # sync_dist, Lightning would warn that the ranks may differ.
+            self.log(f"{stage}/{name}", value, stage != "train", sync_dist=True, reduce_fx="max")
         metrics.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what the epoch has counted so far, over all ranks, so that its figures are whole after a resume."""
+        """In the middle of an epoch, save its counts so far, over all ranks."""
         trainer = self.trainer
         if trainer.training and trainer.global_step % self.steps_per_epoch:
             with self.train_metrics.sync_context():
@@ -151,17 +163,17 @@ class BagNetClassifier(LightningModule):
                 }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Count on from there: on rank 0, as the ranks' counts are added up at the end.
+        """Restore the epoch's counts on rank 0 only, because the ranks' counts are summed later.
 
         Raises:
-            ValueError: The checkpoint belongs to a run with other settings.
+            ValueError: The checkpoint is from a run with other settings.
         """
         for name, value in checkpoint["hyper_parameters"].items():
             if name in self.hparams and self.hparams[name] != value:
                 raise ValueError(
-                    f"cannot resume: the checkpoint belongs to a run with {name} {value}, and this one has "
-                    f"{self.hparams[name]}; give this run another name (--name), or the same settings, or start from "
-                    "the checkpoint's weights (--model.weights FILE)"
+                    f"cannot resume: the checkpoint is from a run with {name} {value}, and this "
+                    f"one has {self.hparams[name]}; use the same settings, or another --name, or "
+                    "start from the checkpoint's weights (--model.weights FILE)"
                 )
         if self.global_rank == 0:
             for name, value in checkpoint.get("train_metrics", {}).items():
@@ -169,37 +181,32 @@ class BagNetClassifier(LightningModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps."""
+        """Optimizer steps per epoch."""
         return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 
     @property
     def global_batch(self) -> int:
-        """Images of one optimizer step, over all ranks and accumulated batches."""
-        return self.hparams["batch_size"] * self.trainer.accumulate_grad_batches
+        """Images per optimizer step, over all ranks and accumulated batches."""
+        return int(self.hparams["batch_size"]) * self.trainer.accumulate_grad_batches
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        hparams = self.hparams
+        hparams, trainer = self.hparams, self.trainer
+        # Lightning's mixed precision cannot clip gradients with a fused optimizer.
+        fused = trainer.strategy.root_device.type == "cuda" and not trainer.gradient_clip_val
         return torch.optim.SGD(
             parameter_groups(self.model, hparams["weight_decay"], hparams["decay_norm"]),
             lr=scaled_learning_rate(hparams["learning_rate"], self.global_batch),
             momentum=hparams["momentum"],
-            fused=self._fuses_the_optimizer() or None,  # torch's choice elsewhere
+            fused=fused or None,  # None is torch's default
         )
-
-    def _fuses_the_optimizer(self) -> bool:
-        """One kernel for all weights on a GPU; but Lightning's mixed precision cannot clip gradients with it."""
-        trainer = self.trainer
-        return trainer.strategy.root_device.type == "cuda" and not trainer.gradient_clip_val
 
     def on_fit_start(self) -> None:
-        learning_rate = self.hparams["learning_rate"]
-        scaled = scaled_learning_rate(learning_rate, self.global_batch)
-        self.print(
-            f"learning rate {scaled:.6g} = {learning_rate:g} x global batch {self.global_batch} / 256"
-        )
+        rate, batch = self.hparams["learning_rate"], self.global_batch
+        scaled = scaled_learning_rate(rate, batch)
+        self.print(f"learning rate {scaled:.6g} = {rate:g} x global batch {batch} / 256")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate of this step: a function of the step alone, so a resumed run needs no state for it."""
+        """Set this step's learning rate, a function of the step alone: resuming needs no state."""
         trainer, hparams = self.trainer, self.hparams
         factor = learning_rate_factor(
             trainer.global_step / self.steps_per_epoch,
@@ -216,26 +223,28 @@ class BagNetClassifier(LightningModule):
 
 
 def logits(model: nn.Module, images: Tensor, layout: torch.memory_format) -> Tensor:
-    """Logits (B, classes) of uint8 images (B, 3, H, W), which the network sees normalised and in ``layout``."""
-    return model(normalize(images).contiguous(memory_format=layout))
+    """Normalise uint8 images (B, 3, H, W), and compute their logits (B, classes) in `layout`."""
+    result: Tensor = model(normalize(images).contiguous(memory_format=layout))
+    return result
 
 
 @functools.cache
 def compiled(
     mode: str = "default",
 ) -> Callable[[nn.Module, Tensor, torch.memory_format], Tensor]:
-    """``logits``, compiled in a mode of torch.compile; kept by no module, so that all of them pickle.
+    """Compile `logits` in a mode of torch.compile. No module keeps the result, so modules pickle.
 
-    Outside, the normalisation would write the images five times, in float32, before the first convolution reads them.
+    It includes the normalisation, which in eager mode writes the images five times in float32
+    before the first convolution reads them.
     """
     return torch.compile(logits, mode=mode)
 
 
 def memory_format(device: torch.device, width: int) -> torch.memory_format:
-    """The fastest layout that is safe: channels last, but for very narrow networks on a CPU.
+    """The fastest safe memory format: channels last, except for very narrow networks on a CPU.
 
-    There, oneDNN's backward pass corrupts memory in torch 2.15: with widths of 4, 8 and 12 training crashed sooner or
-    later, with multiples of 16, which fill its vectors, it never did.
+    For those, oneDNN's backward pass corrupts memory in torch 2.15: trainings of widths 4, 8 and 12
+    crashed sooner or later. Multiples of 16, which fill its vectors, never did.
     """
     is_safe = device.type != "cpu" or width % 16 == 0
     return torch.channels_last if is_safe else torch.contiguous_format

@@ -1,11 +1,9 @@
-"""The command line behind train.py: LightningCLI with our loggers, callbacks and defaults."""
+"""LightningCLI with our callbacks, loggers and defaults: what `fit`, `validate` and `test` do."""
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,56 +11,42 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.plugins.environments import SLURMEnvironment
-from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_only
 
-from bagnet.run import slurm
 from bagnet.run.agreement import SameEverywhere
-from bagnet.run.checkpoints import AtomicCheckpointIO, LastCheckpoint
-from bagnet.run.lease import Lease
+from bagnet.run.checkpoints import LastCheckpoint
 from bagnet.run.csv_table import CSVTable
+from bagnet.run.lease import Lease
 from bagnet.run.summary import Summary, describe
 from bagnet.run.wandb import ResumableWandbLogger
 from bagnet.training.aggregations import Aggregations
 from bagnet.training.evidence_logger import EvidenceLogger
-from bagnet.training.flags import Command
-from bagnet.training.progress import Progress
+from bagnet.training.flags import Command, program
 from bagnet.training.throughput import Throughput
+from bagnet.training.trainer import (
+    TRAINER_DEFAULTS,
+    Progress,
+    prepare_devices,
+    silence_lightning,
+)
 from bagnet.training.unreadable import UnreadableLimit
-
-TRAINER_DEFAULTS = {
-    "max_epochs": 90,
-    # The data plan divides the samples itself, exactly; Lightning's sampler would do it once more.
-    "use_distributed_sampler": False,
-    "enable_model_summary": False,
-}
-
-
-NOISE = ("💡", "GPU available", "TPU available", "`Trainer.fit` stopped")
-"""Beginnings of Lightning's messages that tell a user of ours nothing."""
+from datamodules.common.commands import one_line
 
 
 class BagNetCLI(LightningCLI):
-    """``fit``, ``validate`` and ``test`` of a classifier on a data module.
+    """Builds the data, the network and the Trainer from a command line, and runs its subcommand.
 
     Args:
         model: The LightningModule class.
-        data: The LightningDataModule class, such as ``ImageNetDataModule``.
-        command: The command line, its short flags spelled out.
+        data: The LightningDataModule class, such as `ImageNetDataModule`.
+        command: The command line, with its short flags spelled out.
     """
 
     def __init__(self, model: type[LightningModule], data: Any, command: Command) -> None:
         self.command = command
         self.fitting = command.arguments[0] == "fit"
         self.lease = Lease(command.run.starts)
-        logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_news)
-        # Lightning 2.6 calls a part of torch that newer releases of it deprecate.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-        # Ours are logged at the end of an epoch too, however short it is.
-        warnings.filterwarnings("ignore", message=".*is smaller than the logging interval")
-        # A resumed run goes on in its folder.
-        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        silence_lightning()
         super().__init__(
             model,
             data,
@@ -73,7 +57,7 @@ class BagNetCLI(LightningCLI):
             seed_everything_default=0,
             args=command.arguments,
             auto_configure_optimizers=False,
-            # The checkpoint keeps what the module was built with, num_classes of the data included.
+            # The module saves its own hyperparameters, which include the num_classes of the data.
             load_from_checkpoint_support=False,
         )
 
@@ -87,7 +71,7 @@ class BagNetCLI(LightningCLI):
         }
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        # As LightningCLI does, without its warning that sys.argv says something else: it does, in short flags.
+        # LightningCLI's own method warns if sys.argv differs, which our short flags always cause.
         self.config = parser.parse_args(args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -98,55 +82,48 @@ class BagNetCLI(LightningCLI):
             "--checkpoint_minutes",
             type=float,
             default=30.0,
-            help="save amid an epoch after so many minutes, which is what a crash costs at most",
+            help="minutes between checkpoints in the middle of an epoch, the most a crash can cost",
         )
         parser.add_argument(
             "--evidence_images",
             type=int,
             default=12,
-            help="validation images whose evidence is drawn after each epoch",
+            help="number of validation images whose evidence is drawn after each epoch",
         )
         parser.add_argument(
             "--wandb_artifacts",
             type=bool,
             default=False,
-            help="give the best and the last checkpoint to W&B when the training ends",
+            help="upload the best and the last checkpoint to W&B when the training ends",
         )
         parser.add_argument(
             "--aggregations",
             type=list[str],
             default=[],
-            help="for validate: other ways to sum the evidence up, as [median, clamp:0, masked:6]",
+            help="for validate: other ways to aggregate the evidence, such as "
+            "[median, clamp:0, masked:6]",
         )
+
+    @property
+    def settings(self) -> Any:
+        """The configuration of the subcommand."""
+        return self.config_init[self.command.arguments[0]]
 
     def before_instantiate_classes(self) -> None:
         if self.fitting:  # fail before anything is built
             run, resume = self.command.run, self.command.resume
             if resume is None:
-                # Rank 0 alone: the others may start when it has already filled the folder.
+                # Only rank 0 checks: the others may start after it has already filled the folder.
                 rank_zero_only(run.refuse_to_overwrite)()
                 self.resumed_from = None
             else:
                 self.resumed_from = run.checkpoint_to_resume(resume)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        config = self.config_init[self.command.arguments[0]]["trainer"]
-        if str(config["devices"]).isdigit():
-            slurm.check_setup(int(config["devices"]), config["num_nodes"])
-        check_devices(config["accelerator"], config["devices"])
-        on_gpu = config["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        precision = config["precision"] or default_precision(on_gpu)
-        self.config[self.command.arguments[0]]["trainer"]["precision"] = precision  # what is saved
-        if on_gpu and precision == "32-true":
-            # Asked for float32, cuDNN would round to TF32: the authors' BagNet-33 then loses 2.5 points of top-1.
-            torch.backends.cudnn.allow_tf32 = False
-        settings = ddp_settings(config["accumulate_grad_batches"])
-        # The name that Lightning also takes by itself for several devices.
-        StrategyRegistry.register("ddp", DDPStrategy, override=True, **settings)
-        plugins: list[Any] = [AtomicCheckpointIO()]
-        if SLURMEnvironment.detect():
-            # Its own requeueing would save in the signal handler (`callbacks/preemption.py` does not).
-            plugins.append(SLURMEnvironment(auto_requeue=False))
+        config = self.settings["trainer"]
+        precision, plugins = prepare_devices(config)
+        # The configuration is saved with the precision in use, not with "whatever is best".
+        self.config[self.command.arguments[0]]["trainer"]["precision"] = precision
         return super().instantiate_trainer(
             precision=precision,
             plugins=plugins,
@@ -161,15 +138,14 @@ class BagNetCLI(LightningCLI):
             return chosen
         run, resuming = self.command.run, self.command.resume is not None
         table = CSVTable(run.metrics, self.lease)
-        artifacts = self.config_init["fit"]["wandb_artifacts"]
+        artifacts = self.settings["wandb_artifacts"]
         return [table, ResumableWandbLogger(run, resuming, table, self.lease, artifacts)]
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
+        every = trainer["log_every_n_steps"] or 50  # Lightning's own default
         callbacks: list[Callback] = list(trainer["callbacks"] or [])
-        config = self.config_init[self.command.arguments[0]]
-        every = trainer["log_every_n_steps"] or 50  # as Lightning
-        self.aggregations = Aggregations(config["aggregations"])
-        if self.aggregations.ways:
+        self.aggregations = Aggregations(self.settings["aggregations"])
+        if self.aggregations.by_name:
             callbacks.append(self.aggregations)
         callbacks.append(SameEverywhere())
         callbacks.append(UnreadableLimit(self.datamodule.max_unreadable, every))
@@ -185,9 +161,9 @@ class BagNetCLI(LightningCLI):
                 save_on_train_epoch_end=True,
                 enable_version_counter=False,
             )
-            # The last one behind it: it holds which was the best so far.
-            evidence = EvidenceLogger(run, config["evidence_images"])
-            last = LastCheckpoint(run, self.lease, config["checkpoint_minutes"])
+            evidence = EvidenceLogger(run, self.settings["evidence_images"])
+            # After `best`, whose state (the best score so far) it saves.
+            last = LastCheckpoint(run, self.lease, self.settings["checkpoint_minutes"])
             callbacks += [Throughput(every), Summary(run), evidence, best, last]
         return callbacks
 
@@ -214,16 +190,16 @@ class BagNetCLI(LightningCLI):
 
 
 class _Parser(LightningArgumentParser):
-    """Answers a wrong command with what is wrong, not with a page of usage."""
+    """Answers a wrong command with one line that says what is wrong, not with a page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        command = re.sub(r"\b(fit|validate|test)\.", "--", message)
-        print(f"error: {command}; see python train.py fit --help", file=sys.stderr)
+        line = re.sub(r"(?:--)?\b(fit|validate|test)\.", "--", one_line(message))
+        print(f"error: {line}; see {program()} fit --help", file=sys.stderr)
         sys.exit(2)
 
 
 class _SaveConfig(SaveConfigCallback):
-    """Writes config.yaml into the run's folder and gives the resolved configuration to W&B."""
+    """Gives the resolved configuration to the loggers: one writes config.yaml, W&B shows it."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = self.config.as_dict()
@@ -231,42 +207,7 @@ class _SaveConfig(SaveConfigCallback):
             logger.log_hyperparams(config)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(NOISE)
-
-
 def epochs_done(checkpoint: Path) -> int:
-    """Whole epochs of training in a checkpoint; its tensors are not read."""
+    """Whole epochs of training in a checkpoint; does not read its tensors."""
     content = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
-    return content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-
-
-def ddp_settings(accumulated: int) -> dict[str, Any]:
-    """How several ranks train: gradients are not copied, nor weights without one looked for, as there are none.
-
-    Args:
-        accumulated: Batches of an optimizer step. With several, a static graph ends in an assertion of torch 2.15.
-    """
-    return {"gradient_as_bucket_view": True, "static_graph": accumulated == 1}
-
-
-def default_precision(on_gpu: bool) -> str:
-    """Mixed on a GPU, bfloat16 where it can; full on a CPU."""
-    if not on_gpu:
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-
-
-def check_devices(accelerator: str, devices: Any) -> None:
-    """Refuse more GPUs than there are, with the number that there are.
-
-    Raises:
-        ValueError: ``accelerator`` asks for GPUs and ``devices`` for more than the machine has.
-    """
-    available = torch.cuda.device_count()
-    wanted = int(devices) if str(devices).isdigit() else 0
-    if accelerator in ("gpu", "cuda") and wanted > available:
-        raise ValueError(
-            f"--gpus {wanted}: this machine has {available}; ask for at most that many "
-            "(--gpus 0 trains on the CPU)"
-        )
+    return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])

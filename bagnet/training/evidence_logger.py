@@ -1,4 +1,4 @@
-"""Evidence of the same few validation images after each epoch, in W&B: see the network learn where to look."""
+"""Pictures of the evidence in the same few validation images after each epoch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from bagnet.run.wandb import ResumableWandbLogger
 class EvidenceLogger(Callback):
     """Draws the first validation images with the evidence for the class that the network predicts.
 
-    It costs one forward pass over them and about two seconds of drawing an epoch, on rank 0. The pictures are
-    ``val/evidence`` in W&B, and the latest is ``evidence.png`` in the run's folder. Networks other than BagNets have none.
+    W&B shows the pictures as `val/evidence`; the latest is also `evidence.png` in the run's folder.
+    Each epoch costs rank 0 one forward pass over these images and about two seconds of drawing.
+    Nothing is drawn for networks that are not BagNets.
 
     Args:
-        run: Gets the picture.
-        images: How many; 0 draws nothing.
+        run: The run whose folder gets the picture.
+        images: Number of images; 0 draws nothing.
     """
 
     def __init__(self, run: Run, images: int = 12) -> None:
@@ -42,7 +43,7 @@ class EvidenceLogger(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         wanted = self.images - len(self._images)
-        if wanted > 0 and trainer.is_global_zero:  # the first batches only, and once a start
+        if wanted > 0 and trainer.is_global_zero:  # only of the first validation
             images, labels, _ = batch
             self._images += images[:wanted].cpu()
             self._labels += labels[:wanted].tolist()

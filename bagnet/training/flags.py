@@ -1,8 +1,13 @@
-"""The short flags of train.py, spelled out for LightningCLI. Imports nothing heavy: ``--help`` is instant."""
+"""The short flags of train.py, translated for LightningCLI.
+
+Imports nothing heavy, so that `--help` is instant.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,29 +16,30 @@ from bagnet.run.folder import Run
 PATCHES = (9, 17, 33)
 
 SHORT_HELP = """\
-Train and evaluate BagNets: the logits are the average of the patches' votes.
+Train and evaluate BagNets: an image's logits are the average of its patches' votes.
 
-  python train.py --patch 33 --gpus 8 --data.root SHARDS      train
-  python train.py ... --resume auto                           go on after a stop
-  python train.py validate --name bagnet33                  a run's best weights
-  python train.py validate --patch 33 --model.weights FILE --data.root SHARDS
-                                               any weights: ours or the authors'
+train:     {program} --patch 33 --gpus 8 --data.root SHARDS
+resume:    {program} ... --resume auto
+evaluate:  {program} validate --name bagnet33
+           {program} validate --patch 33 --model.weights FILE --data.root SHARDS
+
 what to train
   --patch 9|17|33      side of the patch that votes, in pixels (default: 33)
   --data.root SHARDS   packed images: python -m datamodules.pack --help
   --config FILE        settings, see configs/*.yaml; flags win over them
-  --name NAME          folder runs/NAME, and the run's name in W&B
+  --resume auto|FILE   continue from the run's last checkpoint, if any, or from FILE
+where it is kept
+  --name NAME          name of the run, for its folder and in W&B
                        (default: the name of the config, or of the network)
-  --resume auto|FILE   go on from the run's last checkpoint, if any, or a FILE
-on what
+  --runs_dir DIR       folder of all runs (default: $BAGNET_RUNS, or else runs)
+what to run on
   --gpus N             GPUs of each node; 0 is the CPU
   --nodes N            nodes (under SLURM, start it with srun)
   --compile            compile the network
-everything else, as in `python train.py fit --help` (fit is the default word,
-beside validate and test)
+everything else, listed by `{program} fit --help` (also: validate, test)
   --model.*            --model.learning_rate 0.01, --model.schedule cosine, ...
-  --data.*             --data.batch_size 256 (of all GPUs together), ...
-  --trainer.*          --trainer.max_epochs 90, --trainer.precision 16-mixed ...
+  --data.*             --data.batch_size 256 (over all GPUs), ...
+  --trainer.*          --trainer.max_epochs 90, --trainer.precision 16-mixed, ...
 """
 
 
@@ -42,9 +48,9 @@ class Command:
     """What the short flags said.
 
     Attributes:
-        arguments: The command line for LightningCLI.
+        arguments: The command line for LightningCLI, subcommand first.
         run: Folder and name of the run.
-        resume: ``None``, ``"auto"`` or a file.
+        resume: None, `"auto"`, or the path of a checkpoint.
     """
 
     arguments: list[str]
@@ -52,18 +58,26 @@ class Command:
     resume: str | None
 
 
+def program() -> str:
+    """The program as the user typed it, for messages."""
+    return "bagnet" if Path(sys.argv[0]).name == "bagnet" else "python train.py"
+
+
+def short_help() -> str:
+    return SHORT_HELP.format(program=program())
+
+
 def wants_short_help(arguments: list[str]) -> bool:
-    """Whether help is asked for without a subcommand, whose own help is LightningCLI's."""
+    """Whether help is wanted without a subcommand; the help of a subcommand is LightningCLI's."""
     subcommand, _ = _subcommand(arguments)
     return subcommand is None and ("--help" in arguments or "-h" in arguments)
 
 
 def expand(arguments: list[str]) -> Command:
-    """Spell the short flags out; configs come first, so that flags win over them.
+    """Spell out the short flags. Configs come first, so that flags win over them.
 
     Raises:
-        ValueError: A flag without its value or with an impossible one, or an evaluation that says nothing of its
-            weights.
+        ValueError: A flag has no value or an impossible one, or an evaluation names no weights.
     """
     subcommand, rest = _subcommand(arguments)
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
@@ -72,16 +86,18 @@ def expand(arguments: list[str]) -> Command:
     parser.add_argument("--nodes", type=int)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--name")
+    parser.add_argument("--runs_dir", default=os.environ.get("BAGNET_RUNS") or "runs")
     parser.add_argument("--resume")
     parser.add_argument("-c", "--config", action="append", default=[])
     try:
         flags, rest = parser.parse_known_args(rest)
     except argparse.ArgumentError as error:
-        raise ValueError(f"{error}; see python train.py --help") from None
+        raise ValueError(f"{error}; see {program()} --help") from None
 
     evaluating = subcommand in ("validate", "test")
     configs, spelled = list(flags.config), []
-    run = Run(flags.name or (Path(configs[-1]).stem if configs else f"bagnet{flags.patch or 33}"))
+    name = flags.name or (Path(configs[-1]).stem if configs else f"bagnet{flags.patch or 33}")
+    run = Run(name, Path(flags.runs_dir))
     if flags.patch is not None:
         if flags.patch not in PATCHES:
             raise ValueError(f"--patch {flags.patch}: there is no such BagNet; choose 9, 17 or 33")
@@ -95,20 +111,26 @@ def expand(arguments: list[str]) -> Command:
         spelled += ["--model.compile", "true"]
     if evaluating and flags.name is not None:
         if not run.config.exists():
-            raise ValueError(f"--name {run.name}: there is no {run.config}; name a run of train.py")
-        # The run's own settings say how it sees its data; flags and other configs still win.
+            raise ValueError(
+                f"--name {run.name}: there is no {run.config}; give the name of a training, "
+                "or the folder of its run (--runs_dir)"
+            )
+        # The run's own settings describe its data; flags and other configs still win over them.
         configs.insert(0, str(run.config))
         spelled += ["--model.weights", str(run.best)]
-    elif evaluating and not any(word.startswith("--model.weights") for word in rest):
+    elif evaluating and not any(
+        word.startswith(("--model.weights", "-h", "--help")) for word in rest
+    ):
         raise ValueError(
-            f"{subcommand} needs weights: those of a run (--name NAME) or of a file (--model.weights FILE)"
+            f"{subcommand} needs weights: those of a run (--name NAME) or of a file "
+            "(--model.weights FILE)"
         )
     words = [word for config in configs for word in ("--config", config)]
     return Command([subcommand or "fit", *words, *spelled, *rest], run, flags.resume)
 
 
 def _subcommand(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The leading word, if there is one, and what comes behind it."""
+    """The leading word, if there is one, and the words after it."""
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], arguments[1:]
     return None, arguments

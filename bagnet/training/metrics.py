@@ -13,10 +13,11 @@ NAMES = ("loss", "top1", "top5")
 
 
 class ClassificationMetrics(Metric):
-    """Mean loss, top-1 and top-5 accuracy (0 to 1) of all readable samples of all ranks, by their names.
+    """Mean loss, top-1 and top-5 accuracy (0 to 1) over all readable samples of all ranks, by name.
 
-    It never waits for a GPU before ``compute``, which torchmetrics' own accuracy does where it leaves samples out. A loss of
-    NaN makes the mean NaN. In float64: a mean over 50,000 losses must not depend on how many ranks shared the sum.
+    `update` never waits for a GPU, unlike torchmetrics' accuracy with `ignore_index`. A loss of NaN
+    makes the mean NaN. Sums are float64, so that a mean over 50,000 losses does not depend on the
+    number of ranks.
     """
 
     full_state_update = False
@@ -29,11 +30,11 @@ class ClassificationMetrics(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch.
+        """Add a batch.
 
         Args:
-            logits: (B, classes), floating.
-            labels: int64 (B,), with -1 for what could not be read.
+            logits: (B, classes), floating point.
+            labels: int64 (B,); -1 for an unreadable sample, which does not count.
         """
         losses = F.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="none")
         readable = labels != UNREADABLE
@@ -47,16 +48,20 @@ class ClassificationMetrics(Metric):
 
 
 def rank_of_label(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many classes come before the true one: int64 (B,), 0 is right.
+    """Count the classes that are ranked above the true one; this alone decides what is right.
 
-    Of equal logits the lower class comes first, as with ``argmax``; so that all ways of running agree. A NaN
-    comes before all others.
+    A prediction is top-1 right if its rank is 0, top-5 right if it is below 5. Among equal logits
+    the lower class ranks first, as with `argmax`, so every device gives the same result. NaN ranks
+    above all numbers, and a label whose own logit is NaN is never right.
 
     Args:
-        logits: (B, classes).
-        labels: int64 (B,).
+        logits: (B, classes), floating point.
+        labels: int64 (B,), from 0 to classes - 1.
+
+    Returns:
+        Ranks, int64 (B,).
     """
-    mine = logits.gather(1, labels[:, None])
+    own = logits.gather(1, labels[:, None])
     classes = torch.arange(logits.shape[1], device=logits.device)
-    behind = (logits < mine) | ((logits == mine) & (classes >= labels[:, None]))
-    return logits.shape[1] - behind.sum(dim=1)
+    not_above = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
+    return logits.shape[1] - not_above.sum(dim=1)

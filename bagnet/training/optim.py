@@ -10,29 +10,29 @@ from torch import nn
 Schedule = Literal["step", "cosine"]
 
 REFERENCE_BATCH = 256
-"""Images a step for which recipes state their learning rate."""
+"""The global batch for which recipes state their learning rate."""
 
 DECAYED_MODULES = (nn.Conv2d, nn.Linear)
-"""Modules whose weights are always decayed; biases and everything else follow ``decay_norm``."""
+"""Modules whose weights are always decayed; `decay_norm` decides for biases and all others."""
 
 
 def scaled_learning_rate(learning_rate: float, global_batch: int) -> float:
-    """The linear scaling rule (Goyal et al. 2017, section 2.1): ``learning_rate`` is for 256 images a step."""
+    """Scale a learning rate for 256 images a step linearly (Goyal et al. 2017, section 2.1)."""
     return learning_rate * global_batch / REFERENCE_BATCH
 
 
 def parameter_groups(
     module: nn.Module, weight_decay: float, decay_norm: bool
 ) -> list[dict[str, Any]]:
-    """Sort the parameters by the type of their module, not by their name.
+    """Group the parameters by the type of their module, not by their name.
 
     Args:
         module: The network.
         weight_decay: For the weights of convolutions and linear layers.
-        decay_norm: Whether the rest (biases, normalisation) is decayed too, as the paper's recipe does.
+        decay_norm: Whether biases and normalisation layers are decayed too, as in the paper.
 
     Returns:
-        Groups for a ``torch.optim.Optimizer``, without empty ones.
+        The non-empty groups, for a `torch.optim.Optimizer`.
     """
     decayed: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
@@ -55,15 +55,16 @@ def learning_rate_factor(
     warmup_epochs: float,
     decay_every: int,
 ) -> float:
-    """What the base learning rate is multiplied with at a moment of the training.
+    """Compute the factor of the base learning rate at one moment of the training.
 
     Args:
         epoch: Optimizer steps done, in epochs: 1.5 is the middle of the second one.
-        schedule: ``"step"`` divides by ten every ``decay_every`` epochs (the paper's recipe); ``"cosine"`` falls from
-            the end of the warm-up to zero at ``max_epochs`` (Loshchilov & Hutter 2017).
+        schedule: `"step"` divides by ten every `decay_every` epochs (the paper's recipe).
+            `"cosine"` falls from the end of the warm-up to zero at `max_epochs` (Loshchilov &
+            Hutter 2017).
         max_epochs: Where the cosine ends.
         warmup_epochs: Length of the linear rise from zero.
-        decay_every: Epochs between the steps.
+        decay_every: Epochs between two steps.
     """
     if epoch < warmup_epochs:
         return epoch / warmup_epochs

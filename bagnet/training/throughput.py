@@ -1,4 +1,4 @@
-"""How fast the training runs, what of it is waiting for data, and how much memory it takes."""
+"""How fast the training runs, how long it waits for data, and how much memory it takes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 
 class Throughput(Callback):
-    """Logs, every ``every`` optimizer steps and at the end of an epoch, figures of the batches since the last time.
+    """Logs figures of the latest batches every `every` optimizer steps and after each epoch.
 
-    ``throughput/samples_per_sec`` over all devices and ``throughput/device/samples_per_sec`` for one: training only,
-    without validation and checkpoints. ``throughput/data_wait``: the share (0 to 1) of the time in which the training
-    loop waited for its next batch. ``memory/peak_gib``: the most that was allocated on the GPU, or resident without one.
+    They cover training only, without validation and checkpoints:
 
-    No figure synchronises with the GPU: over tens of steps the host cannot run ahead of it by more than a step or two.
+    * `throughput/samples_per_sec` over all devices, `throughput/device/samples_per_sec` for one.
+    * `throughput/data_wait`: share (0 to 1) of the time spent waiting for the next batch.
+    * `memory/peak_gib`: peak memory allocated on the GPU, or resident without one.
+
+    Nothing synchronises with the GPU: over tens of steps, the host cannot run ahead of it by more
+    than a step or two.
     """
 
     def __init__(self, every: int = 50) -> None:
@@ -30,7 +33,7 @@ class Throughput(Callback):
         self._samples, self._batches, self._waited, self._computed = 0, 0, 0.0, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_end = time.perf_counter()  # amid an epoch, a resumed run begins with a batch
+        self._last_end = time.perf_counter()  # a resumed run may start in the middle of an epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clear()
@@ -49,13 +52,13 @@ class Throughput(Callback):
         self._computed += self._last_end - self._start
         self._samples += len(batch[0])
         self._batches += 1
-        # The steps at which Lightning logs too, so that a row of the table has both.
+        # At the same steps as Lightning's own logging, so that both share a row of the table.
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and trainer.global_step % self.every == 0:
             self._log(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_end = time.perf_counter()  # validation is not a wait for data
+        self._last_end = time.perf_counter()  # validating is not waiting for data
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._batches:
@@ -76,7 +79,7 @@ class Throughput(Callback):
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most allocated on a CUDA device so far, or this process's largest resident set."""
+    """Peak memory in bytes: allocated on a CUDA device, or else this process's resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

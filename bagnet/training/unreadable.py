@@ -1,4 +1,4 @@
-"""Samples that could not be read: counted over all ranks, and the end of the run when they are too many."""
+"""Counts samples that could not be read, and stops the run if there are too many."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from datamodules.common.batch import UNREADABLE
 
 
 class UnreadableLimit(Callback):
-    """Logs ``train/unreadable`` and ``val/unreadable``: places without a sample since the epoch's or the validation's begin.
+    """Logs `train/unreadable` and `val/unreadable`: samples lost so far in an epoch or validation.
 
-    The ranks agree on the sum every ``every`` optimizer steps and at the end, so that all of them stop at the same
-    batch and none waits for another for ever.
+    The ranks add up their counts every `every` optimizer steps and at the end, so that all of them
+    stop at the same batch and none waits for the others forever.
 
     Args:
-        limit: The largest share (0 to 1) of the data set's samples that may be unreadable.
-        every: Optimizer steps between two looks at the count.
+        limit: The largest share (0 to 1) of the data set that may be unreadable.
+        every: Optimizer steps between two checks.
 
     Raises:
-        ValueError: In training and validation, when there are more.
+        ValueError: In training and validation, if more samples are unreadable.
     """
 
     def __init__(self, limit: float, every: int = 50) -> None:
@@ -38,7 +38,7 @@ class UnreadableLimit(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if trainer.is_global_zero:  # the ranks' counts are added up
+        if trainer.is_global_zero:  # or the sum over the ranks would count them again
             self._counts["train"] = checkpoint.get("train_unreadable", 0)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -72,13 +72,13 @@ class UnreadableLimit(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         total = self._check(trainer, "val")
         if total:
-            rank_zero_warn(f"{total:,} samples could not be read; the figures leave them out")
+            rank_zero_warn(f"{total:,} samples could not be read and are left out of the figures")
 
     on_test_start, on_test_batch_end = on_validation_start, on_validation_batch_end
     on_test_end = on_validation_end
 
     def _add(self, split: str, batch: Any) -> None:
-        # On the device, so that nothing waits for the GPU here.
+        # Counted on the device, so that nothing waits for the GPU here.
         self._counts[split] = self._counts[split] + (batch[1] == UNREADABLE).sum()
 
     def _total(self, trainer: Trainer, split: str) -> int:
@@ -95,8 +95,9 @@ class UnreadableLimit(Callback):
         manifest = data.train_manifest if split == "train" else data.val_manifest
         if total > self.limit * manifest.num_samples:
             raise ValueError(
-                f"{total:,} of the {manifest.num_samples:,} {split} samples could not be read so far in epoch "
-                f"{trainer.current_epoch}, more than the {self.limit:.2%} that --data.max_unreadable allows; "
-                f"`python -m datamodules.pack verify {data.root}` names all that is damaged"
+                f"{total:,} of the {manifest.num_samples:,} {split} samples could not be read so "
+                f"far in epoch {trainer.current_epoch}, more than the {self.limit:.2%} that "
+                f"--data.max_unreadable allows; `python -m datamodules.pack verify {data.root}` "
+                "lists all damage"
             )
         return total

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bagnet.bench.lib.rounds import step_seconds
+from bagnet.model.receptive_field import receptive_field
 from bagnet.model.registry import normalize
 
 SECONDS = 3.0
@@ -51,7 +52,7 @@ def facts(
         label: Facts(
             sum(weights.numel() for weights in model.parameters()),
             multiply_adds(model, image_size, device) / 1e9,
-            receptive_field(model),
+            receptive_field(model)[0],
             speeds[label],
             name,
         )
@@ -66,20 +67,6 @@ def multiply_adds(model: nn.Module, image_size: int, device: torch.device) -> in
         model(image)
     operations: int = counter.get_total_flops()
     return operations // 2  # a multiply-add is two
-
-
-def receptive_field(model: nn.Module) -> int:
-    """Side of the square that an entry of the last feature map sees, in pixels, by arithmetic.
-
-    All our networks define their layers in the order of the longest path, and beside it have 1x1
-    convolutions only.
-    """
-    field = stride = 1
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and "downsample" not in name:
-            field += (_side(layer.kernel_size) - 1) * stride
-            stride *= _side(layer.stride)
-    return field
 
 
 def images_per_second(
@@ -106,7 +93,3 @@ def images_per_second(
                 seconds[label] += step_seconds(partial(classify, model), 1, device)
             rounds += 1
     return {label: batch_size / median(times[1:]) for label, times in seconds.items()}
-
-
-def _side(size: int | tuple[int, ...]) -> int:
-    return size if isinstance(size, int) else size[0]

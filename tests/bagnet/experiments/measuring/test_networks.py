@@ -9,36 +9,9 @@ import torch
 from torch import nn
 
 from bagnet.experiments.measuring import networks
-from bagnet.experiments.measuring.networks import (
-    facts,
-    images_per_second,
-    multiply_adds,
-    receptive_field,
-)
+from bagnet.experiments.measuring.networks import facts, images_per_second, multiply_adds
 from bagnet.model.network import BagNet
 from bagnet.model.registry import build_model
-
-
-@pytest.mark.parametrize(
-    ("name", "pixels"),
-    [("alexnet", 195), ("vgg11", 150), ("vgg16", 212), ("resnet50", 427), ("bagnet33", 33)],
-)
-def test_the_receptive_field_is_the_known_one(name, pixels):
-    with torch.device("meta"):
-        assert receptive_field(build_model(name)) == pixels
-
-
-@pytest.mark.parametrize("patch", [9, 17, 33])
-def test_the_receptive_field_of_a_bagnet_is_the_patch_that_its_network_says(patch):
-    assert receptive_field(BagNet(patch, 2, width=1)) == patch
-
-
-def test_the_receptive_field_of_a_densenet_is_that_of_its_longest_path():
-    with torch.device("meta"):
-        network = build_model("densenet169")
-    # Its stem sees 11 px at stride 4; a block of n layers adds 2 n strides, a transition one.
-    expected = 11 + 2 * 6 * 4 + 4 + 2 * 12 * 8 + 8 + 2 * 32 * 16 + 16 + 2 * 32 * 32
-    assert receptive_field(network) == expected
 
 
 @pytest.mark.parametrize(("name", "billions"), [("resnet50", 4.09), ("bagnet33", 16.26)])

@@ -1,0 +1,88 @@
+"""The command behind `python train.py` and the installed program `bagnet`.
+
+It answers `--help` and mistakes in the short flags before it imports torch and Lightning, which
+takes seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+
+from bagnet.run import signals
+from bagnet.training.flags import Command, expand, program, short_help, wants_short_help
+
+ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+"""File system errors that the user can fix: full, file too large, not writable."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. A user's mistake is reported in one line, without a traceback.
+
+    Args:
+        arguments: The words after the program's name; None takes the process's.
+
+    Returns:
+        The exit code: 0, 2 for a mistake, 128 + N on rank 0 after signal N stopped the training.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if wants_short_help(words):
+        print(short_help())
+        return 0
+    try:
+        command = expand(words)
+        if command.arguments[0] != "fit":
+            _run(command)
+            return 0
+        with signals.listening():  # before the imports, which take seconds
+            _run(command)
+    except signals.Stopped as stop:
+        return _stopped(stop, words)
+    except Exception as error:
+        if not _is_for_user(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(command: Command) -> None:
+    from bagnet.training.classifier import BagNetClassifier
+    from bagnet.training.cli import BagNetCLI
+    from datamodules.imagenet import ImageNetDataModule
+
+    BagNetCLI(BagNetClassifier, ImageNetDataModule, command)
+
+
+def _stopped(stop: signals.Stopped, words: list[str]) -> int:
+    """Print how to resume, and return the exit code of a program that the signal ended.
+
+    On that code the job script requeues the job. Only rank 0 returns it, because srun kills all
+    other ranks as soon as one of them fails.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from srun, to the ranks that finish last
+    from pytorch_lightning.utilities import rank_zero_only
+
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return 0
+    saved = "saved" if stop.checkpoint else "nothing to save yet"
+    resume = [] if "--resume" in words else ["--resume", "auto"]
+    again = f"{program()} {shlex.join([*words, *resume])}"
+    print(f"\nstopped by {stop.signal.name}, {saved}; resume with: {again}", flush=True)
+    return 128 + stop.signal
+
+
+def _is_for_user(error: Exception) -> bool:
+    """Whether the message alone helps: our ValueErrors, Lightning's, and a full disk."""
+    if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
+        return True
+    if type(error).__name__ == "MisconfigurationException":
+        return True
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    package = innermost.tb_frame.f_globals["__name__"].split(".")[0] if innermost else ""
+    return isinstance(error, ValueError) and package in ("bagnet", "datamodules")

@@ -1,0 +1,123 @@
+"""How Lightning's Trainer is set up: devices, precision, DDP, messages, and the progress bar."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+
+from bagnet.run import slurm
+from bagnet.run.checkpoints import AtomicCheckpointIO
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 90,
+    # The data plan divides the samples among the ranks; Lightning's sampler would do it again.
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+}
+
+NOISE = ("💡", "GPU available", "TPU available", "`Trainer.fit` stopped")
+"""Beginnings of messages of Lightning's that are of no use to our users."""
+
+
+def silence_lightning() -> None:
+    """Hide messages of Lightning's that do not apply to our runs."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_news)
+    for message in (
+        # Lightning 2.6 calls a function that newer releases of torch deprecate.
+        ".*LeafSpec.* is deprecated",
+        # Our figures are logged at the end of an epoch as well, however short it is.
+        ".*is smaller than the logging interval",
+        # A resumed run continues in its own folder.
+        "Checkpoint directory .* exists and is not empty",
+        # Every machine with SLURM gets this hint; slurm.check_setup refuses the jobs that need it.
+        "The `srun` command is available",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(NOISE)
+
+
+def prepare_devices(config: dict[str, Any]) -> tuple[str, list[Any]]:
+    """Check the devices that the Trainer's configuration asks for, and register our DDP settings.
+
+    Args:
+        config: The `trainer` section of the configuration.
+
+    Returns:
+        The precision to train in, and the plugins for the Trainer.
+
+    Raises:
+        ValueError: The machine, or the SLURM job, does not have these devices.
+    """
+    if str(config["devices"]).isdigit():
+        slurm.check_setup(int(config["devices"]), config["num_nodes"])
+    check_devices(config["accelerator"], config["devices"])
+    on_gpu = config["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    precision = config["precision"] or default_precision(on_gpu)
+    if on_gpu and precision == "32-true":
+        # By default, cuDNN uses TF32: the authors' BagNet-33 then loses 2.5 points of top-1.
+        torch.backends.cudnn.allow_tf32 = False
+    # "ddp" is also the strategy that Lightning chooses by default for several devices.
+    settings = ddp_settings(config["accumulate_grad_batches"])
+    StrategyRegistry.register("ddp", DDPStrategy, override=True, **settings)
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        # Lightning requeues a job by saving inside its signal handler; LastCheckpoint saves
+        # between two batches instead.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return precision, plugins
+
+
+def check_devices(accelerator: str, devices: Any) -> None:
+    """Refuse more GPUs than the machine has.
+
+    Raises:
+        ValueError: `accelerator` asks for GPUs, and `devices` for more than there are.
+    """
+    available = torch.cuda.device_count()
+    wanted = int(devices) if str(devices).isdigit() else 0
+    if accelerator in ("gpu", "cuda") and wanted > available:
+        raise ValueError(
+            f"--gpus {wanted}: this machine has {available}; ask for at most that many "
+            "(--gpus 0 trains on the CPU)"
+        )
+
+
+def default_precision(on_gpu: bool) -> str:
+    """Mixed precision on a GPU, in bfloat16 if it can; float32 on a CPU."""
+    if not on_gpu:
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+
+
+def ddp_settings(accumulated: int) -> dict[str, Any]:
+    """Options of `DistributedDataParallel`: no copy of the gradients, no search for unused weights.
+
+    Args:
+        accumulated: Batches per optimizer step. With more than one, a static graph fails an
+            assertion in torch 2.15.
+    """
+    return {"gradient_as_bucket_view": True, "static_graph": accumulated == 1}
+
+
+class Progress(TQDMProgressBar):
+    """A bar of at most 80 columns; in a log file each refresh is a line, so there are fewer."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1 if sys.stderr.isatty() else 100)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Loss and top-1 only: the table and W&B have the rest."""
+        metrics = super().get_metrics(trainer, pl_module)
+        shown = {"train/loss_step": "loss", "val/top1": "val/top1"}
+        return {label: metrics[name] for name, label in shown.items() if name in metrics}
