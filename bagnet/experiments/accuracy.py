@@ -1,16 +1,19 @@
-"""Top-1 and top-5 accuracy of each network, its size, its work for an image, and its speed.
+"""Measures top-1 and top-5 accuracy, size, multiply-adds and speed of each network.
 
-The paper (under "accuracy and runtime") gives the top-5 accuracy of BagNets on the validation images of ImageNet: 87.6 % with patches
-of 33 px, 80.5 % with 17, about 70 % with 9; and says that a BagNet runs at 155 images/s where ResNet-50 runs at 570.
+The paper (under "accuracy and runtime") gives the top-5 accuracy of BagNets on the validation
+images of ImageNet: 87.6% with patches of 33 px, 80.5% with 17, about 70% with 9. A BagNet runs at
+155 images/s, where ResNet-50 runs at 570.
 
-It leaves open the preprocessing: we resize the shorter side to 256 px and take the central 224 x 224 (--resize_size,
---image_size), as the training recipe does. Everything is in float32 without TF32, of which the authors' BagNet-33 loses 2.5
-points of top-1. It leaves open how the speed was measured: we time batches of --batch_size images that are already on the
-device, all networks taking turns in one process. Intervals are 95 %, bootstrapped over the images. The receptive field is
-that of an entry of the last map; only a BagNet decides by such entries alone.
+The paper does not specify the preprocessing. Here the shorter side is resized to 256 px and the
+central 224x224 are kept (--data.resize_size, --data.image_size), as in the training recipe. All is
+in float32 without TF32, which costs the authors' BagNet-33 2.5 points of top-1. The paper does not
+say how speed was measured, either. Here the networks take turns in one process on batches of
+--data.batch_size images that are already on the device. Intervals are 95%, bootstrapped over the
+images. The receptive field is that of an entry of the last map; only a BagNet decides by such
+entries alone.
 
-Leaves in OUT/accuracy: table, figure, LABEL.parquet (predicted class; rank of the true class, 0 is right; probabilities of both),
-and networks.json (what does not depend on the images).
+Writes to OUT/accuracy: table, figure, LABEL.parquet (predicted class; rank of the true class, 0 is
+right; probabilities of both), and networks.json (what does not depend on the images).
 """
 
 from __future__ import annotations
@@ -30,11 +33,12 @@ from torch import Tensor, nn
 from bagnet.experiments.measuring.measure import measure, record_of
 from bagnet.experiments.measuring.models import parse_models
 from bagnet.experiments.measuring.networks import Facts, facts
-from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table, write_text
+from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import mean
 from bagnet.experiments.options import MeasureOptions
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
+from datamodules.common.files import write_text
 
 NAME = "accuracy"
 PAPER_TOP5 = {"bagnet9": 0.70, "bagnet17": 0.805, "bagnet33": 0.876, "vgg16": 0.901}
@@ -57,7 +61,11 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says of each image."""
+    """The prediction of each image.
+
+    Columns: predicted, the leading class; rank, that of the true class; probability, that of the
+    true class; confidence, the probability of the leading class.
+    """
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
@@ -65,9 +73,10 @@ class Predictions:
         with torch.no_grad():
             logits = model(normalize(images)).double()
         if not logits.isfinite().all():
+            sample_id = sample_ids[(~logits.isfinite()).any(1).cpu()][0]
             raise ValueError(
-                f"the logits of sample {sample_ids[(~logits.isfinite()).any(1).cpu()][0]} are not finite: "
-                "the weights are damaged, or of a training that failed"
+                f"the logits of sample {sample_id} are not finite: the weights are damaged, or "
+                "come from a training run that diverged"
             )
         probabilities = logits.softmax(1)
         columns = {
@@ -80,7 +89,7 @@ class Predictions:
 
 
 def run(options: MeasureOptions) -> None:
-    """Measure, print a table, and write what the module's docstring says."""
+    """Measure, print the table, and write the files."""
     folder = options.out / NAME
     tables = measure(NAME, Predictions(), options)
     networks = _networks(tables, options, folder / "networks.json")
@@ -107,7 +116,7 @@ def _row(label: str, table: pa.Table, network: Mapping[str, Any]) -> dict[str, A
 def _networks(
     tables: Mapping[str, pa.Table], options: MeasureOptions, path: Path
 ) -> dict[str, dict[str, Any]]:
-    """The facts of networks: those that are given are measured, those of others are read."""
+    """Measure the networks of --models, and read the facts about all others."""
     known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
     if options.models:
         device = torch.device(
@@ -126,7 +135,7 @@ def _networks(
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Top-1 and top-5 of each network with their intervals, and the paper's top-5 where it gives one."""
+    """Draw top-1 and top-5 of each network, and the paper's top-5 if it gives one."""
     figure = Figure(figsize=(6.4, 1.3 + 0.5 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     places = np.arange(len(rows))

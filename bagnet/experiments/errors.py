@@ -1,15 +1,16 @@
-"""Whether two networks find the same classes hard, and err on the same images.
+"""Compares the errors of networks: which classes are hard for both, and which images.
 
-The paper compares networks by their accuracy for each class, one network against another in a scatter plot: BagNets and
+The paper compares the accuracies of two networks class by class in a scatter plot: BagNets and
 standard networks find the same classes hard.
 
-It leaves open which accuracy that is: --top 5, which its other figures use (with few classes take --top 1). Pearson's and
-Spearman's r are over classes, and so are their bootstrap intervals. We add what can be said image by image, all by the predicted class
-alone: Cohen's kappa of the predictions; the error consistency of Geirhos et al. (2020), which is the agreement in right and wrong
-beyond what the accuracies imply; and McNemar's exact test of whether the accuracies differ.
+It does not say which accuracy that is; here it is top-5 (--top 5), which its other figures use;
+with few classes, use --top 1. Pearson's and Spearman's r, and their bootstrap intervals, are over
+classes. Image by image, we add three statistics of the predicted class: Cohen's kappa of the
+predictions; the error consistency of Geirhos et al. (2020), which is the agreement in right and
+wrong beyond what the accuracies imply; and McNemar's exact test of equal accuracy.
 
-Reads OUT/accuracy, and measures what is missing there. Leaves in OUT/errors: table (pairs), classes (of each pair, those
-whose accuracies differ most) and figure.
+Reads OUT/accuracy, and measures what is missing there. Writes to OUT/errors: table (pairs), classes
+(those whose accuracies differ most, for each pair) and figure.
 """
 
 from __future__ import annotations
@@ -67,12 +68,12 @@ class Pair:
     """Two networks on the same images and classes.
 
     Attributes:
-        names: Their labels.
-        classes: int (C,), those that have images.
-        images: Of each class, int (C,).
-        accuracies: For each class, of the first and of the second, (2, C), 0 to 1.
-        predicted: Classes, int (2, n).
-        right: Whether they are, bool (2, n).
+        names: Labels of the networks.
+        classes: Classes that have images, int (C,).
+        images: Number of images of each class, int (C,).
+        accuracies: Accuracies of both networks for each class, (2, C), from 0 to 1.
+        predicted: Predicted classes, int (2, n).
+        right: Whether the predicted classes are right, bool (2, n).
     """
 
     names: tuple[str, str]
@@ -84,7 +85,7 @@ class Pair:
 
     @classmethod
     def of(cls, names: tuple[str, str], tables: Mapping[str, pa.Table], top: int) -> Pair:
-        """From per-sample tables of ``accuracy``; images that only one has are left out."""
+        """Make a pair from tables of `accuracy`; images that only one table has are left out."""
         first, second = (tables[name] for name in names)
         _, *rows = np.intersect1d(
             first["sample_id"], second["sample_id"], assume_unique=True, return_indices=True
@@ -99,16 +100,16 @@ class Pair:
 
 
 def run(options: ErrorsOptions) -> None:
-    """Measure, print tables, and write what the module's docstring says.
+    """Measure, print the tables, and write the files.
 
     Raises:
-        ValueError: Fewer than two networks; too few images or classes.
+        ValueError: There are fewer than two networks, or too few images or classes.
     """
     tables = measure(accuracy.NAME, accuracy.Predictions(), options)
     if len(tables) < 2:
         raise ValueError(
-            f"{options.out / accuracy.NAME} has the results of {', '.join(tables)} alone, and errors are compared "
-            "between networks: give two (--models)"
+            f"{options.out / accuracy.NAME} has only the results of {', '.join(tables)}, and "
+            "errors are compared between networks: give two (--models)"
         )
     folder = options.out / NAME
     pairs = [Pair.of(names, tables, options.top) for names in combinations(tables, 2)]
@@ -140,7 +141,7 @@ def _row(pair: Pair) -> dict[str, Any]:
 
 
 def most_different(pair: Pair, names: list[str], count: int) -> list[dict[str, Any]]:
-    """The classes in which the accuracies of the two differ most, the largest difference first."""
+    """The classes whose accuracies differ most, the largest difference first."""
     first, second = pair.accuracies
     order = np.argsort(-np.abs(first - second), kind="stable")[:count]
     return [
@@ -158,14 +159,14 @@ def most_different(pair: Pair, names: list[str], count: int) -> list[dict[str, A
 
 
 def draw(pairs: list[Pair], correlations: list[float], top: int) -> Figure:
-    """A panel for each pair, with its Pearson's r: a dot is a class."""
+    """Draw a scatter plot for each pair, with Pearson's r: a dot is a class."""
     columns = min(3, len(pairs))
     rows = -(-len(pairs) // columns)
     figure = Figure(figsize=(2.8 * columns + 0.2, 2.8 * rows + 0.2), layout="constrained")
     for number, (pair, r) in enumerate(zip(pairs, correlations, strict=True), 1):
         axes = figure.add_subplot(rows, columns, number)
         axes.plot((0, 100), (0, 100), color="0.8", linewidth=1, zorder=1)
-        # Small and translucent where there are many; clipped dots at the edges would look like halves.
+        # Many dots are small and translucent; clipping would halve those at the edges.
         size = np.clip(2000 / len(pair.classes), 4, 40)
         x, y = 100 * pair.accuracies
         axes.scatter(x, y, s=size, alpha=0.5, color="#5e3c99", linewidths=0, clip_on=False)

@@ -1,31 +1,34 @@
-"""Whether a network adds up what it sees in separate parts of an image, and over what distance it does not.
+"""Tests whether networks add up what they see in separate parts of an image.
 
-Brendel & Bethge (ICLR 2019, under "spatial interactions"): let l(x) be the logit of a class and d_1, d_2, ... changes of the image at
-separate places. For a BagNet with patches of q pixels,
+Brendel & Bethge (ICLR 2019, under "spatial interactions"): let l(x) be the logit of a class and
+d_1, d_2, ... changes of the image at separate places. For a BagNet with patches of q pixels,
 
-    l(x) - l(x + sum d_i) = sum (l(x) - l(x + d_i)),
+    l(x) - l(x + sum d_i) = sum (l(x) - l(x + d_i))
 
-whatever the image, if no patch can see two of the changes. Pearson's correlation between the two sides, over images, tells
-how far other networks are from that. The image is cut into a grid of squares of q pixels, and every second one of every
-second row is replaced by its mean colour: one at a time for the right side, all at once for the left. So the changed
-squares are q pixels apart, and three quarters of the image stay as they are. A patch of R pixels needs R > q + 1 to see two.
+for every image, if no patch can see two of the changes. Pearson's correlation between the two
+sides, over images, shows how far other networks are from this. The image is cut into a grid of
+squares of q pixels, and every second square of every second row is replaced by its mean colour: one
+at a time for the right side, all at once for the left. So the changed squares are q pixels apart,
+and three quarters of the image stay as they are. A patch of R pixels sees two only if R > q + 1.
 
-What the paper leaves open, and what is done here:
+The paper leaves some details open:
 
-* The class: the one that the network takes the unchanged image for.
-* The grid, where q does not divide the image: whole squares only, from the top left on; the rest stays as it is.
-* The mean colour: of each square itself (--fill mean); "image", "zero" and "blur" are other choices.
+* Class: here the class that the network predicts for the unchanged image.
+* Grid, if q does not divide the image: here whole squares, starting at the top left; the rest stays
+  as it is.
+* Mean colour: here that of each square (--fill mean); --fill has other choices.
 
-The second figure asks where interactions end, which the paper infers from the first: two squares of --pair_side pixels with
-a gap of d pixels between them are replaced together and each alone, at --pairs places drawn at random, the same for all
-images and networks. The interaction at d is
+The second figure shows where interactions end, which the paper infers from the first. Two squares
+of --pair_side pixels with a gap of d pixels are replaced together, and each alone, at --pairs
+random places, the same for all images and networks. The interaction at d is
 
     mean |D_12 - D_1 - D_2| / mean (|D_1| + |D_2|),
 
-D being changes of the logit and the means over places and images: 0 where the parts do not know of each other, and 1/2 where
-either square alone does what both do. For a BagNet it is 0 from d = R - 1 on, up to rounding.
+where D are changes of the logit, and the means are over places and images: 0 if the squares do not
+interact, and 1/2 if either square alone has the effect of both. For a BagNet it is 0 for gaps of
+R - 1 and more, up to rounding.
 
-Writes table.* and figure.* of the correlations, distance.* of the pairs.
+Writes table.* and figure.* of the correlations, and distance.* of the pairs.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.experiments.measuring.lines import double, draw_lines
+from bagnet.experiments.measuring.lines import draw_lines, scale_by_two
 from bagnet.experiments.measuring.masking import (
     draw_pairs,
     every_second,
@@ -51,7 +54,7 @@ from bagnet.experiments.measuring.masking import (
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import bootstrap, pearson
-from bagnet.experiments.options import InteractionsOptions
+from bagnet.experiments.options import Fill, InteractionsOptions
 from bagnet.model.registry import normalize
 from datamodules.common.batch import Box
 
@@ -72,7 +75,7 @@ GAPS = (0, 4, 8, 16, 24, 32, 48, 64, 96, 128)  # px
 
 
 def run(options: InteractionsOptions) -> None:
-    """Measure what is missing, and draw all there is."""
+    """Measure what is missing, and draw all results."""
     size = options.data.image_size
     sides = options.sides or [side for side in SIDES if 3 * side <= size]
     gaps = options.gaps or [gap for gap in GAPS if 2 * options.pair_side + gap <= size]
@@ -93,15 +96,16 @@ def run(options: InteractionsOptions) -> None:
 
 @dataclass(frozen=True)
 class Interactions:
-    """The changes of the leading class's logit, for each image.
+    """Changes of the leading class's logit for each image.
 
-    Columns: target, the leading class, and logit, its logit; for each side s of a grid, all_s, the change if all its
-    squares are replaced, and sum_s, the sum of the changes for each alone; for each gap d of a pair, excess_d, the mean of
-    \\|D_12 - D_1 - D_2\\|, and change_d, that of \\|D_1\\| + \\|D_2\\|.
+    Columns: target, the leading class; logit, its logit; for each side s of a grid, all_s, the
+    change if all squares are replaced, and sum_s, the sum of the changes for each square alone; for
+    each gap d of a pair, excess_d, the mean of abs(D_12 - D_1 - D_2), and change_d, the mean of
+    abs(D_1) + abs(D_2).
     """
 
     sides: tuple[int, ...]
-    fill: str
+    fill: Fill
     gaps: tuple[int, ...]
     pair_side: int
     pairs: int
@@ -121,7 +125,7 @@ class Interactions:
             joint, changes = effects(model, x, targets, boxes, self.fill)
             columns |= {f"all_{side}": joint, f"sum_{side}": changes.sum(0)}
         for gap in self.gaps:
-            places = np.random.default_rng(self.seed)  # as good as the same places for every gap
+            places = np.random.default_rng(self.seed)  # the same places in every batch
             excess, change = [], []
             for pair in draw_pairs(height, width, self.pair_side, gap, self.pairs, places):
                 joint, changes = effects(model, x, targets, pair, self.fill)
@@ -135,17 +139,21 @@ class Interactions:
 
 
 def effects(
-    model: nn.Module, images: Tensor, targets: Tensor, boxes: list[Box], fill: str
+    model: nn.Module, images: Tensor, targets: Tensor, boxes: list[Box], fill: Fill
 ) -> tuple[Tensor, Tensor]:
-    """How much the logits fall if boxes are replaced: all at once (B,), and each alone (boxes, B).
+    """Measure how much logits fall if boxes are replaced.
 
-    The differences are taken in float64, so that many of them can be added up.
+    Differences are in float64, so that many of them can be added.
 
     Args:
-        model: Gives logits (B, classes).
-        images: Normalised, float (B, 3, H, W).
-        targets: The class of each image, int64 (B,).
-        boxes: As for `replace`, and so is ``fill``.
+        model: Network that gives logits (B, classes).
+        images: Normalised images, float (B, 3, H, W).
+        targets: Class of each image, int64 (B,).
+        boxes: Boxes to replace.
+        fill: What replaces them; see `replace`.
+
+    Returns:
+        The fall if all boxes are replaced at once (B,), and for each box alone (boxes, B).
     """
 
     def logits(changed: Tensor) -> Tensor:
@@ -157,7 +165,7 @@ def effects(
 
 
 def correlations(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
-    """Pearson's r between both sides of the equation, for each network and side of the squares."""
+    """Pearson's r between the sides of the equation, for each network and side of the squares."""
     return [
         {
             "model": label,
@@ -187,18 +195,18 @@ def distances(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
 
 
 def correlation_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Pearson's r against the side of the squares."""
+    """Draw Pearson's r against the side of the squares."""
     figure = Figure(figsize=(5.5, 3.8), facecolor="white", layout="constrained")
     axes = figure.add_subplot(
         xlabel="side and distance of the masked squares (px)", ylabel="Pearson's r"
     )
-    double(axes, {row["side"] for row in rows})
+    scale_by_two(axes, {row["side"] for row in rows})
     draw_lines(axes, rows, "side", "r")
     return figure
 
 
 def distance_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """The interaction against the gap."""
+    """Draw the interaction against the gap."""
     figure = Figure(figsize=(5.5, 3.8), facecolor="white", layout="constrained")
     axes = figure.add_subplot(xlabel="gap between two squares (px)", ylabel="interaction")
     draw_lines(axes, rows, "gap", "interaction")
@@ -207,7 +215,7 @@ def distance_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _numbers(table: pa.Table, prefix: str) -> list[int]:
-    """The sides or gaps that were measured, from the names of the columns."""
+    """Sides or gaps that were measured, from the names of the columns."""
     return [int(name[len(prefix) :]) for name in table.column_names if name.startswith(prefix)]
 
 

@@ -1,15 +1,16 @@
-"""The most informative patches of each class, and what argued in wrong decisions.
+"""Shows the most informative patches of each class, and what led to wrong decisions.
 
-Brendel & Bethge, ICLR 2019, figure 3: for each class the patches with the most evidence, in the upper row of images with that
-label and in the lower one of images with another. Figure 4: misclassified images with the evidence for the predicted and
-for the true class.
+Brendel & Bethge, ICLR 2019. Figure 3 shows the patches with the most evidence for each class: in
+the upper row from images with that label, in the lower row from other images. Figure 4 shows
+misclassified images with the evidence for the predicted and for the true class.
 
-The paper does not say how many patches of one image it shows: here it is one for each class, the strongest, as its neighbours
-see almost the same pixels. Of the misclassified images those are shown on which the predicted class leads by most.
+The paper does not say how many patches of one image it shows. Here it is only the strongest for
+each class, because its neighbours see almost the same pixels. The misclassified images shown are
+those on which the predicted class leads by most.
 
-For each image and class the results hold the strongest patch; for misclassified images also the evidence for both classes. So
-the lists are exact, not those of a sample. The pictures take their pixels from the data: without --data.root, only the
-tables are drawn again.
+The results hold the strongest patch for each image and class, and for misclassified images also the
+evidence for both classes. So the lists are exact, not those of a sample. The pictures take their
+pixels from the data: without --data.root, only the tables are drawn again.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from pyarrow.compute import list_value_length
 from torch import Tensor, nn
 
 from bagnet.evidence.maps import evidence_map, require_bagnet
 from bagnet.evidence.pictures.sheets import Mistake, PatchRow, mistake_sheet, patch_sheet
-from bagnet.evidence.top_patches import OTHERS, OWN, Patch, TopPatches
+from bagnet.evidence.top_patches import OTHERS, OWN, TopPatches
 from bagnet.experiments.measuring.measure import measure, open_data, record_of
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.options import PatchesOptions
 from bagnet.model.registry import normalize
+from bagnet.training.metrics import rank_of_label
+from datamodules.common.batch import Box
 from datamodules.imagenet import ImageNetDataModule
 
 NAME = "patches"
@@ -49,7 +53,12 @@ ROWS_AT_ONCE = 256  # images; with 1,000 classes their rows take 2 MB
 
 @dataclass(frozen=True)
 class StrongestPatches:
-    """The strongest patch of each image for each class, and the maps that explain a mistake."""
+    """The strongest patch of each image for each class, and the maps that explain a mistake.
+
+    Columns: predicted, the leading class; logit_true and logit_predicted; evidence and place, those
+    of the strongest patch for each class (places count row by row); maps, the evidence for the true
+    and for the predicted class if the image is misclassified, else empty; map_width, patch, stride.
+    """
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
@@ -62,7 +71,7 @@ class StrongestPatches:
         rows = torch.arange(len(images), device=labels.device)
         both = torch.stack((labels, predicted), 1)
         maps = evidence[rows[:, None], both].flatten(1).cpu().numpy()
-        is_wrong = (labels != predicted).tolist()
+        is_wrong = (rank_of_label(logits, labels) > 0).tolist()
         count = len(images)
         return {
             "predicted": predicted.cpu().numpy(),
@@ -79,40 +88,33 @@ class StrongestPatches:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the entries of a network's maps lie, without the network."""
+    """The places of a network's map entries, without the network."""
 
     map_width: int
     patch: int
     stride: int
 
-    def box(self, i: int, j: int) -> tuple[int, int, int, int]:
-        """As ``BagNet.box``."""
+    def box(self, i: int, j: int) -> Box:
+        """The pixels of entry (i, j), as `BagNet.box`."""
         top, left = self.stride * i, self.stride * j
         return top, left, top + self.patch, left + self.patch
 
 
 def run(options: PatchesOptions) -> None:
-    """Measure, and write for each network LABEL-patches and LABEL-mistakes."""
+    """Measure, and write LABEL-patches and LABEL-mistakes for each network."""
     folder = options.out / NAME
     for label, table in measure(NAME, StrongestPatches(), options).items():
         names = record_of(table)["class_names"]
         shown = _shown(options.classes, names)
         top, geometry = strongest(table, len(names), options.patches), geometry_of(table)
         data = None if options.data.root is None else _open(options, table)
-        rows = [
-            row
-            for number in shown
-            for of in ROWS
-            for row in _rows(top.best(number, of), geometry, names, number, of, data)
-        ]
+        rows = [row for number in shown for row in _rows(top, number, geometry, names, data)]
         write_table(rows, COLUMNS, folder / f"{label}-patches")
         if data is None:
             continue
         pixels = _Pixels(data)
-        save_figure(
-            patch_sheet([(names[n], _sheet_rows(top, n, geometry, names, pixels)) for n in shown]),
-            folder / f"{label}-patches",
-        )
+        blocks = [(names[n], _sheet_rows(top, n, geometry, names, pixels)) for n in shown]
+        save_figure(patch_sheet(blocks), folder / f"{label}-patches")
         if wrong := mistakes(table, options.mistakes, geometry, names, pixels):
             save_figure(mistake_sheet(wrong, geometry.box), folder / f"{label}-mistakes")
     if options.wandb:
@@ -120,7 +122,7 @@ def run(options: PatchesOptions) -> None:
 
 
 def strongest(table: pa.Table, classes: int, count: int) -> TopPatches:
-    """The strongest patches of each class over all images, from the rows of ``StrongestPatches``."""
+    """The strongest patches of each class over all images, from a table of `StrongestPatches`."""
     top = TopPatches(classes, count)
     width = geometry_of(table).map_width
     for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
@@ -133,20 +135,19 @@ def strongest(table: pa.Table, classes: int, count: int) -> TopPatches:
 
 
 def geometry_of(table: pa.Table) -> Geometry:
-    """Of the network that was measured."""
+    """The geometry of the network that was measured."""
     return Geometry(*(table[name][0].as_py() for name in ("map_width", "patch", "stride")))
 
 
 def mistakes(
     table: pa.Table, count: int, geometry: Geometry, names: Sequence[str], pixels: _Pixels
 ) -> list[Mistake]:
-    """The misclassified images on which the predicted class leads by most; at most ``count``."""
+    """The misclassified images on which the predicted class leads by most; at most `count`."""
     lead = table["logit_predicted"].to_numpy() - table["logit_true"].to_numpy()
-    is_wrong = table["predicted"].to_numpy() != table["label"].to_numpy()
+    is_wrong = list_value_length(table["maps"]).to_numpy() > 0
     order = [int(n) for n in np.argsort(-lead, kind="stable") if is_wrong[n]][:count]
     found = []
     for row in table.take(order).to_pylist():
-        evidence = np.array(row["maps"], np.float32).reshape(2, -1, geometry.map_width)
         found.append(
             Mistake(
                 image=pixels.image(row["sample_id"]),
@@ -154,20 +155,20 @@ def mistakes(
                 true=names[row["label"]],
                 predicted=names[row["predicted"]],
                 logits=(row["logit_true"], row["logit_predicted"]),
-                evidence=evidence,
+                evidence=np.array(row["maps"], np.float32).reshape(2, -1, geometry.map_width),
             )
         )
     return found
 
 
 class _Pixels:
-    """Images as the networks saw them, by sample id."""
+    """Images as the networks see them, by sample id."""
 
     def __init__(self, data: ImageNetDataModule) -> None:
         self._manifest, self._batches = data.val_manifest, data.batches("val")
 
     def image(self, sample_id: int) -> np.ndarray:
-        """uint8 (H, W, 3)."""
+        """RGB pixels, uint8 (H, W, 3)."""
         (images, _, _), _ = self._batches[0, np.array([sample_id])]
         return images[0].permute(1, 2, 0).numpy()
 
@@ -182,8 +183,8 @@ def _open(options: PatchesOptions, table: pa.Table) -> ImageNetDataModule:
     for name, value in {"data": data.val_manifest.digest, **sizes}.items():
         if record[name] != value:
             raise ValueError(
-                f"the results are of images with {name} {record[name]}, and these have {value}: the pictures would "
-                "not show what was measured"
+                f"the results were measured with {name} {record[name]}, and these images have "
+                f"{value}: give the same data and sizes, or another --out"
             )
     return data
 
@@ -194,40 +195,43 @@ def _shown(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
     unknown = [name for name in wanted if name not in names]
     if unknown:
         raise ValueError(
-            f"--classes {unknown[0]}: there is no such class; names are such as {', '.join(names[:3])}"
+            f"--classes {unknown[0]}: there is no such class; names look like "
+            f"{', '.join(names[:3])}"
         )
     return [names.index(name) for name in wanted]
 
 
 def _rows(
-    patches: Sequence[Patch],
+    top: TopPatches,
+    number: int,
     geometry: Geometry,
     names: Sequence[str],
-    number: int,
-    of: int,
     data: ImageNetDataModule | None,
 ) -> list[dict[str, Any]]:
+    """The table's rows of one class."""
     rows = []
-    for rank, patch in enumerate(patches, 1):
-        top, left, _, _ = geometry.box(*patch.entry)
-        rows.append(
-            {
-                "class": names[number],
-                "of": ROWS[of],
-                "rank": rank,
-                "evidence": patch.evidence,
-                "label": names[patch.label],
-                "file": data and data.val_manifest.sample(patch.sample_id).key,
-                "top": top,
-                "left": left,
-            }
-        )
+    for of, title in ROWS.items():
+        for rank, patch in enumerate(top.best(number, of), 1):
+            above, left, _, _ = geometry.box(*patch.entry)
+            rows.append(
+                {
+                    "class": names[number],
+                    "of": title,
+                    "rank": rank,
+                    "evidence": patch.evidence,
+                    "label": names[patch.label],
+                    "file": data and data.val_manifest.sample(patch.sample_id).key,
+                    "top": above,
+                    "left": left,
+                }
+            )
     return rows
 
 
 def _sheet_rows(
     top: TopPatches, number: int, geometry: Geometry, names: Sequence[str], pixels: _Pixels
 ) -> list[PatchRow]:
+    """The picture's rows of one class."""
     rows = []
     for of, title in ROWS.items():
         patches, captions = [], []
@@ -241,5 +245,6 @@ def _sheet_rows(
 
 
 def _matrix(column: pa.Array) -> np.ndarray:
-    """A column of lists of equal length, (rows, length)."""
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    """A column of lists of equal length as an array (rows, length)."""
+    values: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), -1)

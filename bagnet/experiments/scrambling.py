@@ -1,24 +1,28 @@
-"""What is left of the accuracy when an image's parts are kept and their order is lost.
+"""Measures accuracy on images whose parts are kept but whose order is lost.
 
-Brendel & Bethge (ICLR 2019, under "image scrambling"): a bag of local features does not know where its parts are, so scrambling them must
-not change its decision. For networks whose receptive fields overlap there is no exact way to do that; textures synthesised
-from the Gram matrices of a VGG (Gatys et al. 2015) come close. VGG-16 has a top-5 accuracy of 90.1% on images and of 79.4%
-on their textures (79.7% in a summary of the paper).
+Brendel & Bethge (ICLR 2019, under "image scrambling"): a bag of local features does not know where
+its parts are, so scrambling them must not change its decision. For networks whose receptive fields
+overlap there is no exact way to do this; textures synthesised from the Gram matrices of a VGG
+(Gatys et al. 2015) come close. VGG-16 has a top-5 accuracy of 90.1% on images and of 79.4% on their
+textures (79.7% in a summary of the paper).
 
-Two ways to lose the order:
+The order is lost in two ways:
 
-* Tiles: the image is cut into n x n tiles, which change places at random, by --seed and the image's number. n must divide the
-  image's side, so that no pixel is lost or drawn anew: that is not in the paper. A BagNet whose patches are smaller than a
-  tile is all but immune, for only the patches across the seams change.
-* Textures, with --texture_network vgg16=FILE: from noise, see textures.py. The paper says that features of a VGG are used, and
-  not which, nor how: layers, their weights, steps, optimiser, start and pooling are options, and conv1_1, pool1 to pool4,
-  equal weights, 500 steps of L-BFGS, Gaussian noise and max pooling are what Gatys et al. do or near it. Textures that are
-  there are not made again.
+* Tiles: the image is cut into n x n tiles, which are shuffled by --seed and the sample's number.
+  n must divide the image's side, so that no pixel is lost or resampled. This is not in the paper. A
+  BagNet whose patches are smaller than a tile is almost immune, because only the patches across the
+  seams change.
+* Textures, with --texture_network vgg16=FILE: synthesised from noise, see measuring/textures.py.
+  The paper says that features of a VGG are used, but not which, nor how. The defaults (conv1_1 and
+  pool1 to pool4 with equal weights, 500 steps of L-BFGS, Gaussian noise, max pooling) are those of
+  Gatys et al. or close to them. Textures that exist are not made again.
 
-500 steps of the VGG-16 are 14.6 tera multiply-adds for an image of 224x224 pixels: --limit chooses how many images there are.
-In the tables, "same class" is the share of images whose leading class is the one of the image as it is.
+500 steps of VGG-16 take 14.6 tera multiply-adds for an image of 224x224 pixels: --limit sets the
+number of images. "Same class" is the share of images for which the network chooses the same class
+as for the unchanged image.
 
-Writes scrambling/table.* and figure.*, examples.png of the user's own images, textures/LABEL/*.png, and texturised/table.*.
+Writes scrambling/table.* and figure.*, examples.png of some images, textures/LABEL/*.png, and
+texturised/table.*.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.experiments.measuring.lines import double, draw_lines
+from bagnet.experiments.measuring.lines import draw_lines, scale_by_two
 from bagnet.experiments.measuring.measure import measure, open_data, record_of
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import mean
@@ -42,6 +46,7 @@ from bagnet.experiments.measuring.textures import Synthesis, TextureNetwork, rea
 from bagnet.experiments.measuring.tiles import check_divides, orders, shuffle_tiles
 from bagnet.experiments.options import ScramblingOptions
 from bagnet.model.registry import normalize
+from bagnet.training.metrics import rank_of_label
 
 TILES = (2, 4, 7, 8, 14, 16)  # in a row; those that divide the image's side
 SHOWN = 6  # images in examples.png
@@ -57,13 +62,13 @@ COLUMNS = {
 
 
 def run(options: ScramblingOptions) -> None:
-    """Measure what is missing, and draw all there is."""
+    """Measure what is missing, and draw all results."""
     fitting = [n for n in TILES if options.data.image_size % n == 0]
     tiles = options.tiles or fitting or TILES  # if none fits, the message says so
     for count in tiles:
         check_divides(options.data.image_size, count)
     folder = options.out / "scrambling"
-    tables = measure("scrambling", Tiles(tuple(tiles), options.seed), options)
+    tables = measure("scrambling", ShuffledTiles(tuple(tiles), options.seed), options)
     rows = tile_rows(tables)
     write_table(rows, COLUMNS, folder / "table")
     save_figure(accuracy_figure(rows), folder / "figure")
@@ -85,32 +90,23 @@ def run(options: ScramblingOptions) -> None:
 
 
 def _texturised(options: ScramblingOptions) -> dict[str, pa.Table]:
-    """Synthesise and measure what is missing; without a texture network, read what there is."""
+    """Synthesise and measure what is missing; without a texture network, read existing results."""
     if not options.models or options.texture_network is None:
         return measure("texturised", Textures("", Path()), options, models=[])
     network = TextureNetwork.parse(options.texture_network)
     pictures = options.out / "textures" / network.label
-    synthesis = Synthesis(
-        pictures,
-        tuple(options.layers),
-        tuple(options.layer_weights or [1.0] * len(options.layers)),
-        options.steps,
-        options.optimizer,
-        options.start,
-        options.pooling,
-        options.seed,
-    )
+    synthesis = Synthesis(pictures, tuple(options.layers), options.steps, options.seed)
     made = record_of(measure("textures", synthesis, options, [network])[network.label])
     origin = f"{made['measurement']} by {network.label} {made['weights']}"
     return measure("texturised", Textures(origin, pictures), options)
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """What a network makes of images as they are, and with their tiles shuffled.
+class ShuffledTiles:
+    """Decisions on images as they are, and with shuffled tiles.
 
-    Columns: for each number n of tiles in a row, 1 included, predicted_n, the leading class, and place_n, how many classes have
-    a higher logit than the true one.
+    Columns: for each number n of tiles in a row, including 1, predicted_n, the leading class, and
+    rank_n, the rank of the true class (0 is right).
     """
 
     counts: tuple[int, ...]
@@ -129,11 +125,11 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Textures:
-    """What a network makes of images as they are ("image"), and of their textures ("texture"); columns as for `Tiles`.
+    """Decisions on images ("image") and on their textures ("texture"); columns as `ShuffledTiles`.
 
     Attributes:
-        origin: Tells how the textures were made, for the record.
-        folder: Of the pictures.
+        origin: How the textures were made, for the record.
+        folder: Folder of the pictures.
     """
 
     origin: str
@@ -151,35 +147,34 @@ class Textures:
 
 
 def decisions(logits: Tensor, labels: Tensor, name: str) -> dict[str, np.ndarray]:
-    """The columns predicted_NAME and place_NAME of logits (B, classes)."""
-    places = (logits > logits.gather(1, labels[:, None])).sum(1)
+    """The columns predicted_NAME and rank_NAME of logits (B, classes)."""
     return {
         f"predicted_{name}": logits.argmax(1).cpu().numpy(),
-        f"place_{name}": places.cpu().numpy(),
+        f"rank_{name}": rank_of_label(logits, labels).cpu().numpy(),
     }
 
 
 def accuracy(table: pa.Table, name: str, before: str) -> dict[str, Any]:
-    """One row of a table of results."""
-    places = table[f"place_{name}"].to_numpy()
+    """Accuracies on one kind of images, and how many decisions are those on another kind."""
+    ranks = table[f"rank_{name}"].to_numpy()
     predicted = table[f"predicted_{name}"].to_numpy()
     same = predicted == table[f"predicted_{before}"].to_numpy()
     return {
         "images": table.num_rows,
-        "top1": mean(places < 1),
-        "top5": mean(places < 5),
+        "top1": mean(ranks < 1),
+        "top5": mean(ranks < 5),
         "same": None if name == before else mean(same),
     }
 
 
 def tile_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
-    """For each network and number of tiles."""
+    """Rows of the table: each network and number of tiles."""
     rows = []
     for label, table in tables.items():
         side = record_of(table)["image_size"]
         for name in table.column_names:
-            if name.startswith("place_"):
-                count = int(name.removeprefix("place_"))
+            if name.startswith("rank_"):
+                count = int(name.removeprefix("rank_"))
                 order = f"{count}x{count} tiles of {side // count} px" if count > 1 else "as it is"
                 row = {"model": label, "count": count, "order": order}
                 rows.append(row | accuracy(table, str(count), "1"))
@@ -187,7 +182,7 @@ def tile_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
 
 
 def texture_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
-    """For each network, on images and on their textures."""
+    """Rows of the table: each network on images and on their textures."""
     return [
         {"model": label, "order": name, "paper": PAPER.get((label, name))}
         | accuracy(table, name, "image")
@@ -197,10 +192,10 @@ def texture_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
 
 
 def accuracy_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Accuracy against the number of tiles, a line for each network."""
+    """Draw accuracy against the number of tiles."""
     figure = Figure(figsize=(8, 3.4), facecolor="white", layout="constrained")
     for axes, key in zip(figure.subplots(1, 2), ("top1", "top5"), strict=True):
-        double(axes, {row["count"] for row in rows})
+        scale_by_two(axes, {row["count"] for row in rows})
         draw_lines(axes, rows, "count", key)
         title = f"{COLUMNS[key][0]} accuracy"
         axes.set(xlabel="tiles in a row (1: as it is)", ylabel=title, ylim=(0, 1.02))
@@ -208,7 +203,7 @@ def accuracy_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def examples_figure(options: ScramblingOptions, ids: np.ndarray, counts: Sequence[int]) -> Figure:
-    """A row for each image: its tiles shuffled in each way, and its texture if there is one."""
+    """Draw a row for each image: its shuffled tiles, and its texture if there is one."""
     data = open_data(options)
     (images, _, sample_ids), _ = data.batches("val")[0, ids]
     sheets = {

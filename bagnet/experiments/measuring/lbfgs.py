@@ -1,32 +1,42 @@
-"""L-BFGS for many independent problems at once."""
+"""L-BFGS for a batch of independent problems.
+
+`torch.optim.LBFGS` and SciPy treat a batch as one problem, with one curvature and one step length
+for all rows; textures need the pictures of a batch to be optimised together, for the GPU's sake,
+and to be what each would be alone.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-HISTORY = 10  # steps that the curvature is learned from
-SUFFICIENT = 1e-4  # share of the decrease that the slope promises (Armijo's condition)
+HISTORY = 10
+"""Steps from which the curvature is estimated."""
+
+SUFFICIENT = 1e-4
+"""Share of the decrease predicted by the slope that a step must reach (Armijo's condition)."""
+
+Memory = deque[tuple[Tensor, Tensor, Tensor]]
 
 
-def minimise(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Iterator[Tensor]:
-    """Minimise a function of each row of a batch, by itself (Nocedal & Wright, algorithms 7.4 and 3.1).
+def minimise(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
+    """Minimise a function of each row of a batch (Nocedal & Wright, algorithms 7.4 and 3.1).
 
-    `torch.optim.LBFGS` would take the batch for one problem: one curvature and one step length for all. Here, whatever is
-    decided, is decided for each row: a batch gives what its rows give alone. Each step evaluates the loss once. A row for
-    which it has not fallen enough stays where it is and tries half the step next; while it does, its memory fades, down to
-    steepest descent. So no row's loss ever rises.
+    Every decision is made for each row separately, so a batch gives what its rows give alone. Each
+    step evaluates the loss once. If the loss of a row has not fallen enough, the row stays where it
+    is and tries half the step next; meanwhile its memory fades, in the end to steepest descent. So
+    the loss of a row never rises.
 
     Args:
-        loss: Of each row, (B, ...) -> (B,), differentiable; row b depends on row b only.
-        start: (B, ...).
-        steps: Evaluations, after that of the start.
+        loss: Differentiable function (B, ...) -> (B,), whose value b depends on row b only.
+        start: First rows, float (B, ...).
+        steps: Evaluations of the loss after that of the start.
 
-    Yields:
-        The rows after each step, (B, ...).
+    Returns:
+        The rows after the last step, (B, ...).
     """
     shape = start.shape
 
@@ -39,7 +49,7 @@ def minimise(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Ite
 
     x = start.detach().flatten(1)
     value, gradient = evaluate(x)
-    memory: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=HISTORY)
+    memory: Memory = deque(maxlen=HISTORY)
     scale = torch.ones_like(value)  # of the inverse Hessian before the first of the memory
     length = gradient.abs().sum(1, keepdim=True).clamp(min=1).reciprocal()  # as torch's first step
     direction = -gradient
@@ -52,7 +62,7 @@ def minimise(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Ite
         change = torch.where(falls, trial_gradient - gradient, 0)
         curvature = _dot(moved, change)
         is_convex = curvature > 1e-10 * _dot(change, change).clamp(min=1e-10)
-        inverse = torch.where(is_convex, 1 / curvature, 0)  # 0: this pair says nothing
+        inverse = torch.where(is_convex, 1 / curvature, 0)  # 0: the pair is ignored
         scale = torch.where(is_convex, curvature / _dot(change, change), scale)
         memory.append((moved, change, inverse))
         x = torch.where(falls, trial, x)
@@ -60,12 +70,10 @@ def minimise(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Ite
         gradient = torch.where(falls, trial_gradient, gradient)
         direction = -_inverse_hessian(memory, scale, gradient)
         length = torch.where(falls, 1.0, length / 2)
-        yield x.view(shape)
+    return x.view(shape)
 
 
-def _inverse_hessian(
-    memory: deque[tuple[Tensor, Tensor, Tensor]], scale: Tensor, gradient: Tensor
-) -> Tensor:
+def _inverse_hessian(memory: Memory, scale: Tensor, gradient: Tensor) -> Tensor:
     """The two loops of L-BFGS: an estimate of the inverse Hessian times the gradient, (B, N)."""
     result = gradient.clone()
     weights = []

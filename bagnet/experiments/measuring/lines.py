@@ -1,4 +1,4 @@
-"""Lines with their intervals, one for each network."""
+"""Line plots with confidence bands, one line for each model."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 
 
 def draw_lines(axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str) -> None:
-    """Draw the `statistics.Interval` that rows have as ``y`` against the number they have as ``x``.
+    """Draw intervals against numbers.
 
     Args:
-        axes: Where; it gets a legend.
-        rows: Of a table; "model" tells which line a row belongs to.
-        x: A key of the rows.
-        y: Another.
+        axes: Axes to draw in; they get a legend.
+        rows: Rows of a table; "model" says which line a row belongs to.
+        x: Key of the numbers.
+        y: Key of the `statistics.Interval`s.
     """
     for label in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == label]
@@ -26,8 +26,8 @@ def draw_lines(axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str) ->
     axes.legend(fontsize=8)
 
 
-def double(axes: Axes, places: set[int]) -> None:
-    """Make x a scale of powers of two, with ticks at these places."""
+def scale_by_two(axes: Axes, ticks: set[int]) -> None:
+    """Make x a logarithmic scale of base 2 with these ticks."""
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted(places), minor=False)
+    axes.set_xticks(sorted(ticks), minor=False)
     axes.xaxis.set_major_formatter("{x:g}")

@@ -34,7 +34,12 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def command(shards: Path, networks: Path, tmp_path: Path) -> list[str]:
     """Flags of `MeasureOptions` for two models, `bagnet9` and `mine`; --out is the folder `out`."""
+    return flags(shards, networks, tmp_path / "out")
+
+
+def flags(shards: Path, networks: Path, out: Path) -> list[str]:
+    """See `command`."""
     models = [f"bagnet9={networks / '9.ckpt'}", f"mine={networks / '17.ckpt'}"]
-    out = ["--data.root", str(shards), "--out", str(tmp_path / "out")]
+    paths = ["--data.root", str(shards), "--out", str(out)]
     sizes = ["--data.image_size", "33", "--data.resize_size", "36", "--data.batch_size", "4"]
-    return ["--models", *models, *out, *sizes, "--gpus", "0", "--data.workers", "0"]
+    return ["--models", *models, *paths, *sizes, "--gpus", "0", "--data.workers", "0"]

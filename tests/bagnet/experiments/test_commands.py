@@ -14,7 +14,7 @@ from bagnet.experiments.__main__ import main
 from bagnet.experiments.interactions import Interactions
 from bagnet.experiments.measuring.models import ModelFile
 from bagnet.experiments.measuring.textures import Synthesis
-from bagnet.experiments.scrambling import Textures, Tiles
+from bagnet.experiments.scrambling import ShuffledTiles, Textures
 from bagnet.experiments.sensitivity import Sensitivity
 from bagnet.model.network import BagNet
 from bagnet.model.registry import build_model
@@ -98,9 +98,9 @@ def test_measurements_reach_other_processes_whole_and_their_record_tells_weights
     for measurement in (
         Interactions((8,), "mean", (0,), 16, 4, 0),
         Sensitivity(**settings, explainer=subject),
-        Synthesis(tmp_path),
+        Synthesis(tmp_path, ("pool1",), 5, 0),
         Textures("by vgg16", tmp_path),
-        Tiles((2,), 0),
+        ShuffledTiles((2,), 0),
     ):
         assert pickle.loads(pickle.dumps(measurement)) == measurement
         assert str(tmp_path) not in repr(measurement)
@@ -164,7 +164,7 @@ def test_textures_are_made_once_and_measured_like_the_images(words, tmp_path, mo
     (tmp_path / "texturised" / "bagnet9.parquet").unlink()
     pictures[0].unlink()
     assert main(["scrambling", *words, *SMALL["scrambling"], *textures]) == 2
-    assert "is gone: delete" in capsys.readouterr().err
+    assert "has disappeared: delete" in capsys.readouterr().err
     assert main(["scrambling", *words, *SMALL["scrambling"], *textures, "--steps", "4"]) == 2
     assert "give another --out" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""The errors experiment on predictions that are made up, and on real ones."""
+"""The errors experiment on made-up predictions, and on real ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bagnet.experiments.errors import Pair, most_different
 
 
 def table(labels: list[int], ranks: list[int], ids: list[int] | None = None) -> pa.Table:
-    """Predictions: class 9 where the rank is not 0."""
+    """Predictions; class 9 is predicted if the rank is not 0."""
     predicted = [label if rank == 0 else 9 for label, rank in zip(labels, ranks, strict=True)]
     ids = ids or list(range(len(labels)))
     return pa.table({"sample_id": ids, "label": labels, "rank": ranks, "predicted": predicted})
@@ -87,5 +87,5 @@ def test_it_compares_all_pairs_of_what_accuracy_has_measured(
 def test_one_network_alone_is_a_clear_error(command, capsys):
     assert main(["errors", *command[:2], *command[3:]]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "the results of bagnet9 alone" in message
+    assert "only the results of bagnet9" in message
     assert "give two" in message

@@ -1,4 +1,4 @@
-"""Interactions: where they are known."""
+"""Interactions of networks for which they are known."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ def test_a_linear_bag_of_pixels_has_no_interactions():
         assert (columns[f"excess_{gap}"] < 1e-4 * columns[f"change_{gap}"].mean()).all()
 
 
-@pytest.mark.parametrize(("patch", "sides"), [(9, (8, 16)), (17, (16,)), (33, (32,))])
-def test_squares_of_which_no_patch_of_a_bagnet_sees_two_do_not_interact(patch, sides):
+@pytest.mark.parametrize(
+    ("patch", "side", "fill"),
+    [(9, 8, "mean"), (9, 16, "blur"), (17, 16, "blur"), (33, 32, "mean")],
+)
+def test_squares_do_not_interact_if_no_patch_of_a_bagnet_sees_two(patch, side, fill):
     model = tiny_bagnet(patch)
-    targets = torch.tensor([0, 3])
-    for side in sides:
-        height, width = 3 * side if side < 32 else side + 1, 3 * side
-        x = normalize(pictures(2, width)[..., :height, :], torch.float64)
-        for fill in ("mean", "blur"):
-            boxes = every_second(height, width, side)
-            assert len(boxes) > 1
-            joint, alone = effects(model, x, targets, boxes, fill)
-            assert joint.abs().min() > 1e-6
-            torch.testing.assert_close(joint, alone.sum(0), rtol=1e-9, atol=1e-12)
+    height, width = 3 * side if side < 32 else side + 1, 3 * side
+    x = normalize(pictures(2, width)[..., :height, :], torch.float64)
+    boxes = every_second(height, width, side)
+    assert len(boxes) > 1
+    joint, alone = effects(model, x, torch.tensor([0, 3]), boxes, fill)
+    assert joint.abs().min() > 1e-6
+    torch.testing.assert_close(joint, alone.sum(0), rtol=1e-9, atol=1e-12)
 
 
 def test_interactions_of_a_bagnet_end_at_its_patch():
-    """With a gap of R - 2 pixels, a patch of R just sees both squares; it does if it starts where one of them ends."""
+    """With a gap of R - 2 pixels, a patch of R that starts where one square ends just sees both."""
     model = tiny_bagnet(17, width=8)
     x = normalize(pictures(2, 48)[..., :24, :], torch.float64)
     first = (8, 8, 17, 17)  # the patch that starts at (16, 16) sees its last pixel
@@ -68,7 +68,7 @@ def test_interactions_of_a_bagnet_end_at_its_patch():
 
 
 class Product(torch.nn.Module):
-    """Two halves of the image that must come together."""
+    """The product of what two halves of the image hold."""
 
     def forward(self, x):
         left, right = x.mean((1, 2)).tensor_split(2, dim=1)

@@ -1,8 +1,9 @@
-"""The strongest patches of each class, from results on disk, are those of the network; so are the mistakes."""
+"""The strongest patches of each class and the mistakes, read from disk, are the network's."""
 
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ from bagnet.model.registry import build_model, normalize
 from bagnet.model.weights import load_model
 from datamodules.imagenet import ImageNetDataModule
 
-SIZES = ["--data.image_size", "32", "--data.resize_size", "36"]
+SIZES = ["--data.workers", "0", "--data.image_size", "32", "--data.resize_size", "36"]
+SHOWN = ["--patches", "3", "--classes", "class4", "class1", "--mistakes", "2"]
 
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory) -> Path:
-    """A narrow BagNet that decides badly."""
+    """Weights of a narrow BagNet that decides badly."""
     torch.manual_seed(0)
     model = build_model("bagnet9", num_classes=6, width=4)
     weights = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -32,22 +34,17 @@ def network(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def command(shards, network, tmp_path):
-    """Runs the experiment on a narrow BagNet and returns its folder."""
-
-    def run(*more: str, models: bool = True) -> Path:
-        words = ["patches", "--out", str(tmp_path), "--data.workers", "0", *SIZES, *more]
-        if models:
-            words += ["--models", f"mine={network}", "--data.root", str(shards)]
-        assert main(words) == 0
-        return tmp_path / "patches"
-
-    return run
+@pytest.fixture(scope="module")
+def out(shards, network, tmp_path_factory) -> Path:
+    """The --out of a run."""
+    out = tmp_path_factory.mktemp("out")
+    words = ["patches", "--models", f"mine={network}", "--data.root", str(shards)]
+    assert main([*words, "--out", str(out), *SIZES, *SHOWN]) == 0
+    return out
 
 
-def test_the_lists_are_those_of_all_images_and_classes(command, shards, network):
-    folder = command("--patches", "3", "--classes", "class4", "class1")
+def test_the_lists_are_those_of_all_images_and_classes(out, shards, network):
+    folder = out / "patches"
     model = load_model(network)
     data = ImageNetDataModule(str(shards), 53, 0, 32, 36)
     ((images, labels, ids),) = data.val_dataloader()
@@ -75,32 +72,31 @@ def test_the_lists_are_those_of_all_images_and_classes(command, shards, network)
     }
 
 
-def test_mistakes_hold_the_evidence_that_makes_their_logits(command):
-    folder = command()
-    table = read_file(folder / "mine.parquet")
-    wrong = [row for row in table.to_pylist() if row["predicted"] != row["label"]]
+def test_mistakes_hold_the_evidence_that_makes_their_logits(out):
+    rows = read_file(out / "patches" / "mine.parquet").to_pylist()
+    wrong = [row for row in rows if row["predicted"] != row["label"]]
     assert wrong
     for row in wrong:
         true, predicted = torch.tensor(row["maps"]).view(2, -1)
         assert true.mean().item() == pytest.approx(row["logit_true"], abs=1e-4)
         assert predicted.mean().item() == pytest.approx(row["logit_predicted"], abs=1e-4)
         assert row["logit_predicted"] > row["logit_true"]
-    assert all(not row["maps"] for row in table.to_pylist() if row["predicted"] == row["label"])
+    assert all(not row["maps"] for row in rows if row["predicted"] == row["label"])
 
 
-def test_drawn_again_without_a_network_the_pictures_are_the_same(command, shards):
-    folder = command()
+def test_drawn_again_without_a_network_the_pictures_are_the_same(out, shards, tmp_path):
+    folder = shutil.copytree(out, tmp_path / "out") / "patches"
     before = {file.name: file.read_bytes() for file in folder.glob("mine-*")}
     for file in folder.glob("mine-*"):
         file.unlink()
-    command("--data.root", str(shards), models=False)
+    words = ["patches", "--data.root", str(shards), "--out", str(tmp_path / "out")]
+    assert main([*words, *SIZES, *SHOWN]) == 0
     assert {file.name: file.read_bytes() for file in folder.glob("mine-*")} == before
 
 
-def test_bad_input_gets_one_message(command, shards, tmp_path, capsys):
-    command()
-    words = ["patches", "--out", str(tmp_path), "--data.workers", "0"]
-    assert main([*words, *SIZES, "--classes", "cat"]) == 2
+def test_bad_input_gets_one_message(out, shards, capsys):
+    words = ["patches", "--out", str(out), "--data.workers", "0"]
+    assert main([*words, "--classes", "cat"]) == 2
     assert "--classes cat: there is no such class" in capsys.readouterr().err
     assert main([*words, "--data.root", str(shards)]) == 2
     assert "image_size" in capsys.readouterr().err
