@@ -1,19 +1,28 @@
-"""A headless Chromium that tests drive by its DevTools protocol."""
+"""A headless Chromium that tests drive by its DevTools protocol, over a pipe."""
 
 from __future__ import annotations
 
-import asyncio
+import fcntl
+import json
+import os
+import select
 import shutil
 import subprocess
-import time
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PATIENCE = 30  # seconds; the machine may be busy
+PATIENCE = 60  # seconds without a message; the machine may be busy
+OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
+KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}
+KEYS |= {"Enter": 13, "Escape": 27, "PageUp": 33, "PageDown": 34}
 
 
 class Browser:
@@ -26,53 +35,49 @@ class Browser:
 
     def __init__(self, folder: Path) -> None:
         assert CHROMIUM is not None
-        self._loop = asyncio.new_event_loop()
-        self._process = subprocess.Popen(
-            [
-                CHROMIUM,
-                "--headless=new",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-dev-shm-usage",
-                "--hide-scrollbars",
-                "--remote-debugging-port=0",
-                f"--user-data-dir={folder}",
-                "about:blank",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._number = 0
-        self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._loaded = asyncio.Event()
-        try:
-            self._run(self._connect(folder / "DevToolsActivePort"))
-        except BaseException:
-            self._process.kill()
-            raise
+        self._session: str | None = None
+        self._loaded = False
+        self._unread = b""
+        # Chromium reads from 3 and writes to 4, so the numbers of the pipes must be others.
+        reads, self._write = map(_above_ten, os.pipe())
+        self._read, writes = map(_above_ten, os.pipe())
+
+        def connect() -> None:
+            os.dup2(reads, 3)
+            os.dup2(writes, 4)
+
+        command = [CHROMIUM, *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
+        null = subprocess.DEVNULL
+        self._process = subprocess.Popen(
+            command, stdout=null, stderr=null, pass_fds=(3, 4), preexec_fn=connect
+        )
+        os.close(reads)
+        os.close(writes)
+        page = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=page, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
 
     def open(self, page: Path) -> None:
         """Open a file in a light window of 1280x900 pixels, and wait until it has loaded."""
         self.resize(1280, 900)
         self.prefer(dark=False)
         for url in ("about:blank", page.as_uri()):
-            self._loaded.clear()
+            self._loaded = False
             self.errors.clear()
             self.requests.clear()
             self.call("Page.navigate", url=url)
-            self._run(self._loaded.wait())
+            while not self._loaded:
+                self._receive()
         self.settle()
 
     def resize(self, width: int, height: int) -> None:
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=width < 600,
-        )
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
 
     def prefer(self, dark: bool) -> None:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -126,13 +131,7 @@ class Browser:
 
     def press(self, key: str) -> None:
         """Press a key by its DOM name, such as `ArrowLeft` or `n`."""
-        codes = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}
-        codes |= {"Enter": 13, "Escape": 27, "PageUp": 33, "PageDown": 34}
-        event: dict[str, Any] = {
-            "key": key,
-            "code": key,
-            "windowsVirtualKeyCode": codes.get(key, 0),
-        }
+        event = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS.get(key, 0)}
         if key == "Enter":
             event["text"] = "\r"  # without it, buttons are not pressed
         self.call("Input.dispatchKeyEvent", type="keyDown", **event)
@@ -141,63 +140,49 @@ class Browser:
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the DevTools protocol."""
-        return self._run(self._call(method, parameters))
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while (answer := self._receive()).get("id") != self._number:
+            pass
+        assert "error" not in answer, answer
+        return answer["result"]
 
     def close(self) -> None:
-        self._listener.cancel()
-        self._loop.run_until_complete(self._session.close())
-        self._loop.close()
-        self._process.terminate()
-        try:
-            self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        self._process.kill()
+        self._process.wait()
+        os.close(self._read)
+        os.close(self._write)
 
-    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return self._loop.run_until_complete(asyncio.wait_for(coroutine, PATIENCE))
-
-    async def _connect(self, port_file: Path) -> None:
-        self._session = aiohttp.ClientSession()
-        deadline = time.monotonic() + PATIENCE
-        while not (port_file.exists() and port_file.read_text().count("\n")):
-            assert self._process.poll() is None, "Chromium ended"
-            assert time.monotonic() < deadline, "Chromium did not start"
-            await asyncio.sleep(0.05)
-        port = port_file.read_text().splitlines()[0]
-        async with self._session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-            targets = await answer.json(content_type=None)
-        url = next(t["webSocketDebuggerUrl"] for t in targets if t["type"] == "page")
-        self._socket = await self._session.ws_connect(url, max_msg_size=0)
-        self._listener = asyncio.ensure_future(self._listen())
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            await self._call(f"{domain}.enable", {})
-
-    async def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        self._number += 1
-        answer = self._answers[self._number] = asyncio.get_running_loop().create_future()
-        message = {"id": self._number, "method": method, "params": parameters}
-        await self._socket.send_json(message)
-        return await answer
-
-    async def _listen(self) -> None:
-        async for message in self._socket:
-            content = message.json()
-            parameters = content.get("params", {})
-            if "id" in content:
-                answer = self._answers.pop(content["id"])
-                if "error" in content:
-                    answer.set_exception(AssertionError(content["error"]))
-                else:
-                    answer.set_result(content["result"])
-            elif content["method"] == "Page.loadEventFired":
-                self._loaded.set()
-            elif content["method"] == "Runtime.exceptionThrown":
+    def _receive(self) -> dict[str, Any]:
+        """Read one message, and note what it reports."""
+        while b"\0" not in self._unread:
+            assert select.select([self._read], [], [], PATIENCE)[0], "Chromium does not answer"
+            received = os.read(self._read, 1 << 20)
+            assert received, "Chromium ended"
+            self._unread += received
+        text, _, self._unread = self._unread.partition(b"\0")
+        message = json.loads(text)
+        parameters = message.get("params", {})
+        match message.get("method"):
+            case "Page.loadEventFired":
+                self._loaded = True
+            case "Runtime.exceptionThrown":
                 self.errors.append(str(parameters["exceptionDetails"]))
-            elif content["method"] == "Log.entryAdded" and parameters["entry"]["level"] == "error":
+            case "Log.entryAdded" if parameters["entry"]["level"] == "error":
                 self.errors.append(parameters["entry"]["text"])
-            elif content["method"] == "Runtime.consoleAPICalled" and parameters["type"] == "error":
+            case "Runtime.consoleAPICalled" if parameters["type"] == "error":
                 self.errors.append(str(parameters["args"]))
-            elif content["method"] == "Network.requestWillBeSent":
+            case "Network.requestWillBeSent":
                 url = parameters["request"]["url"]
                 if not url.startswith("data:"):
                     self.requests.append(url)
+        return message
+
+
+def _above_ten(descriptor: int) -> int:
+    duplicate = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(descriptor)
+    return duplicate

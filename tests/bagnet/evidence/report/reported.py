@@ -15,7 +15,6 @@ from bagnet.evidence.__main__ import main
 from bagnet.evidence.report.votes import ImageVotes
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
-from datamodules.decoding.transforms import EvalTransform
 
 SIDE = 65  # pixels; 5 x 5 patches of 33
 CLASSES = [f"class-<u>{number}" for number in range(12)]
@@ -53,14 +52,11 @@ def make_report(folder: Path) -> Report:
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
     rng = np.random.default_rng(0)
-    pictures = []
-    for file in FILES:
-        pixels = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-        picture = Image.fromarray(pixels).resize((80, 70), Image.Resampling.BICUBIC)
-        picture.save(folder / "x.png")
-        seen = EvalTransform(SIDE, SIDE)((folder / "x.png").read_bytes())
-        pictures.append((file, picture, normalize(seen[None])))
-    inputs = torch.cat([each for *_, each in pictures])
+    images = []
+    for _ in FILES:
+        noise = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+        images.append(noise.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    inputs = normalize(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
     with torch.no_grad():  # scores of a few logits, as trained networks have
         features = model.features(inputs).mean((2, 3))
         model.fc.bias.sub_(model(inputs).mean(0))
@@ -69,11 +65,11 @@ def make_report(folder: Path) -> Report:
         logits = model(inputs)
     evidence = evidence_map(model, inputs)
     entries = []
-    for row, (file, picture, _) in enumerate(pictures):
+    for row, (file, image) in enumerate(zip(FILES, images, strict=True)):
         label = (int(logits[row].argmax()) + (row != 1)) % len(CLASSES)
         path = folder / "images" / CLASSES[label] / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        image.save(path)
         entries.append((path, label, row))
     entries.sort()
     settings = {"name": "bagnet33", "width": 4, "num_classes": len(CLASSES)}

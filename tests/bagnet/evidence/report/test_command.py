@@ -7,6 +7,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,26 @@ from tests.bagnet.evidence.report.reported import random_votes
 NAMES = ("cat", "dog", "fox")
 
 
+@dataclass
+class Written:
+    """A report, and what was said."""
+
+    html: str
+    said: str
+
+    @property
+    def data(self) -> dict:
+        return json.loads(re.search(r'id="data">(.*?)</script>', self.html, re.DOTALL)[1])
+
+    @property
+    def names(self) -> list[str]:
+        return [image["name"] for image in self.data["images"]]
+
+    @property
+    def labels(self) -> list[int | None]:
+        return [image["true"] for image in self.data["images"]]
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     torch.manual_seed(0)
@@ -41,10 +63,36 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def classes(tmp_path: Path) -> Path:
-    path = tmp_path / "classes.txt"
-    path.write_text("\n".join(NAMES) + "\n")
-    return path
+def command(images, checkpoint, capsys) -> Callable[..., tuple[int, Path, str]]:
+    def run(*more: str | Path, folder: Path = images) -> tuple[int, Path, str]:
+        out = checkpoint.parent / "report.html"
+        words = ["report", folder, "--checkpoint", checkpoint, "--out", out]
+        words += ["--data.image_size", "32", "--data.resize_size", "36", *more]
+        return main([str(word) for word in words]), out, capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def report(command) -> Callable[..., Written]:
+    def run(*more: str | Path, **other: Path) -> Written:
+        code, out, said = command(*more, **other)
+        assert code == 0
+        return Written(out.read_text(encoding="utf-8"), said)
+
+    return run
+
+
+@pytest.fixture
+def error(command) -> Callable[..., str]:
+    def run(*more: str | Path, **other: Path) -> str:
+        code, out, said = command(*more, **other)
+        assert (code, out.is_file()) == (2, False)
+        message = said.splitlines()[-1]
+        assert message.startswith("error: ")
+        return message
+
+    return run
 
 
 def save_network(path: Path, name: str, classes: int) -> Path:
@@ -61,44 +109,17 @@ def save_noise(path: Path, size: tuple[int, int] = (50, 40)) -> Path:
     return path
 
 
-def report(images: Path, checkpoint: Path, *more: str | Path) -> tuple[int, Path]:
-    out = checkpoint.parent / "report.html"
-    sizes = ("--data.image_size", "32", "--data.resize_size", "36")
-    command = ["report", images, "--checkpoint", checkpoint, "--out", out, *sizes, *more]
-    return main([str(each) for each in command]), out
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    code, out = report(*arguments)
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert code == 2
-    assert not out.is_file()
-    assert message.startswith("error: ")
-    return message
-
-
-def data_of(report: Path) -> dict:
-    html = report.read_text(encoding="utf-8")
-    return json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
-
-
-def labels_of(report: Path) -> list[int | None]:
-    return [image["true"] for image in data_of(report)["images"]]
-
-
 def test_the_network_sees_what_it_sees_in_validation_and_the_mean_of_a_map_is_its_logit(
-    images: Path, checkpoint: Path, classes: Path
-) -> None:
-    code, page = report(images, checkpoint, "--classes", classes)
-    assert code == 0
+    report, images, checkpoint
+):
     model = load_model(checkpoint)
-    names = ("cat/a.png", "dog/b.jpg")
-    for label, (image, name) in enumerate(zip(data_of(page)["images"], names, strict=True)):
-        assert (image["name"], image["true"]) == (name, label)
+    written = report()
+    assert written.names == ["cat/a.png", "dog/b.jpg"]
+    for image in written.data["images"]:
         assert sorted(image["classes"]) == [0, 1, 2]
         assert image["rows"] == image["columns"] == 3
         logits = np.frombuffer(base64.b64decode(image["logits"]), "<f4")
-        pixels = EvalTransform(32, 36)((images / name).read_bytes())
+        pixels = EvalTransform(32, 36)((images / image["name"]).read_bytes())
         expected = model(normalize(pixels[None]))[0].detach().numpy()
         np.testing.assert_array_equal(logits, expected[image["classes"]])
         maps = np.frombuffer(base64.b64decode(image["maps"]), "<f4").reshape(len(logits), 9)
@@ -106,19 +127,16 @@ def test_the_network_sees_what_it_sees_in_validation_and_the_mean_of_a_map_is_it
         assert np.ptp(maps) > 0
 
 
-def test_a_whole_image_is_resized_as_in_validation_and_keeps_its_shape(
-    tmp_path: Path, checkpoint: Path
-) -> None:
+def test_a_whole_image_is_resized_as_in_validation_and_keeps_its_shape(report, tmp_path):
     path = save_noise(tmp_path / "x.png", size=(40, 80))
     whole = read_image(path, WholeTransform(36))
     assert whole.shape == (3, 36, 72)
     assert torch.equal(whole[:, 2:34, 20:52], read_image(path, EvalTransform(32, 36)))
-    _, page = report(path, checkpoint, "--whole", "true")
-    (image,) = data_of(page)["images"]
-    assert (image["height"], image["width"]) == (36, 72)
+    (image,) = report("--whole", "true", folder=path).data["images"]
+    assert (image["name"], image["height"], image["width"]) == ("x.png", 36, 72)
 
 
-def test_fifty_images_of_a_thousand_classes_stay_below_20_mb(tmp_path: Path) -> None:
+def test_fifty_images_of_a_thousand_classes_stay_below_20_mb(tmp_path):
     model = BagNet(33, num_classes=2, width=2)
     votes = random_votes(1000, 24)
     noise = torch.randint(0, 256, (3, 224, 224), dtype=torch.uint8)  # the largest possible JPEG
@@ -126,93 +144,78 @@ def test_fifty_images_of_a_thousand_classes_stay_below_20_mb(tmp_path: Path) -> 
     names = [f"a rather long name of class {number}" for number in range(1000)]
     sizes = []
     for count in (1, 2):
-        write_report(tmp_path / "page.html", [image] * count, names, model, "x.ckpt")
-        sizes.append((tmp_path / "page.html").stat().st_size)
+        write_report(tmp_path / "report.html", [image] * count, names, model, "x.ckpt")
+        sizes.append((tmp_path / "report.html").stat().st_size)
     assert sizes[0] + 49 * (sizes[1] - sizes[0]) < 20e6
 
 
-def test_the_report_loads_nothing_and_names_of_files_cannot_end_its_data(
-    images: Path, checkpoint: Path
-) -> None:
+def test_the_report_loads_nothing_and_names_of_files_cannot_end_its_data(report, images):
     name = "<img src=x onerror=alert(1)><!-- <script>.png"
     save_noise(images / name)
-    _, page = report(images, checkpoint)
-    html = page.read_text(encoding="utf-8")
-    assert "<img src" not in html
-    assert data_of(page)["images"][0]["name"] == name
-    html = re.sub(r'id="data">.*?</script>', "", html, flags=re.DOTALL)
-    assert re.search(r"(src|href)=|https?:|@import|url\(", html) is None
-    assert "default-src 'none'" in html
+    written = report()
+    assert "<img src" not in written.html
+    assert written.names[0] == name
+    page = re.sub(r'id="data">.*?</script>', "", written.html, flags=re.DOTALL)
+    assert re.search(r"(src|href)=|https?:|@import|url\(", page) is None
+    assert "default-src 'none'" in page
 
 
 @pytest.mark.parametrize(
-    ("ids", "names", "expected"),
+    ("ids", "names", "labels"),
     [(("x", "dog", "cat"), NAMES, [2, 1]), (("n1", "n2", "n3"), ("fox", "cat", "dog"), [1, 2])],
 )
-def test_folders_are_classes_by_id_or_name(
-    images: Path, checkpoint: Path, tmp_path: Path, ids, names, expected
-) -> None:
+def test_folders_are_classes_by_id_or_name(report, tmp_path, ids, names, labels):
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps({"classes": ids, "class_names": names}))
-    code, page = report(images, checkpoint, "--classes", manifest)
-    assert code == 0
-    assert data_of(page)["names"] == list(names)
-    assert labels_of(page) == expected
+    written = report("--classes", manifest)
+    assert written.data["names"] == list(names)
+    assert written.labels == labels
 
 
-def test_a_shared_name_gets_the_id(images: Path, checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("cat\ndog\n\nfox\n", ["cat", "dog", "fox"]),
+        ("0\tcat\tcrane\n1\tdog\tcrane\n2\tn3\tfox\n", ["crane (cat)", "crane (dog)", "fox"]),
+    ],
+)
+def test_names_come_from_a_text_and_a_shared_one_gets_its_id(report, tmp_path, text, names):
     classes = tmp_path / "classes.tsv"
-    classes.write_text("0\tcat\tcrane\n1\tdog\tcrane\n2\tn3\tfox\n")
-    _, page = report(images, checkpoint, "--classes", classes)
-    assert data_of(page)["names"] == ["crane (cat)", "crane (dog)", "fox"]
+    classes.write_text(text)
+    written = report("--classes", classes)
+    assert written.data["names"] == names
+    assert written.labels == [0, 1]
 
 
-def test_without_a_list_as_many_folders_are_the_classes(
-    images: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, page = report(images, checkpoint)
-    assert labels_of(page) == [None, None]
-    assert "no class names: give --classes" in capsys.readouterr().err
+def test_without_a_list_as_many_folders_are_the_classes(report, images):
+    written = report()
+    assert written.labels == [None, None]
+    assert "no class names: give --classes" in written.said
     save_noise(images / "bee/c.png")
-    _, page = report(images, checkpoint)
-    assert data_of(page)["names"] == ["bee", "cat", "dog"]
-    assert labels_of(page) == [0, 1, 2]
-    assert "sorted order" in capsys.readouterr().err
+    written = report()
+    assert written.data["names"] == ["bee", "cat", "dog"]
+    assert written.labels == [0, 1, 2]
+    assert "sorted order" in written.said
 
 
-def test_only_images_are_taken_and_no_hidden_files(images: Path, checkpoint: Path) -> None:
+def test_only_images_are_taken_and_no_hidden_files(report, images):
     for name in ("cat/._a.png", ".cache/a.png", "cat/notes.txt"):
         (images / name).parent.mkdir(exist_ok=True)
         (images / name).write_text("no image")
     save_noise(images / "cat/Z.PNG")
-    code, page = report(images, checkpoint)
-    assert code == 0
-    names = [image["name"] for image in data_of(page)["images"]]
-    assert names == ["cat/Z.PNG", "cat/a.png", "dog/b.jpg"]
-
-
-def test_one_image_is_enough(images: Path, checkpoint: Path) -> None:
-    code, page = report(images / "cat/a.png", checkpoint)
-    assert code == 0
-    assert [image["name"] for image in data_of(page)["images"]] == ["a.png"]
+    assert report().names == ["cat/Z.PNG", "cat/a.png", "dog/b.jpg"]
 
 
 @pytest.mark.parametrize("name", ["cat/a.png", "dog/b.jpg"])
-def test_an_unreadable_image_is_named(
-    images: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    broken = images / name
-    broken.write_bytes(broken.read_bytes()[:2000])
-    assert f"{broken} cannot be read" in error_of(capsys, images, checkpoint)
-    broken.write_text("no image")
-    assert f"{broken} cannot be read" in error_of(capsys, images, checkpoint)
+def test_an_unreadable_image_is_named(error, images, name):
+    for content in ((images / name).read_bytes()[:2000], b"no image"):
+        (images / name).write_bytes(content)
+        assert f"{images / name} cannot be read" in error()
 
 
-def test_only_bagnets_have_a_report(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_bagnets_have_a_report(error, tmp_path):
     other = save_network(tmp_path / "alexnet.ckpt", "alexnet", 2)
-    assert "AlexNet is not a BagNet" in error_of(capsys, images, other)
+    assert "AlexNet is not a BagNet" in error("--checkpoint", other)
 
 
 @pytest.mark.parametrize(
@@ -227,10 +230,8 @@ def test_only_bagnets_have_a_report(
         (("--out", "."), "--out is the folder"),
     ],
 )
-def test_a_bad_option_gets_one_clear_message(
-    images: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], more, message
-) -> None:
-    assert message in error_of(capsys, images, checkpoint, *more)
+def test_a_bad_option_gets_one_clear_message(error, more, message):
+    assert message in error(*more)
 
 
 @pytest.mark.parametrize(
@@ -245,28 +246,20 @@ def test_a_bad_option_gets_one_clear_message(
         ("a.json", '{"classes": [1], "class_names": [2]}', "neither a manifest.json nor"),
     ],
 )
-def test_a_bad_list_of_classes_gets_one_clear_message(
-    images: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], name, text, message
-) -> None:
-    classes = checkpoint.with_name(name)
-    classes.write_text(text)
-    assert message in error_of(capsys, images, checkpoint, "--classes", classes)
+def test_a_bad_list_of_classes_gets_one_clear_message(error, tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    assert message in error("--classes", tmp_path / name)
 
 
-def test_a_bad_folder_gets_one_clear_message(
-    images: Path,
-    checkpoint: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert "no such folder" in error_of(capsys, images / "nowhere", checkpoint)
+def test_a_bad_folder_gets_one_clear_message(error, images, monkeypatch):
+    assert "no such folder" in error(folder=images / "nowhere")
     (images / "none").mkdir()
-    assert "has no images" in error_of(capsys, images / "none", checkpoint)
+    assert "has no images" in error(folder=images / "none")
     monkeypatch.setattr("bagnet.evidence.report.inputs.MAX_IMAGES", 1)
-    assert "has 2 images and a report holds at most 1" in error_of(capsys, images, checkpoint)
+    assert "has 2 images and a report holds at most 1" in error()
 
 
-def test_help_does_not_import_torch() -> None:
+def test_help_does_not_import_torch():
     code = "import sys; from bagnet.evidence.__main__ import main\n"
     code += "try: main(['report', '--help'])\nfinally: assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
