@@ -6,7 +6,7 @@ image is random, the network has fresh weights, and the evidence is for one clas
 * single: the network on the patch around every pixel, one after the other, as the paper's code does.
 * batches: the same, in batches of 64 patches.
 * shifts: the network on the whole image, shifted by every offset below its stride (64 passes).
-* dense: `bagnet.evidence.dense_evidence`.
+* dense: `bagnet.dense_evidence`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from bagnet.bench.lib.report import parser_of, report
 from bagnet.bench.lib.rounds import step_seconds, take_turns
-from bagnet.evidence import dense_evidence
+from bagnet.evidence.dense import dense_evidence
 from bagnet.model.network import BagNet
 
 BATCH = 64  # patches; the fastest of 16, 64 and 256 on one core

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bagnet.evidence import evidence_map
 from bagnet.evidence.aggregation import clipped, masked
 from bagnet.evidence.certificates import certify_clipped, certify_masked, entries_touched
+from bagnet.evidence.maps import evidence_map
 from bagnet.model.network import BagNet
 
 EXTREMES = (-1e6, 1e6)  # masked to 0 or clipped to -1, and unbounded or clipped to 1

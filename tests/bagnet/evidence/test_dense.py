@@ -15,11 +15,14 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from bagnet.evidence import dense, dense_evidence, evidence_map
+from bagnet.evidence import dense
+from bagnet.evidence.dense import dense_evidence
+from bagnet.evidence.maps import evidence_map
 from bagnet.model.network import BagNet
-from tests.bagnet.model.test_network import GENERAL, GOLDEN, golden_image, golden_tensor
+from tests.bagnet.model.test_network import GOLDEN, golden_image, golden_tensor
 
 REPOSITORY = Path(__file__).parents[3]
+GENERAL = {17: (1, 1, 1, 0), 25: (1, 1, 0, 1), 29: (2, 2, 1, 0), 65: (1, 1, 1, 3)}  # by patch
 
 
 def network(patch: int, width: int = 2, classes: int = 4) -> BagNet:
@@ -136,7 +139,7 @@ def test_it_takes_a_tenth_of_the_multiply_adds():
 
 MEASURE = """
 import resource, torch
-from bagnet.evidence import dense_evidence
+from bagnet.evidence.dense import dense_evidence
 from bagnet.model.network import BagNet
 torch.set_num_threads(1)
 model = BagNet(33, num_classes=20, width=2)

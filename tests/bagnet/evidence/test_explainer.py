@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from bagnet.evidence import BagNetExplainer, dense_evidence
+from bagnet.evidence.dense import dense_evidence
+from bagnet.evidence.explainer import BagNetExplainer
 from bagnet.model.network import BagNet
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bagnet.evidence import evidence_map
+from bagnet.evidence.maps import evidence_map
 from bagnet.model.network import BagNet
 
 

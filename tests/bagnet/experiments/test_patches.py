@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bagnet.evidence import evidence_map
+from bagnet.evidence.maps import evidence_map
 from bagnet.evidence.top_patches import OTHERS, OWN, TopPatches
 from bagnet.experiments import patches
 from bagnet.experiments.__main__ import main

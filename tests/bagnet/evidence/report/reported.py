@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from bagnet.evidence import evidence_map
 from bagnet.evidence.__main__ import main
+from bagnet.evidence.maps import evidence_map
 from bagnet.evidence.report.votes import ImageVotes
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
