@@ -1,7 +1,7 @@
-"""The proof that every epoch had every sample once: ``python -m datamodules.audit DIR``.
+"""The proof that every epoch had every sample once: `python -m datamodules.audit`.
 
-While it trains, each rank appends a line a step to a file of its own (``writer``): the samples that
-the training loop was given. Afterwards, or meanwhile, ``records`` reads these files, ``verdict``
-finds out which steps made it into the weights, over kills, restarts and other numbers of ranks, and
-checks them. It computes nothing with the plan or the loader, as they are what is on trial.
+Here: `writer`, with which each rank records the samples of every step that it trains on; `records`,
+which reads these files; `verdict`, which finds out which steps reached the weights, through kills,
+restarts and other numbers of ranks; `epoch`, which checks them. Not here: anything that uses the
+data plan or the loader, because they are what is being checked.
 """

@@ -1,113 +1,20 @@
-"""The command line of ``python -m datamodules.audit``."""
+"""The command line `python -m datamodules.audit`."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from datamodules.audit.options import AuditOptions
+from datamodules.common import commands
+from datamodules.common.commands import Command
 
-from datamodules.audit.verdict import Report, audit
-
-EXAMPLES = """\
-example:
-  python train.py --data.root packed/ --data.audit_dir audit/
-  python -m datamodules.audit audit/
-
-Works while the run goes on, and after any number of kills and restarts.
-Exits with 0 if all is exact, with 1 if not, with 2 if there is nothing to check.
-"""
-
-PRINTED = 20  # problems on a terminal
+COMMAND = Command("datamodules.audit.command", AuditOptions, ("folder",))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check a folder; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m datamodules.audit",
-        description="Check that each epoch of a training had every sample once.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="what --data.audit_dir was")
-    folder = parser.parse_args(arguments).folder
-    console = Console(highlight=False)
-    try:
-        report = _audit(folder)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if report.epochs:
-        console.print(_table(report))
-    limit = PRINTED if console.is_terminal else len(report.problems)
-    for problem in report.problems[:limit]:
-        console.print(problem, markup=False, soft_wrap=True)
-    if len(report.problems) > limit:
-        more = len(report.problems) - limit
-        console.print(f"and {more:,} more; `| cat` shows all of them", markup=False)
-    console.print(_summary(report), soft_wrap=True)
-    return 1 if report.problems else 0
-
-
-def _audit(folder: Path) -> Report:
-    columns = (
-        TextColumn("{task.percentage:3.0f}%"),
-        BarColumn(bar_width=24),
-        TimeRemainingColumn(compact=True),
-    )
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        size = sum(path.stat().st_size for path in folder.glob("*.jsonl"))
-        task = bar.add_task("", total=size)
-        return audit(folder, lambda count: bar.advance(task, count))
-
-
-def _table(report: Report) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("epoch", "steps", "samples", "left out", "unreadable", "redone"):
-        table.add_column(name, justify="right")
-    table.add_column("ranks")
-    table.add_column("verdict", no_wrap=True)
-    for epoch in report.epochs:
-        table.add_row(
-            str(epoch.epoch),
-            f"{epoch.steps} of {epoch.length}",
-            f"{epoch.samples:,}",
-            "" if epoch.left_out is None else f"{epoch.left_out:,}",
-            f"{epoch.unreadable:,}",
-            f"{epoch.redone:,}",
-            _list(epoch.world_sizes),
-            epoch.verdict,
-        )
-    return table
-
-
-def _summary(report: Report) -> str:
-    if not report.world_sizes:
-        return report.verdict
-    sizes = f"world size{'s' * (len(report.world_sizes) > 1)} {_list(report.world_sizes)}"
-    return (
-        f"{_count(len(report.epochs), 'epoch')}, {_count(report.restarts, 'restart')}, "
-        f"{sizes}: {report.verdict}"
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _list(numbers: Sequence[int]) -> str:
-    return ", ".join(str(number) for number in numbers)
+    return commands.main("python -m datamodules.audit", COMMAND, arguments)
 
 
 if __name__ == "__main__":

@@ -109,16 +109,20 @@ def parse(program: str, command: Command, words: Sequence[str]) -> Any:
         for parameter in docstring_parser.parse(base.__doc__ or "").params
     }
     plain = [f for f in dataclasses.fields(cls) if not dataclasses.is_dataclass(types[f.name])]
-    for field in plain:
+    for field in sorted(plain, key=lambda field: _place(field.name, command.positional)):
         hint = types[field.name]
         settings: dict[str, Any] = {"help": helps.get(field.name), "type": hint}
         if typing.get_origin(hint) is list:  # jsonargparse would take "--x a b" but not "--x a"
             settings |= {"nargs": "+", "type": typing.get_args(hint)[0]}
-        if choices := _choices(hint):
-            settings["metavar"] = f"{{{','.join(choices)}}}"
         if field.name in command.positional:
-            parser.add_argument(field.name, **settings)
+            parser.add_argument(field.name, metavar=field.name.upper(), **settings)
             continue
+        metavar = _metavar(hint)
+        if metavar is not None and len(metavar) > 40:
+            settings["help"] = f"{settings['help']} Choose from {metavar[1:-1].replace(',', ', ')}."
+            metavar = field.name.upper()
+        if metavar is not None:
+            settings["metavar"] = metavar
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
@@ -128,7 +132,7 @@ def parse(program: str, command: Command, words: Sequence[str]) -> Any:
     parser.add_class_arguments(cls, as_group=False, skip={field.name for field in plain})
     switches = {f"--{field.name}" for field in plain if types[field.name] is bool}
     values = parser.parse_args(list(_with_values(words, switches)))
-    return cls(**vars(parser.instantiate(values)))
+    return _plain(cls(**vars(parser.instantiate(values))))
 
 
 class Parser(ArgumentParser):
@@ -185,25 +189,48 @@ class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        if action.default in (None, False, argparse.SUPPRESS) or action.default == []:
+        if any(action.default is nothing for nothing in (None, False, argparse.SUPPRESS)):
+            return text
+        if action.default == []:
             return text
         return f"{text} (default: %(default)s)"
 
 
-def _choices(hint: Any) -> list[str]:
-    """The values that a `Literal`, or an optional one, allows."""
-    for part in (hint, *typing.get_args(hint)):
+def _place(name: str, positional: tuple[str, ...]) -> int:
+    return positional.index(name) if name in positional else len(positional)
+
+
+def _metavar(hint: Any) -> str | None:
+    """A short word for the value of a flag in its help; None for the flag's name."""
+    hints = [part for part in (hint, *typing.get_args(hint)) if part is not type(None)]
+    for part in hints:
         if typing.get_origin(part) is typing.Literal:
-            return [str(value) for value in typing.get_args(part)]
-    return []
+            return f"{{{','.join(str(value) for value in typing.get_args(part))}}}"
+    words = {bool: "{true,false}", int: "N", float: "X", Path: "PATH"}
+    kinds = [part for part in hints if isinstance(part, type)]
+    return next((words[k] for part in kinds for k in words if issubclass(part, k)), None)
 
 
 def _with_values(words: Sequence[str], switches: set[str]) -> Iterator[str]:
     """Let `--switch` alone mean `--switch true`."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for number, word in enumerate(words, start=1):
         yield word
-        if word in switches and following.lower() not in ("true", "false", "yes", "no"):
+        following = words[number].lower() if number < len(words) else ""
+        if word in switches and following not in ("true", "false", "yes", "no"):
             yield "true"
+
+
+def _plain(value: Any) -> Any:
+    """Replace jsonargparse's numbers, which no other process can unpickle, by plain ones."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return dataclasses.replace(value, **{name: _plain(getattr(value, name)) for name in names})
+    for kind in (int, float):
+        if isinstance(value, kind) and not isinstance(value, bool):
+            return kind(value)
+    return value
 
 
 def _list_of(program: str, commands: Mapping[str, Command]) -> str:

@@ -1,4 +1,4 @@
-"""How far it is: a bar on a terminal, a line a minute in a log file."""
+"""How far a command is: a bar on a terminal, a line per minute in a log file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,22 @@ LOG_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def progress(console: Console, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Give a function that is told how many images are done; ``total`` None if unknown."""
+def progress(
+    console: Console, name: str, total: int | None, unit: str = "images"
+) -> Iterator[Callable[[int], None]]:
+    """Show progress while a block runs.
+
+    Args:
+        console: Where it is shown.
+        name: What is being done, in a word.
+        total: How many there are; None if that is unknown.
+        unit: What is counted.
+
+    Yields:
+        A function to call with the number of units done so far.
+    """
     if not console.is_terminal:
-        yield _Lines(console, name, total)
+        yield _Lines(console, name, total, unit)
         return
     columns = (
         TextColumn("{task.description:5}"),
@@ -26,22 +38,22 @@ def progress(console: Console, name: str, total: int | None) -> Iterator[Callabl
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        yield _Bar(bar, name, total)
+        task = bar.add_task(name, total=total, speed="")
 
+        def update(done: int) -> None:
+            speed = bar.tasks[task].speed
+            text = f"{speed:,.0f} {unit}/s" if speed else ""
+            bar.update(task, completed=done, speed=text)
 
-class _Bar:
-    def __init__(self, bar: Progress, name: str, total: int | None) -> None:
-        self._bar, self._task = bar, bar.add_task(name, total=total, speed="")
-
-    def __call__(self, done: int) -> None:
-        speed = self._bar.tasks[self._task].speed
-        text = f"{speed:,.0f} images/s" if speed else ""
-        self._bar.update(self._task, completed=done, speed=text)
+        yield update
 
 
 class _Lines:
-    def __init__(self, console: Console, name: str, total: int | None) -> None:
-        self._console, self._name, self._of = console, name, f" of {total:,}" if total else ""
+    """Prints a line at most every `LOG_SECONDS`."""
+
+    def __init__(self, console: Console, name: str, total: int | None, unit: str) -> None:
+        self._console, self._name, self._unit = console, name, unit
+        self._total = f" of {total:,}" if total else ""
         self._last, self._done = time.monotonic(), 0
 
     def __call__(self, done: int) -> None:
@@ -49,5 +61,7 @@ class _Lines:
         if seconds < LOG_SECONDS:
             return
         speed = (done - self._done) / seconds
-        self._console.print(f"{self._name}: {done:,}{self._of} images, {speed:,.0f} images/s")
+        self._console.print(
+            f"{self._name}: {done:,}{self._total} {self._unit}, {speed:,.0f} {self._unit}/s"
+        )
         self._last, self._done = time.monotonic(), done

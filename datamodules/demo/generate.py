@@ -1,4 +1,23 @@
-"""Write the demo as shards, a manifest and ``planted.json`` for each split."""
+"""Generates a data set whose truth is known, as shards with a manifest.
+
+example:
+  python -m datamodules.demo data/demo
+
+Every image is a natural-looking background (coloured 1/f noise, a gradient,
+soft blobs) with two kinds of things on it:
+
+- Textures: two or three round patches of 26 to 30 px, all of the image's
+  class. A class is a warm colour, a cool one and a pattern; each of them is
+  in three classes, and any two determine the class. One texture alone shows
+  the class.
+- Distractors: two plain marks in one of those colours, more than 33 px apart.
+  How they are arranged (row, column, rising, falling) cannot be seen in any
+  patch of a BagNet-33. It is independent of the image's class, and so is
+  their colour.
+
+The boxes of both are in planted.json beside the shards, so that evidence can
+be checked against the truth.
+"""
 
 from __future__ import annotations
 
@@ -12,35 +31,50 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
 
+from datamodules.common.progress import progress
+from datamodules.demo.options import DemoOptions
 from datamodules.demo.pictures import CLASS_NAMES, SIZE, draw
-from datamodules.shards.manifest import MANIFEST, Manifest, Shard
+from datamodules.shards.entries import Shard
+from datamodules.shards.manifest import MANIFEST, Manifest
 from datamodules.shards.manifest import VERSION as FORMAT
 from datamodules.shards.writer import shard_name, write_shard
 
 PLANTED = "planted.json"
-"""``parameters``, ``image_size`` (px), and ``images``: for each key what ``draw`` says of it."""
+"""`parameters`, `image_size` (px), and `images`: the truth that `draw` returns, by key."""
 
 VERSION = 1  # of the pictures: raise it when the same seed no longer gives the same bytes
 SAMPLES_PER_SHARD = 500
 
 
+def run(options: DemoOptions) -> None:
+    """Run the command."""
+    counts = {"train": options.train, "val": options.val}
+    console = Console(highlight=False, soft_wrap=True)
+    with progress(console, "demo", sum(counts.values())) as update:
+        is_new = generate(options.out, counts, options.seed, update)
+    images = f"{options.train:,} training and {options.val:,} validation images"
+    console.print(f"{options.out}: {images}" + ("" if is_new else ", complete already"))
+
+
 def generate(
     out: Path, counts: dict[str, int], seed: int, update: Callable[[int], None] = lambda done: None
 ) -> bool:
-    """Write the splits that are not there yet; each appears complete or not at all.
+    """Write the missing splits. Each appears complete or not at all.
 
     Args:
         out: Folder of the data set.
-        counts: Images of each split: ``{"train": 1500, "val": 300}``.
-        seed: Of all pictures. The same arguments give the same bytes.
-        update: Is told how many images are done.
+        counts: Images of each split: `{"train": 1500, "val": 300}`.
+        seed: Seed of all pictures. The same arguments give the same bytes.
+        update: Called with the number of images done so far.
 
     Returns:
         Whether there was anything to do.
 
     Raises:
-        ValueError: Fewer images than classes, or ``out`` holds other data, which stays as it is.
+        ValueError: There are fewer images than classes, or `out` holds other data, which stays as
+            it is.
     """
     for split, count in counts.items():
         if count < len(CLASS_NAMES):
@@ -69,24 +103,28 @@ def _parameters(count: int, seed: int) -> dict[str, int]:
 
 
 def _is_done(folder: Path, count: int, seed: int) -> bool:
-    """Whether a split is there; a ValueError if something else is in its place."""
+    """Whether a split is finished.
+
+    Raises:
+        ValueError: Something else is in its place.
+    """
     if not folder.exists():
         return False
     wanted, found = _parameters(count, seed), None
     if (folder / PLANTED).is_file() and (folder / MANIFEST).is_file():
         found = json.loads((folder / PLANTED).read_text(encoding="utf-8"))["parameters"]
     if found != wanted:
-        content = f"a demo set with {found}" if found else "something that is no demo set"
+        content = f"a demo set with {found}" if found else "something that is not a demo set"
         raise ValueError(
-            f"{folder} holds {content}, and {wanted} was asked for: choose another folder, or "
+            f"{folder} holds {content}, and {wanted} was requested: choose another folder, or "
             "delete this one"
         )
     return True
 
 
 def _write(folder: Path, split: str, count: int, seed: int) -> Iterator[str]:
-    """Write one split; yields the key of each image once it is drawn."""
-    # The last number tells the splits apart: no picture is in two of them.
+    """Write one split; yields the key of each image when it is drawn."""
+    # The name of the split is part of the seed, so no picture is in two splits.
     source = (seed, int.from_bytes(split.encode(), "big"))
     labels = np.random.default_rng(source).permutation(count) % len(CLASS_NAMES)
     truths: dict[str, dict[str, Any]] = {}
@@ -108,6 +146,6 @@ def _write(folder: Path, split: str, count: int, seed: int) -> Iterator[str]:
 
 def _jpeg(image: np.ndarray) -> bytes:
     file = io.BytesIO()
-    # Without colour subsampling, which would blur textures of so few pixels.
+    # No colour subsampling, which would blur textures of so few pixels.
     Image.fromarray(image).save(file, "JPEG", quality=92, subsampling=0)
     return file.getvalue()

@@ -12,7 +12,7 @@ from datamodules.common.batch import Box
 WARM = {"red": (206, 48, 48), "yellow": (238, 204, 64), "pink": (224, 96, 168)}
 COOL = {"green": (60, 168, 84), "blue": (44, 84, 200), "turquoise": (64, 190, 190)}
 COLOURS = WARM | COOL
-# A Latin square: a colour or a pattern alone leaves three classes, any two of the three tell which.
+# A Latin square: one colour or pattern leaves three classes, any two of them leave one.
 CLASS_NAMES = (
     "red-green stripes",
     "yellow-blue stripes",
@@ -27,7 +27,7 @@ CLASS_NAMES = (
 RELATIONS = ("row", "column", "rising", "falling")
 
 SIZE = 89  # of an image, px
-PATCH = 33  # px: a texture is smaller, the marks of a distractor are further apart
+PATCH = 33  # px: textures are smaller, the marks of a distractor are further apart
 MARK = 12  # diameter of a distractor's mark, px
 DIAMETERS = range(26, 31)  # of a texture, px
 COUNTS = (2, 3)  # textures in an image
@@ -36,10 +36,10 @@ GAP = 12  # px between textures, so that no patch sees much of two
 
 
 def background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Coloured 1/f^a noise over a gradient, with soft blobs: (size, size, 3) float32, 0 to 255."""
-    period = -(-size // 32) * 32  # the noise is periodic, and fast to make for round numbers
+    """Draw coloured 1/f^a noise, a gradient and soft blobs: float32 (size, size, 3), 0 to 255."""
+    period = -(-size // 32) * 32  # the noise is periodic, and round numbers are fast
     frequency = np.hypot(np.fft.fftfreq(period)[:, None], np.fft.rfftfreq(period)[None, :])
-    frequency[0, 0] = np.inf  # no mean
+    frequency[0, 0] = np.inf  # the mean becomes 0
     white = np.fft.rfft2(rng.standard_normal((2, period, period), dtype=np.float32))
     noise = np.fft.irfft2(white * (frequency ** -rng.uniform(1.0, 1.6)).astype(np.float32))
     noise = (noise / noise.std(axis=(1, 2), keepdims=True))[:, :size, :size, None]
@@ -56,16 +56,16 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
         inside = 0.5 + 0.5 * np.tanh((radius - np.hypot(y - centre_y, x - centre_x)) * 20)
         image += inside[..., None] * _float(rng.uniform(-30, 30) + rng.uniform(-12, 12, 3))
     image += noise[0] * _float(rng.uniform(10, 24)) + noise[1] * _float(rng.uniform(-8, 8, 3))
-    return image.clip(0, 255)
+    return np.clip(image, 0, 255)
 
 
 def _float(values: Any) -> np.ndarray:
-    """In float32: half the time, and ample for 256 shades."""
+    """Convert to float32: half the time, and precise enough for 256 shades."""
     return np.asarray(values, dtype=np.float32)
 
 
 def _paint(image: np.ndarray, box: Box, colours: np.ndarray) -> None:
-    """Paint `colours` (broadcast to the box) into the round area of a square box, smooth at its rim."""
+    """Paint `colours` (broadcast to the box) into the disc in a square box, with a smooth rim."""
     top, left, bottom, right = box
     radius = (bottom - top) / 2
     offset = np.arange(bottom - top) + 0.5 - radius
@@ -75,7 +75,7 @@ def _paint(image: np.ndarray, box: Box, colours: np.ndarray) -> None:
 
 
 def texture(rng: np.random.Generator, label: int, diameter: int) -> np.ndarray:
-    """The texture of a class, at a random angle, phase and scale: (diameter, diameter, 3), 0 to 255."""
+    """Draw a class's texture at a random angle, phase and scale: (diameter, diameter, 3), 0 to 255."""
     names, pattern = CLASS_NAMES[label].split()
     pair = np.array([COLOURS[name] for name in names.split("-")], dtype=np.float64)
     period, angle = rng.uniform(7.0, 9.0), rng.uniform(0, math.pi)
@@ -89,7 +89,7 @@ def texture(rng: np.random.Generator, label: int, diameter: int) -> np.ndarray:
 
 
 def _marks(rng: np.random.Generator, size: int, relation: str) -> list[Box]:
-    """Two mark boxes in a relation, with more than a patch of empty space between them."""
+    """Place two marks in a relation, with more than a patch of empty space between them."""
     far = int(rng.integers(PATCH + MARK + 1, size - 2 * MARGIN - MARK + 1))
     near = int(rng.integers(-4, 5))
     dy, dx = {"row": (near, far), "column": (far, near)}.get(relation, (far, far))
@@ -106,9 +106,14 @@ def draw(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Draw one image.
 
+    Args:
+        rng: Source of all randomness.
+        label: Its class.
+        size: Its side in pixels.
+
     Returns:
-        The image, uint8 (size, size, 3), and its truth: ``label``, ``textures`` and ``distractors``
-        (boxes: top, left, bottom, right; half-open, px) and their ``relation``.
+        The image, uint8 (size, size, 3), and its truth: `label`, the boxes of `textures` and
+        `distractors`, and the `relation` of the distractors.
     """
     image = background(rng, size)
     relation = RELATIONS[rng.integers(len(RELATIONS))]
@@ -119,14 +124,14 @@ def draw(
         _paint(image, box, colour)
     for box in textures:
         _paint(image, box, texture(rng, label, box[2] - box[0]))
-    # A camera's noise: nothing is perfectly flat.
+    # Like a camera's noise: nothing is perfectly flat.
     image += 3 * rng.standard_normal(image.shape, dtype=np.float32)
     truth = {"label": label, "textures": textures, "distractors": marks, "relation": relation}
     return image.clip(0, 255).round().astype(np.uint8), truth
 
 
 def _place(rng: np.random.Generator, size: int, relation: str) -> tuple[list[Box], list[Box]]:
-    """Boxes of the marks and of the textures; what does not fit together is drawn again."""
+    """Place marks and textures; an arrangement that leaves no room is drawn again."""
     count = int(rng.choice(COUNTS))
     while True:
         marks = _marks(rng, size, relation)

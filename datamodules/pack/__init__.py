@@ -1,7 +1,6 @@
-"""Turn ImageNet as people have it into shards with a manifest: ``python -m datamodules.pack``.
+"""Packs ImageNet, in the form you have it, into shards with a manifest: `python -m datamodules.pack`.
 
-A source (``imagefolder``, ``ilsvrc``, ``wds``) makes a listing of each split; ``job`` shuffles the
-listing by the seed, cuts it into shards and remembers what is done; ``workers`` write the shards in
-parallel; ``verify`` reads everything again. ``index`` writes a manifest only, for shards that stay
-where they are.
+Here: `sources` list the images of a split, `job` shuffles the list, cuts it into shards and writes
+them in parallel, `index` writes a manifest for shards that stay where they are, and `verify` reads
+everything again. Not here: the format of shards and manifests (`datamodules.shards`).
 """

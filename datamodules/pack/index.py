@@ -1,8 +1,13 @@
-"""Train from WebDataset shards where they are: a manifest of shards that others wrote.
+"""Writes a manifest of WebDataset shards, to train from them where they are.
 
-Each shard is read once, for its hash, and for the place and the CRC-32 of each image. Nothing is
-decoded, shuffled or copied. So the manifest is small and quick to make, but the shards must stay as
-they are, and a plan can only mix as well as their order allows.
+examples:
+  python -m datamodules.pack index imagenet-1k-wds/ indexed/
+  python -m datamodules.pack index 'https://host/train-{000..639}.tar' indexed/
+
+Reads each shard once, for its hash and the position and CRC-32 of each image.
+Nothing is copied, shuffled or decoded (verify decodes). The shards must stay
+as they are, and training mixes only as well as their order allows. After an
+interruption, the same command starts over.
 """
 
 from __future__ import annotations
@@ -18,20 +23,50 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.common.pool import Workers, advance
-from datamodules.pack.expand import local_copy, path_in
+from datamodules.common.pool import Pool, advance
+from datamodules.common.progress import progress
 from datamodules.pack.job import JOB, Packed, report_skipped
-from datamodules.pack.listing import Problem, printable
-from datamodules.pack.wds import Scan, key_and_suffix, scan
-from datamodules.remote.urls import is_remote, name_for_people
-from datamodules.shards.manifest import MANIFEST, SAMPLE_DTYPE, Manifest, Shard
+from datamodules.pack.options import IndexOptions
+from datamodules.pack.packing import (
+    check_classes,
+    classes_of_other_split,
+    console,
+    tell,
+    tell_next_step,
+)
+from datamodules.pack.sources.listing import Problem, printable
+from datamodules.pack.sources.locations import local_copy, path_in, shards_by_split
+from datamodules.pack.sources.scan import Scan, key_and_suffix, scan
+from datamodules.pack.sources.wds import decide_classes
+from datamodules.remote.urls import is_remote, redacted
+from datamodules.shards.entries import SAMPLE_DTYPE, Shard
+from datamodules.shards.manifest import MANIFEST, Manifest
 
 _BLOCK = 1 << 20  # bytes read at a time
 
 
+def run(options: IndexOptions) -> None:
+    """Run the command."""
+    shards = shards_by_split(options.src, options.split)
+    indexes = [Index(split, locations, options.out / split) for split, locations in shards.items()]
+    known = classes_of_other_split(options.out, shards)
+    scans = {}
+    with Pool(options.workers) as pool:
+        for index in indexes:
+            with progress(console, index.split, None) as update:
+                scans[index.split] = index.read(pool, update)
+    classes, class_names = decide_classes(scans, options.class_names, known)
+    check_classes(options.out, shards, classes)
+    for index in indexes:  # all of them, before the first one is complete
+        index.report()
+    for index in indexes:
+        tell(index.split, index.save(classes, class_names))
+    tell_next_step(options.out)
+
+
 @dataclass(frozen=True)
 class _Part:
-    """A shard that was read; ``rows`` are its part of the manifest's index."""
+    """A shard that was read; `rows` are its part of the manifest's index."""
 
     scan: Scan
     shard: Shard
@@ -39,15 +74,15 @@ class _Part:
 
 
 class Index:
-    """The index of one split, to be written into one folder.
+    """The manifest of one split's shards, which lie elsewhere.
 
     Args:
-        split: ``train`` or ``val``.
-        locations: Of the shards, as ``shards_by_split`` finds them.
-        folder: For the manifest.
+        split: `train` or `val`.
+        locations: The shards, as `shards_by_split` finds them.
+        folder: Where the manifest goes.
 
     Raises:
-        ValueError: The folder holds anything but an index of these very shards.
+        ValueError: The folder holds anything but an index of the same shards.
     """
 
     def __init__(self, split: str, locations: Sequence[str], folder: Path) -> None:
@@ -55,32 +90,30 @@ class Index:
         self._locations = list(locations)
         self._parts: list[_Part] = []
         self._seconds = 0.0
-        if (folder / JOB).exists() or any(folder.glob("*.tar")):
+        if (folder / JOB).exists() or any(folder.glob("[!.]*.tar")):
             raise ValueError(
                 f"{folder} has shards in it, and an index has none; choose another OUT"
             )
         if (folder / MANIFEST).exists():
             try:
-                there = Manifest.load(folder, allow_pipe=True)
+                existing = Manifest.load(folder, allow_pipe=True)
             except ValueError as error:
                 raise ValueError(f"{error}, after deleting {folder}") from None
-            if [shard.url for shard in there.shards] != self._locations:
+            if [shard.url for shard in existing.shards] != self._locations:
                 raise ValueError(
                     f"{folder} holds an index of other shards, or of these in another order; "
                     f"choose another OUT, or delete {folder}"
                 )
 
-    def read(self, workers: Workers, progress: Callable[[int], Any]) -> list[Scan]:
+    def read(self, pool: Pool, progress: Callable[[int], Any]) -> list[Scan]:
         """Read all shards.
 
         Raises:
-            ValueError: One is no complete, uncompressed tar file.
-            SourceError: One cannot be read.
+            ValueError: A shard is not a complete, uncompressed tar file, or cannot be read.
         """
         started = time.monotonic()
         tasks = list(zip(_unique_names(self._locations), self._locations, strict=True))
-        parts = dict(workers.run(_read, tasks, progress))
-        self._parts = [parts[at] for at in range(len(tasks))]
+        self._parts = pool.run(_read, tasks, progress)
         self._seconds = time.monotonic() - started
         return [part.scan for part in self._parts]
 
@@ -88,7 +121,7 @@ class Index:
         """Write the list of samples that cannot be used.
 
         Raises:
-            ValueError: They are more than ``MAX_SKIPPED`` of all.
+            ValueError: They are more than `MAX_SKIPPED` of all.
         """
         total = len(self._skipped) + sum(part.shard.samples for part in self._parts)
         report_skipped(self.folder, self._skipped, total, "Repair them, or leave their shards out")
@@ -106,7 +139,7 @@ class Index:
 
 
 def _unique_names(locations: Sequence[str]) -> list[str]:
-    """File names for the manifest: ``0000.tar``, ``2-0000.tar`` of another folder."""
+    """File names for the manifest: `0000.tar`, and `2-0000.tar` for one of another folder."""
     names: dict[str, None] = {}
     for number, location in enumerate(locations):
         name = printable(path_in(location).name).replace("\\", "_") or f"source-{number:06d}"
@@ -124,8 +157,7 @@ def _read(task: tuple[str, str]) -> _Part:
         except ValueError as error:
             if not is_remote(location):
                 raise
-            message = str(error).replace(str(path), name_for_people(location))
-            raise ValueError(message) from None
+            raise ValueError(str(error).replace(str(path), redacted(location))) from None
         length, sha256, checksums = _checksums(path, found.rows)
     keys = [_key(row) for row in found.rows]
     rows = np.empty(len(keys), SAMPLE_DTYPE(max(map(len, keys), default=1)))
@@ -136,13 +168,13 @@ def _read(task: tuple[str, str]) -> _Part:
 
 
 def _key(row: np.void) -> bytes:
-    """The key as webdataset would give it; odd characters escaped, as it is meant for logs too."""
+    """The key as webdataset would give it, but printable, because it appears in logs."""
     key, _ = key_and_suffix(row["name"].decode("utf-8", "surrogateescape"))
     return printable(key).encode("utf-8")
 
 
 def _checksums(path: Path, images: np.ndarray) -> tuple[int, str, list[int]]:
-    """Length in bytes and sha256 of a shard, and the CRC-32 of its images, in one reading."""
+    """Read a shard once: its length in bytes, its sha256, and the CRC-32 of each image."""
     digest = hashlib.sha256()
     checksums = []
     with open(path, "rb") as file:
@@ -151,7 +183,7 @@ def _checksums(path: Path, images: np.ndarray) -> tuple[int, str, list[int]]:
             while block := file.read(min(_BLOCK, until - file.tell())):
                 digest.update(block)
                 yield block
-                advance(0)  # the user may want to stop
+                advance(0)  # raises if the worker must stop
 
         for image in images:
             begin = int(image["offset"])

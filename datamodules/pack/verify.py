@@ -1,7 +1,11 @@
-"""Read every byte of the shards again and say what is wrong.
+"""Reads every byte of the shards again and names what is wrong.
 
-Of packed shards everything is known, to the last byte. Of those that were only indexed, other people
-decided the layout: the manifest vouches for the whole files and for each image.
+example:
+  python -m datamodules.pack verify packed/
+
+Packed shards are checked to the last byte. The layout of indexed shards is
+other people's, so only whole files and each image are checked.
+Exits with 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -15,20 +19,32 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from datamodules.common.pool import Workers, advance
+from datamodules.common.pool import Pool, advance
+from datamodules.common.progress import progress
 from datamodules.decoding.images import UnreadableImage
-from datamodules.pack.expand import local_copy
 from datamodules.pack.images import to_rgb_jpeg
+from datamodules.pack.options import VerifyOptions
+from datamodules.pack.packing import console, sizes
+from datamodules.pack.sources.locations import local_copy
 from datamodules.remote.sources import SourceError
-from datamodules.shards.manifest import MANIFEST, Manifest, Shard, sha256_of
+from datamodules.shards.entries import Shard
+from datamodules.shards.manifest import MANIFEST, Manifest, sha256_of
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What ``verify`` read of one split, and each thing that is wrong, in words."""
-
-    manifest: Manifest
-    problems: tuple[str, ...]
+def run(options: VerifyOptions) -> int:
+    """Run the command; returns 1 if anything is wrong."""
+    wrong = 0
+    manifests = packed_splits(options.out, options.allow_pipe)
+    with Pool(options.workers) as pool:
+        for manifest in manifests:
+            name = manifest.root.name
+            with progress(console, name, manifest.num_samples) as update:
+                problems = verify(manifest, pool, update)
+            for problem in problems:
+                console.print(f"{name}/{problem}", markup=False)
+            wrong += len(problems)
+            console.print(f"{name}: {sizes(manifest)}, {len(problems)} problems")
+    return 1 if wrong else 0
 
 
 @dataclass(frozen=True)
@@ -39,11 +55,11 @@ class _Task:
 
 
 def packed_splits(out: Path, allow_pipe: bool = False) -> list[Manifest]:
-    """Load the manifests of ``OUT/train`` and ``OUT/val``.
+    """Load the manifests of `out/train` and `out/val`.
 
     Raises:
-        ValueError: There is none, a split's folder has none or a damaged one, or one that names
-            commands (``pipe:...``), which must be allowed.
+        ValueError: There is none, a split has none or a damaged one, or one names commands
+            (`pipe:...`) that are not allowed.
     """
     folders = [out / name for name in ("train", "val") if (out / name).is_dir()]
     if (out / MANIFEST).exists():
@@ -51,21 +67,25 @@ def packed_splits(out: Path, allow_pipe: bool = False) -> list[Manifest]:
     if not folders:
         raise ValueError(f"{out} has neither train/ nor val/; OUT is the folder given to pack")
     manifests = [Manifest.load(folder, allow_pipe=True) for folder in folders]
-    if not allow_pipe and (pipes := next(filter(has_pipes, manifests), None)):
+    if not allow_pipe and (pipes := next((m for m in manifests if m.has_pipes), None)):
         raise ValueError(
             f"the manifest in {pipes.root} reads its shards through commands (pipe:...), and one "
-            "from elsewhere could run anything; if you trust it, say --allow-pipe"
+            "from elsewhere could run anything; if you trust it, give --allow_pipe"
         )
     return manifests
 
 
-def has_pipes(manifest: Manifest) -> bool:
-    """Whether any shard is the output of a command."""
-    return any(shard.url is not None and shard.url.startswith("pipe:") for shard in manifest.shards)
+def verify(manifest: Manifest, pool: Pool, progress: Callable[[int], Any]) -> list[str]:
+    """Check one split: hashes and images; for packed shards also labels, layout and keys.
 
+    Args:
+        manifest: The split's manifest.
+        pool: Checks the shards in parallel.
+        progress: Called with the number of images checked so far.
 
-def verify(manifest: Manifest, workers: Workers, progress: Callable[[int], Any]) -> Verdict:
-    """Check one split: hashes and images, and of packed shards also labels, layout and keys."""
+    Returns:
+        A line for each problem.
+    """
     starts = manifest.starts
     tasks = [
         _Task(
@@ -75,19 +95,18 @@ def verify(manifest: Manifest, workers: Workers, progress: Callable[[int], Any])
         )
         for at, shard in enumerate(manifest.shards)
     ]
-    results = dict(workers.run(_verify_shard, tasks, progress))
-    problems = [problem for at in range(len(tasks)) for problem in results[at]]
+    problems = [problem for part in pool.run(_verify_shard, tasks, progress) for problem in part]
     names = {shard.name for shard in manifest.shards}
     problems += [
         f"{path.name}: not in the manifest"
-        for path in sorted(manifest.root.glob("*.tar"))
+        for path in sorted(manifest.root.glob("[!.]*.tar"))
         if path.name not in names
     ]
     packed = np.repeat([shard.url is None for shard in manifest.shards], manifest.counts)
     keys = np.sort(manifest.samples["key"][packed])
-    twice = np.unique(keys[1:][keys[1:] == keys[:-1]])
-    problems += [f"the key {key.decode()} comes more than once" for key in twice]
-    return Verdict(manifest, tuple(problems))
+    repeated = np.unique(keys[1:][keys[1:] == keys[:-1]])
+    problems += [f"the key {key.decode()} appears more than once" for key in repeated]
+    return problems
 
 
 def _verify_shard(task: _Task) -> list[str]:
@@ -95,7 +114,7 @@ def _verify_shard(task: _Task) -> list[str]:
         with local_copy(task.location) as path:
             problems = _content_problems(path, task.shard, task.rows)
     except FileNotFoundError:
-        problems = ["the file is gone"]
+        problems = ["the file is missing"]
     except SourceError as error:
         problems = [str(error)]
     except OSError as error:
@@ -112,7 +131,7 @@ def _content_problems(path: Path, shard: Shard, rows: np.ndarray) -> list[str]:
     if sha256_of(path) != shard.sha256:
         problems.append("its sha256 differs from the manifest's")
     with open(path, "rb") as file:
-        end = 0  # of the samples so far; between packed ones must be nothing
+        end = 0  # of the samples so far; there must be nothing between packed ones
         for row in rows:
             try:
                 if packed:
@@ -141,20 +160,20 @@ def _check_image(file: BinaryIO, row: np.void, packed: bool) -> None:
 
 
 def _check_members(file: BinaryIO, row: np.void, end: int) -> None:
-    """Check that image and label come right after byte ``end``, under the names of ``write_shard``."""
+    """Check that image and label follow byte `end`, with the names that `write_shard` gives."""
     if row["offset"] != end + tarfile.BLOCKSIZE:
-        raise ValueError(f"lies at byte {row['offset']} and not right after the one before")
+        raise ValueError(f"is at byte {row['offset']} and not right after the one before")
     image = _member(file, int(row["offset"]))
     if image.name != f"{_key(row)}.jpg" or image.size != row["size"]:
-        raise ValueError(f"{image.name!r} of {image.size} bytes lies in place of the image")
+        raise ValueError(f"{image.name!r} of {image.size} bytes is in place of the image")
     label = _member(file, _label_offset(row))
-    told = file.read(label.size)
-    if label.name != f"{_key(row)}.cls" or told != b"%d" % row["label"]:
-        raise ValueError(f"{label.name!r} says {told!r}, the manifest {row['label']}")
+    content = file.read(label.size)
+    if label.name != f"{_key(row)}.cls" or content != b"%d" % row["label"]:
+        raise ValueError(f"{label.name!r} says {content!r}, the manifest {row['label']}")
 
 
 def _member(file: BinaryIO, offset: int) -> tarfile.TarInfo:
-    """Read the header of the member whose data begins at this offset; the file is there then."""
+    """Read the header of the member whose data begins at this offset, which the file is then at."""
     file.seek(offset - tarfile.BLOCKSIZE)
     return tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
 
@@ -165,4 +184,4 @@ def _label_offset(row: np.void) -> int:
 
 
 def _key(row: np.void) -> str:
-    return row["key"].decode("utf-8")
+    return bytes(row["key"]).decode("utf-8")

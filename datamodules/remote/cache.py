@@ -1,97 +1,94 @@
-"""Whole, verified copies of shards in a folder of this node, within a limit of bytes.
+"""Complete, verified copies of shards in a folder of this node, within a limit of bytes.
 
-All processes of a node share the folder, and need nothing but the folder to agree:
+All processes of a node share the folder, and agree through nothing but the folder:
 
-* ``SHA256.tar`` is a complete copy: its bytes had this hash when it got this name.
-* ``SHA256-SIZE.part`` is a download. Whoever writes it holds its lock, and the system releases the
-  lock of a process that dies; the next one goes on where that one stopped.
-* ``.lock`` is held for moments, to give names and to take them away. A download gets its name only
-  when there is room for all of its bytes, so the limit holds at any time, and who has been given
-  room never waits for more: nobody can wait for ever.
+* `SHA256.tar` is a complete copy: its bytes had this hash when it got this name.
+* `SHA256-SIZE.part` is a download. Its writer holds its lock. The system releases the lock of a
+  process that dies, and the next writer resumes where that one stopped.
+* `.lock` is held briefly, to create and remove names. A download gets its name only when there is
+  room for all of its bytes. So the limit always holds, and a download that has room never waits for
+  more: no deadlock.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import fcntl
 import hashlib
 import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from datamodules.remote.sources import (
-    BLOCK,
-    DELAYS,
-    TIMEOUT,
-    SourceError,
-    open_source,
-    with_retries,
-)
-from datamodules.remote.urls import is_remote, name_for_people
+from datamodules.common.errors import DISK_FULL
+from datamodules.remote import sources
+from datamodules.remote.sources import BLOCK, SourceError
+from datamodules.remote.urls import is_remote, redacted
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMPLETE = re.compile(r"[0-9a-f]{64}\.tar")
 _PART = re.compile(r"[0-9a-f]{64}-([0-9]+)\.part")
-_RESOLUTION = 10.0  # seconds; the time of the last use is written this often at most
+_RESOLUTION = 10.0  # seconds; the time of the last use is not written more often
 
 
 @dataclass(frozen=True)
 class ShardCache:
     """Opens shards as local files, and fetches those that are not there yet.
 
-    The copies used least recently make room for new ones. A file that is open survives that, so
-    callers open a shard for each read, or keep it open and pay with space beyond the limit.
+    The least recently used copies make room for new ones. An open file outlives its removal, so
+    callers open a shard for each read; files kept open would take space beyond the limit.
 
     Attributes:
-        folder: Made for this user only; on a local disk that all ranks of the node share.
-        limit: Bytes, of complete copies and of downloads at their final size.
+        folder: Folder for this user only, on a local disk that all ranks of the node share.
+        limit: The most bytes of complete copies, and of downloads at their final size.
         delays: Seconds between the attempts to fetch a shard.
         timeout: Seconds without a byte after which an attempt has failed.
-        local: Whether shards with a path are copied too: it may lead to a slow disk that nodes share.
+        local: Whether shards with a path are copied too, because it leads to a slow shared disk.
     """
 
     folder: Path
     limit: int
-    delays: Sequence[float] = DELAYS
-    timeout: float = TIMEOUT
+    delays: Sequence[float] = sources.DELAYS
+    timeout: float = sources.TIMEOUT
     local: bool = False
 
     def serves(self, location: str) -> bool:
-        """Whether a shard is read from a copy in here, and not in place."""
+        """Whether a shard is read from a copy in the cache instead of in place."""
         return self.local or is_remote(location)
 
     def open(self, location: str, size: int, sha256: str) -> int:
-        """A read-only file descriptor of the shard, for the caller to close; fetches if need be.
+        """Open a shard, after fetching it if necessary.
 
-        Waits while another process fetches the same shard, or while all room is promised to
-        downloads.
+        Waits while another process fetches the same shard, or while downloads have reserved all
+        room.
 
         Args:
-            location: Where the shard is to be had, for `open_source`.
-            size: Its length, bytes.
+            location: Where the shard is, see `open_source`.
+            size: Its length in bytes.
             sha256: Its hash, 64 hexadecimal digits.
 
+        Returns:
+            A read-only file descriptor, which the caller closes.
+
         Raises:
-            ValueError: The folder belongs to another user, no hash, a shard that is larger than the limit, or nothing installed that
-                opens the location.
-            SourceError: The last attempt failed, or one that no other could better.
-            OSError: The local disk, for example a full one.
+            ValueError: The hash is not one, the shard is larger than the limit, the folder belongs
+                to another user, or nothing installed opens the location.
+            SourceError: The last attempt failed, or failed in a way that another cannot mend.
+            OSError: The local disk fails, for example because it is full.
         """
         sha256 = sha256.lower()
         if not _SHA256.fullmatch(sha256):  # it becomes a path, and manifests come from anywhere
-            raise ValueError(f"{sha256!r} is no sha256: 64 hexadecimal digits")
+            raise ValueError(f"{sha256!r} is not a sha256 of 64 hexadecimal digits")
         path = f"{self.folder}/{sha256}.tar"
         file = _open_complete(path, size)
         return self._fetch(location, size, sha256) if file is None else file
 
     def fetch(self, location: str, size: int, sha256: str) -> Path:
-        """As `open`, but for the path, which the next download may take away again."""
+        """Like `open`, but return the path, which the next download may remove again."""
         os.close(self.open(location, size, sha256))
         return self.folder / f"{sha256.lower()}.tar"
 
@@ -108,28 +105,28 @@ class ShardCache:
                 file = _open_complete(path, size)
                 if file is not None:
                     return file
-                path.unlink(missing_ok=True)  # of another size: it was damaged
-                lock = self._claim(part, size)
+                path.unlink(missing_ok=True)  # it has another size, so it was damaged
+                lock = self._reserve(part, size)
             if isinstance(lock, Path):
                 _wait_for(lock)
                 continue
             with os.fdopen(lock, "r+b") as data:
                 with self._disk_errors(part):
-                    attempt = partial(self._download, data, location, size, sha256)
-                    with_retries(attempt, self.delays)
-                    os.fsync(data.fileno())  # the name promises a hash, also after a power cut
+                    download = partial(self._download, data, location, size, sha256)
+                    sources.with_retries(download, self.delays)
+                    os.fsync(data.fileno())  # the name promises a hash, even after a power cut
                 with self._names():
                     os.replace(part, path)
                     return os.open(path, os.O_RDONLY)
 
     def _download(self, part: BinaryIO, location: str, size: int, sha256: str) -> None:
-        """One attempt, which goes on from what the ones before have left."""
+        """Make one attempt, which resumes after the bytes of earlier ones."""
         part.seek(0)
         digest = hashlib.sha256()
         while block := part.read(BLOCK):
             digest.update(block)
         if part.tell() < size:
-            with open_source(location, part.tell(), size, self.timeout) as source:
+            with sources.open_source(location, part.tell(), size, self.timeout) as source:
                 if source.tell() == 0:
                     part.seek(0)
                     part.truncate()
@@ -142,27 +139,27 @@ class ShardCache:
             part.seek(0)
             part.truncate()
             raise SourceError(
-                name_for_people(location),
+                redacted(location),
                 f"its sha256 is {digest.hexdigest()[:12]}... and not {sha256[:12]}...",
             )
 
-    @contextmanager
+    @contextlib.contextmanager
     def _disk_errors(self, part: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in DISK_FULL:
                 raise
             text = f"{error.strerror}; the cache may take {self.limit:,} bytes (--data.cache_gib)"
             raise OSError(error.errno, text, str(part)) from None
 
-    def _claim(self, part: Path, size: int) -> int | Path:
-        """The part, with its lock and room for all of it; or a part that must end before."""
+    def _reserve(self, part: Path, size: int) -> int | Path:
+        """Reserve room for a download: its locked file; or the path of one that must end first."""
         if part.exists():
             lock = _try_lock(part)
             if lock is None:
                 return part
-            self._make_room(0)  # the limit may have been higher when it was begun
+            self._make_room(0)  # the limit may have been higher when the download began
             return lock
         busy = self._make_room(size)
         if busy is not None:
@@ -172,7 +169,7 @@ class ShardCache:
         return lock
 
     def _make_room(self, size: int) -> Path | None:
-        """Delete until there is room; or name a download that has to end first."""
+        """Delete copies until there is room; or return a download that must end first."""
         files = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
@@ -187,7 +184,7 @@ class ShardCache:
         for _, length, path in sorted(files):
             if excess <= 0:
                 return None
-            if path.suffix == ".part":  # nobody's, if its lock is free
+            if path.suffix == ".part":  # abandoned, if its lock is free
                 lock = _try_lock(path)
                 if lock is None:
                     busy = path
@@ -197,15 +194,15 @@ class ShardCache:
             excess -= length
         return busy if excess > 0 else None
 
-    @contextmanager
+    @contextlib.contextmanager
     def _names(self) -> Iterator[None]:
-        """The right to make, rename and delete files of the folder."""
+        """Hold the right to create, rename and delete files of the folder."""
         lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         finally:
-            # A process that was forked meanwhile has the descriptor too; closing is not enough.
+            # A child forked in the meantime has the descriptor too, so closing is not enough.
             fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
 
@@ -215,12 +212,12 @@ class ShardCache:
         if owner != os.getuid():
             raise ValueError(
                 f"the cache folder {self.folder} belongs to another user (uid {owner}), who could "
-                "change what is read from it; give a folder of your own"
+                "change its files; give a folder of your own"
             )
 
 
 def _open_complete(path: str | Path, size: int) -> int | None:
-    """Open a copy and remember the use; None where there is none of this size."""
+    """Open a copy and record the use; None if there is none of this size."""
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -245,12 +242,6 @@ def _try_lock(part: Path) -> int | None:
 
 
 def _wait_for(part: Path) -> None:
-    """Until its download has ended, well or not."""
-    try:
-        lock = os.open(part, os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-    finally:
-        os.close(lock)
+    """Wait until a download has ended, with or without success."""
+    with contextlib.suppress(FileNotFoundError), open(part, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)

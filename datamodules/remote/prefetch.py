@@ -1,4 +1,4 @@
-"""Fetches shards into the node's cache before they are needed."""
+"""Fetches shards into the node's cache before the training needs them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from multiprocessing.synchronize import Semaphore
 
 import numpy as np
 
-from datamodules.loading.workers import settle, worker_context
+from datamodules.common.forkserver import become_worker, forkserver_context
 from datamodules.plan import Ids, TrainPlan
 from datamodules.remote.cache import ShardCache
 from datamodules.remote.sources import SourceError
@@ -17,8 +17,16 @@ from datamodules.shards.manifest import Manifest
 
 
 @dataclass(frozen=True)
-class Course:
-    """Whose batches they are, and from which on: see `TrainPlan.batch`."""
+class UpcomingBatches:
+    """The batches of one rank from a step on, over all epochs.
+
+    Attributes:
+        plan: Makes the plan of an epoch, from `epoch=`.
+        rank: The rank.
+        world_size: Number of ranks.
+        epoch: Epoch of the first batch, counted from 0.
+        step: Its step in that epoch.
+    """
 
     plan: Callable[..., TrainPlan]
     rank: int
@@ -27,7 +35,7 @@ class Course:
     step: int
 
     def __iter__(self) -> Iterator[Ids]:
-        """The sample ids of each batch, epoch after epoch."""
+        """Yield the sample ids of each batch, without end."""
         epoch, step = self.epoch, self.step
         while True:
             plan = self.plan(epoch=epoch)
@@ -36,47 +44,42 @@ class Course:
             epoch, step = epoch + 1, 0
 
 
-class FetchAhead:
+class Prefetcher:
     """A process that stays one shuffle window ahead of a rank's training.
 
-    Without it, all workers would stand still at the end of each window until the shards of the next
-    one are there.
+    Without it, all workers would stop at the end of each window until the shards of the next one
+    have arrived.
 
     Args:
-        manifest: what the shards hold.
-        cache: where they are fetched to.
-        course: the batches to come.
-        start_method: of the process, if not from the fork server.
+        manifest: The shards.
+        cache: Where they are fetched to.
+        batches: The batches to come.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        cache: ShardCache,
-        course: Course,
-        start_method: str | None = None,
-    ) -> None:
-        context = worker_context(start_method)
-        self._steps = context.Semaphore(course.plan(epoch=course.epoch).steps_per_window)
-        self._process = context.Process(  # type: ignore[attr-defined]
-            target=_fetch, args=(manifest, cache, course, self._steps), daemon=True
+    def __init__(self, manifest: Manifest, cache: ShardCache, batches: UpcomingBatches) -> None:
+        context = forkserver_context()
+        self._steps = context.Semaphore(batches.plan(epoch=batches.epoch).steps_per_window)
+        self._process = context.Process(
+            target=_fetch, args=(manifest, cache, batches, self._steps), daemon=True
         )
         self._process.start()
 
     def step(self) -> None:
-        """The training has taken a batch."""
+        """Let the process move on by a batch, because the training has taken one."""
         self._steps.release()
 
     def close(self) -> None:
-        """End the process. A download it is at will be gone on with by whoever needs it."""
+        """End the process. Whoever needs a shard that it was fetching resumes the download."""
         self._process.kill()
         self._process.join()
 
 
-def _fetch(manifest: Manifest, cache: ShardCache, course: Course, steps: Semaphore) -> None:
-    settle()
-    fetched: dict[int, None] = {}  # the latest, in the order of their first use
-    for ids in course:
+def _fetch(
+    manifest: Manifest, cache: ShardCache, batches: UpcomingBatches, steps: Semaphore
+) -> None:
+    become_worker()
+    fetched: dict[int, None] = {}  # the latest ones, by their first use
+    for ids in batches:
         steps.acquire()
         for number in np.unique(manifest.shard_of(ids)).tolist():
             if number in fetched:
@@ -87,6 +90,6 @@ def _fetch(manifest: Manifest, cache: ShardCache, course: Course, steps: Semapho
             shard = manifest.shards[number]
             location = manifest.location(shard)
             if cache.serves(location):
-                # Whoever needs it meets the same error, and tells it.
+                # The reader that needs it will get the same error, and report it.
                 with contextlib.suppress(SourceError, OSError):
                     cache.fetch(location, shard.bytes, shard.sha256)

@@ -1,4 +1,4 @@
-"""Where a shard lies: a path, a URL, or a command that prints it (``pipe:``)."""
+"""Where a shard is: a path, a URL, or a command that prints it (`pipe:`)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _SCHEME = re.compile(r"(pipe|file):|([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
 
 
 def scheme_of(location: str) -> str:
-    """``https``, ``pipe``, ...; empty for a path."""
+    """`https`, `pipe`, ...; empty for a path."""
     match = _SCHEME.match(location)
     return (match[1] or match[2]).lower() if match else ""
 
 
-@lru_cache(4096)  # it is asked for each sample
+@lru_cache(4096)  # called for each sample
 def is_remote(location: str) -> bool:
-    """Whether it is anything but a path or a ``file:`` URL."""
+    """Whether it is anything but a path or a `file:` URL."""
     return scheme_of(location) not in ("", "file")
 
 
@@ -29,7 +29,7 @@ def local_path(location: str) -> str:
         ValueError: It is remote, or a file of another host.
     """
     if is_remote(location):
-        raise ValueError(f"{name_for_people(location)} is no local path")
+        raise ValueError(f"{redacted(location)} is not a local path")
     if not scheme_of(location):
         return location
     path = location[len("file:") :]
@@ -41,20 +41,20 @@ def local_path(location: str) -> str:
     return unquote(path)
 
 
-def name_for_people(location: str) -> str:
-    """The location for logs and errors: no user, no password, no query, no arguments."""
+def redacted(location: str) -> str:
+    """The location for logs and errors, without user, password, query and arguments."""
     if not is_remote(location):
         return location
     scheme, _, rest = location.partition(":")
     if scheme == "pipe":
         word = rest.split(maxsplit=1)[0] if rest.strip() else ""
-        # A word such as TOKEN=... or "$(..." is no program.
+        # A word such as TOKEN=... or "$(..." is not a program.
         return f"pipe:{word if re.fullmatch(r'[A-Za-z0-9_./+-]+', word) else ''} ..."
     if rest.startswith(":"):  # fsspec's chains, such as simplecache::s3://bucket/key
-        return f"{scheme}::{name_for_people(rest[1:])}"
+        return f"{scheme}::{redacted(rest[1:])}"
     try:
         url = urlsplit(location)
-        _ = url.port  # not a number where a password has an unquoted slash
+        _ = url.port  # fails if an unquoted slash in the password splits the URL too early
     except ValueError:
         return f"{scheme}://..."
     return f"{scheme}://{url.netloc.rpartition('@')[2]}{url.path}"

@@ -1,5 +1,5 @@
-"""Packed data on a disk.
+"""Packed data: tar shards and their manifest.
 
-Here: the manifest, and reading and writing shards. Not here: fetching shards from elsewhere (`datamodules.remote`), or
-making them out of images (`datamodules.pack`).
+Here: the manifest, its checks, and reading and writing shards. Not here: fetching shards from
+elsewhere (`datamodules.remote`), or making them from images (`datamodules.pack`).
 """

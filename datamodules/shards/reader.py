@@ -1,4 +1,4 @@
-"""Reads samples' bytes at the manifest's offsets, from shards in place or from copies of them."""
+"""Reads samples at the manifest's offsets, from shards in place or from cached copies."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from datamodules.common.unreadable import SampleError
+from datamodules.common.errors import DISK_FULL, SampleError
 from datamodules.remote.cache import ShardCache
 from datamodules.remote.sources import SourceError
-from datamodules.remote.urls import local_path, name_for_people
-from datamodules.shards.manifest import Shard
+from datamodules.remote.urls import local_path, redacted
+from datamodules.shards.entries import Shard
 
-_MAX_OPEN_SHARDS = 128  # the common limit is 1,024 files, and shared memory needs some of them
+_MAX_OPEN_SHARDS = 128  # the usual limit is 1,024 files, and shared memory needs some of them
 
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET}
-"""What network file systems answer while a server is away."""
+"""What network file systems answer while a server is down."""
 
-_NOT_THE_DATA = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF, errno.EINVAL}
-_NOT_THE_DATA |= {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of the cache's disk
+_NOT_THE_DATA = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF, errno.EINVAL, *DISK_FULL}
+"""What is wrong with this machine (with the cache's disk, for example) and not with the shard."""
 
 _SECONDS_GIVEN_UP = 300.0
 
 
-class MemberReader:
-    """A pipeline stage that adds each sample's bytes (`image`), after checking them.
+class SampleReader:
+    """A webdataset stage that adds each sample's bytes (`image`), after checking them.
 
-    Keeps the latest shards that it reads in place open. Pickles without them: each worker opens its own.
+    Keeps the shards that it last read in place open. A pickled copy has none of them open, so each
+    worker opens its own.
 
     Args:
-        cache: Holds the copies of those shards that it serves; needed for remote ones.
-        delays: Seconds to wait before a read of a local file that failed is tried once more. (The
-            cache has its own.) After the last, and for the next five minutes, its shard gets no
-            further patience.
+        cache: Has the copies of remote shards, and of local ones if it serves them.
+        delays: Seconds before a failed read of a local file is tried again. (The cache has its own.)
+            After the last, reads of this shard are not repeated for five minutes.
     """
 
     def __init__(
@@ -52,10 +52,15 @@ class MemberReader:
         samples: Iterable[dict[str, Any]],
         handler: Callable[[SampleError], bool],
     ) -> Iterator[dict[str, Any]]:
-        """Yield the samples with their bytes, in order; the handler gets what is wrong with the others.
+        """Yield the samples with their bytes, in order.
+
+        Args:
+            samples: Samples with the location, offset, size and CRC-32 of their bytes.
+            handler: Called with what is wrong with a sample that is left out; returns whether to
+                continue.
 
         Raises:
-            OSError: Not the data is at fault, but this machine: too many open files, a full disk.
+            OSError: This machine is at fault, not the data: too many open files, a full disk.
         """
         for sample in samples:
             location, cause = sample["__url__"], "its bytes are not those that were packed"
@@ -72,12 +77,12 @@ class MemberReader:
                 if error.errno in _NOT_THE_DATA:
                     raise
                 cause = error.strerror or str(error)
-            shard = name_for_people(location)
+            shard = redacted(location)
             if not handler(SampleError(sample["id"], sample["__key__"], shard, cause)):
                 return
 
     def _read(self, location: str, shard: Shard, offset: int, size: int) -> bytes:
-        """The bytes, fewer only at the end of the file."""
+        """Read `size` bytes, or fewer at the end of the file."""
         until, failure = self._given_up.get(location, (0.0, SourceError("")))
         given_up = time.monotonic() < until
         if self._cache is not None and self._cache.serves(location):

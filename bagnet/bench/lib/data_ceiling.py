@@ -17,13 +17,13 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.common.unreadable import SampleError
+from datamodules.common.errors import SampleError
 from datamodules.decoding.images import image_size, pixels
 from datamodules.decoding.region import why_not
 from datamodules.decoding.transforms import TrainTransform, View, drawing_from
 from datamodules.imagenet import ImageNetDataModule
-from datamodules.loading.shared_memory import Slots
-from datamodules.shards.reader import MemberReader
+from datamodules.loading.shared_memory import SharedBuffers
+from datamodules.shards.reader import SampleReader
 
 
 def ceiling(options: argparse.Namespace) -> None:
@@ -58,7 +58,7 @@ def _measure(options: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds an image of each stage, round by round."""
     data = ImageNetDataModule(str(options.root), image_size=options.image_size, workers=0)
     batches, transform = data.batches("train"), TrainTransform(options.image_size)
-    reader = MemberReader()
+    reader = SampleReader()
     count = min(options.batch_size, batches.manifest.num_samples)
     order = np.random.default_rng(0).permutation(batches.manifest.num_samples)
     times: dict[str, list[float]] = defaultdict(list)
@@ -116,16 +116,16 @@ class _Batches(Dataset[Tensor]):
 
     def __init__(self, images: list[Tensor]) -> None:
         self._images = images
-        self._slots: Slots | None = None
+        self._buffers: SharedBuffers | None = None
 
     def __len__(self) -> int:
         return 1 << 30
 
     def __getitem__(self, _: int) -> Tensor:
-        self._slots = self._slots or Slots()
+        self._buffers = self._buffers or SharedBuffers()
         channels, height, width = self._images[0].shape
-        memory = self._slots.take((len(self._images), height, width, channels))
-        return self._slots.hand_over(_batch(self._images, memory))
+        memory = self._buffers.take((len(self._images), height, width, channels))
+        return self._buffers.hand_over(_batch(self._images, memory))
 
 
 def _with_hand_over(images: list[Tensor], seconds: float) -> list[float]:

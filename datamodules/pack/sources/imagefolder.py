@@ -1,4 +1,15 @@
-"""A source: ``SRC/train`` and ``SRC/val``, each with a folder of images a class."""
+"""Packs folders of image files, one folder per class.
+
+examples:
+  # imagenet/ has train/ and val/, each with a folder of images per class
+  python -m datamodules.pack imagefolder imagenet/ packed/
+
+  # smaller files: the shorter side has at most 256 pixels
+  python -m datamodules.pack imagefolder imagenet/ packed/ --resize 256
+
+Makes packed/train and packed/val. After an interruption, the same command
+resumes.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +22,29 @@ import numpy as np
 
 from datamodules.decoding.images import SUFFIXES
 from datamodules.pack.classes import names_of, read_class_names
-from datamodules.pack.listing import PLAIN_FILE, Listing, Source, found, tabulate
+from datamodules.pack.options import ImageFolderOptions
+from datamodules.pack.packing import pack
+from datamodules.pack.sources.listing import PLAIN_FILE, Listing, Source, tabulate, to_rows
 
 SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}
 CLASS_NAMES = "classes.tsv"
 
 
+def run(options: ImageFolderOptions) -> None:
+    """Run the command."""
+    pack(
+        options,
+        [options.src],
+        lambda pool, progress: list_imagefolder(options.src, options.class_names),
+    )
+
+
 def list_imagefolder(root: Path, class_names: Path | None = None) -> list[Listing]:
-    """List the splits that ``root`` has; the classes are the sorted folder names of train.
+    """List the splits in `root`; the classes are the sorted folder names of train.
 
     Raises:
-        ValueError: No split, no class folders, or classes in val that train does not have.
+        ValueError: There is no split, there are no class folders, or val has classes that train
+            does not have.
     """
     if not root.is_dir():
         raise ValueError(f"no such folder: {root}")
@@ -47,13 +70,12 @@ def list_imagefolder(root: Path, class_names: Path | None = None) -> list[Listin
                 f"{folder} has {len(extra)} classes that train lacks, such as {extra[0]!r}; "
                 "the class folders must have the same names in both"
             )
-        # Threads, because listing a network disk is waiting.
+        # Threads, because listing a network disk is mostly waiting.
         with ThreadPoolExecutor(16) as threads:
             parts = list(threads.map(partial(_class_files, folder, classes), own))
         if empty := [name for name, part in zip(own, parts, strict=True) if not len(part)]:
             raise ValueError(
-                f"the class folder {folder / empty[0]} has no images; "
-                "remove it, or fill it, so that every class can be learned"
+                f"the class folder {folder / empty[0]} has no images; remove it or fill it"
             )
         source = Source(folder)
         listings.append(Listing(split, source, tabulate(parts), classes, names_of(classes, names)))
@@ -64,7 +86,7 @@ def _subfolders(folder: Path) -> tuple[str, ...]:
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     if not names:
-        raise ValueError(f"{folder} has no class folders; images must lie in a folder a class")
+        raise ValueError(f"{folder} has no class folders; put the images into a folder per class")
     return tuple(names)
 
 
@@ -80,8 +102,8 @@ def _class_files(folder: Path, classes: tuple[str, ...], name: str) -> np.ndarra
             try:
                 status = os.stat(path)
                 size, mtime = status.st_size, status.st_mtime_ns
-            except OSError:  # a dangling link: reading it will say so, by name
+            except OSError:  # a dangling link: reading it later gives an error with its name
                 size, mtime = 0, 0
             relative = os.fsencode(os.path.relpath(path, folder))
             rows.append((PLAIN_FILE, 0, size, mtime, label, relative))
-    return found(rows)
+    return to_rows(rows)

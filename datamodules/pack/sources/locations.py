@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import os
 import re
@@ -16,33 +15,29 @@ from urllib.parse import urlsplit
 
 import braceexpand
 
+from datamodules.common.errors import DISK_FULL
 from datamodules.common.pool import advance
 from datamodules.remote.sources import open_source, with_retries
-from datamodules.remote.urls import is_remote, local_path, name_for_people
+from datamodules.remote.urls import is_remote, local_path, redacted
 
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-}
-_BLOCK = 1 << 20  # bytes; the user's wish to stop is obeyed in between
+SPLIT_WORDS = {"train": "train", "training": "train"}
+SPLIT_WORDS |= {"val": "val", "valid": "val", "validation": "val"}
+_BLOCK = 1 << 20  # bytes; a request to stop is answered after each
 
 
 def shards_by_split(patterns: Sequence[str], split: str | None = None) -> dict[str, list[str]]:
-    """Find shards and tell them apart into ``train`` and ``val``.
+    """Find shards and divide them into `train` and `val`.
 
     Args:
-        patterns: Files, brace lists, globs, or folders that hold ``.tar`` files; URLs and commands
-            (``pipe:...``), which may have brace lists.
+        patterns: Files, brace lists, globs, or folders with `.tar` files; also URLs and commands
+            (`pipe:...`), which may have brace lists.
         split: What all of them are, for shards whose names do not say it.
 
     Returns:
-        Locations, each one once: absolute paths, and URLs and commands as they are.
+        The location of each shard, once: absolute paths, and URLs and commands as they are.
 
     Raises:
-        ValueError: No such shard, or no split in its name.
+        ValueError: There is no such shard, or its name says no split.
     """
     by_split: dict[str, list[str]] = {}
     for location in _expand(patterns):
@@ -51,7 +46,7 @@ def shards_by_split(patterns: Sequence[str], split: str | None = None) -> dict[s
 
 
 def path_in(location: str) -> PurePosixPath:
-    """Path of the file that a location names; empty for a command that has no ``NAME.tar``."""
+    """Path of the file that a location names; empty for a command without a `NAME.tar`."""
     if location.startswith("pipe:"):
         names = re.findall(r"[^\s'\"]+\.tar\b", location)
         return path_in(names[-1]) if names else PurePosixPath()
@@ -62,10 +57,10 @@ def path_in(location: str) -> PurePosixPath:
 def local_copy(location: str) -> Iterator[Path]:
     """Give the path of a local shard, or of a copy of a remote one in the temporary folder.
 
-    To be used in a worker; the copy is gone at the end, and where the worker is told to stop.
+    For use in a worker. The copy is deleted at the end, also if the worker is told to stop.
 
     Raises:
-        SourceError: It cannot be read, after some attempts.
+        SourceError: The shard cannot be read, after some attempts.
         ValueError: Nothing installed opens such a location, or the temporary folder is full.
     """
     if not is_remote(location):
@@ -75,17 +70,17 @@ def local_copy(location: str) -> Iterator[Path]:
         try:
             with_retries(partial(_download, location, file))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in DISK_FULL:
                 raise
             raise ValueError(
-                f"{tempfile.gettempdir()} has no room for a copy of {name_for_people(location)} "
+                f"{tempfile.gettempdir()} has no room for a copy of {redacted(location)} "
                 f"({error.strerror}); set TMPDIR to a larger folder, or give fewer --workers"
             ) from None
         yield Path(file.name)
 
 
 def _download(location: str, file: IO[bytes]) -> None:
-    advance(0)
+    advance(0)  # raises if the worker must stop
     file.seek(0)
     file.truncate()
     with open_source(location) as source:
@@ -103,7 +98,8 @@ def _expand(patterns: Sequence[str]) -> list[str]:
             continue
         path = local_path(pattern)
         if os.path.isdir(path):
-            matches = [str(match) for match in sorted(Path(path).rglob("*.tar"))]
+            # Hidden files are what a killed process left behind.
+            matches = [str(match) for match in sorted(Path(path).rglob("[!.]*.tar"))]
         else:
             matches = [
                 match
@@ -119,15 +115,14 @@ def _expand(patterns: Sequence[str]) -> list[str]:
 
 
 def _split_of(location: str) -> str:
-    """Read the split off the file's name, or off its folder's where the file's is mute."""
+    """Take the split from the file's name, or from its folder's if the file's does not say it."""
     path = path_in(location)
     for text in (path.name, path.parent.name):
-        told = {
+        splits = {
             SPLIT_WORDS[word] for word in re.findall("[a-z]+", text.lower()) if word in SPLIT_WORDS
         }
-        if len(told) == 1:
-            return told.pop()
+        if len(splits) == 1:
+            return splits.pop()
     raise ValueError(
-        f"the name of {name_for_people(location)} says neither train nor val; "
-        "give --split train or val"
+        f"the name of {redacted(location)} says neither train nor val; give --split train or val"
     )

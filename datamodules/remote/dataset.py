@@ -1,4 +1,4 @@
-"""Packed data that lies elsewhere: its manifest, and how much of it is read at the same time."""
+"""A data set that is elsewhere: its manifest, and whether the cache is large enough for it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,30 @@ import os
 import tempfile
 from pathlib import Path
 
+from datamodules.common.files import replacing
 from datamodules.remote.cache import ShardCache
 from datamodules.remote.sources import SourceError, read_source
-from datamodules.remote.urls import name_for_people
+from datamodules.remote.urls import redacted
 from datamodules.shards.manifest import INDEX, MANIFEST, Manifest
 
 
 def default_cache_dir() -> Path:
-    """Where local copies go: the temporary folder, which clusters put on a disk of the node's own."""
+    """Where local copies go: in the temporary folder, which clusters put on a node's own disk.
+
+    A home folder, where caches usually are, is on a network file system there.
+    """
     return Path(tempfile.gettempdir()) / f"bagnet-shards-{os.getuid()}"
 
 
 def load_remote(url: str, cache: ShardCache) -> Manifest:
-    """Load the manifest of a remote folder, by way of a local copy in the cache's folder.
+    """Load the manifest of a remote folder through a local copy in the cache's folder.
+
+    Args:
+        url: URL of the folder of one split.
+        cache: Where the copy goes.
 
     Raises:
-        ValueError: There is none, it is damaged, or it names shards outside its folder.
+        ValueError: There is no manifest, it is damaged, or it names shards outside its folder.
     """
     try:
         text = read_source(f"{url}/{MANIFEST}", cache.delays, cache.timeout)
@@ -38,10 +46,7 @@ def load_remote(url: str, cache: ShardCache) -> Manifest:
             header = json.loads(text)
             size, sha256 = header["index_bytes"], header["index_sha256"]
         except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"{name_for_people(url)}/{MANIFEST} is damaged; pack it again"
-            ) from None
-        folder.mkdir(parents=True, exist_ok=True)
+            raise ValueError(f"{redacted(url)}/{MANIFEST} is damaged; pack it again") from None
         try:
             with open(cache.open(f"{url}/{INDEX}", size, sha256), "rb") as index:
                 _write(folder / INDEX, index.read())
@@ -52,27 +57,27 @@ def load_remote(url: str, cache: ShardCache) -> Manifest:
 
 
 def cached_bytes(manifest: Manifest, cache: ShardCache) -> int:
-    """The length of all shards that are read from copies, in bytes."""
+    """Total length of the shards that are read from copies, in bytes."""
     shards = manifest.shards
     return sum(shard.bytes for shard in shards if cache.serves(manifest.location(shard)))
 
 
 def check_cache(manifest: Manifest, cache: ShardCache, streams: int, window: int) -> None:
-    """Make sure that the cache holds what a node reads at a time, or it would fetch for ever.
+    """Make sure the cache holds what a node reads at a time; else it would fetch without end.
 
     Args:
-        manifest: of the training data.
-        cache: of the node.
-        streams: of the plan, that this node reads.
-        window: of the plan, in shards.
+        manifest: The training data.
+        cache: The node's cache.
+        streams: Number of the plan's streams that this node reads.
+        window: Shuffle window of the plan, in shards.
 
     Raises:
-        ValueError: It is too small.
+        ValueError: The cache is too small.
     """
     total = cached_bytes(manifest, cache)
     if not total:
         return
-    # A window begins and ends within shards, and the next one is fetched meanwhile.
+    # A window begins and ends within shards, and the next one is fetched at the same time.
     shards = min(len(manifest.shards), streams * (2 * window + 1))
     needed = min(total, shards * max(shard.bytes for shard in manifest.shards))
     if cache.limit < needed:
@@ -84,9 +89,5 @@ def check_cache(manifest: Manifest, cache: ShardCache, streams: int, window: int
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

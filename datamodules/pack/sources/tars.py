@@ -1,4 +1,4 @@
-"""Look into tar files without unpacking them: where the data of every member lies."""
+"""Lists tar files without unpacking them: where the data of every member lies."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 
 def members(path: Path, start: int = 0, size: int | None = None) -> Iterator[tarfile.TarInfo]:
-    """Yield the regular files of a tar file, or of one that lies inside another.
+    """Yield the regular files of a tar file, or of a tar inside a tar file.
 
     Args:
         path: The (outer) tar file.
         start: Where the tar begins in the file, in bytes.
-        size: Its length in bytes, if it does not go on to the end of the file.
+        size: Its length in bytes; by default up to the end of the file.
 
     Yields:
-        Members whose ``offset_data`` counts from the beginning of the file at ``path``. Links,
-        devices and the like are left out; names are as in the archive, so never to be trusted.
+        Members whose `offset_data` counts from the beginning of the file at `path`. Links, devices
+        and the like are left out. Names are as in the archive, so they must not be trusted.
 
     Raises:
-        ValueError: Not an uncompressed tar, or one that was cut short, wherever that is.
+        ValueError: The file is not an uncompressed tar, or was cut short anywhere.
     """
     end = path.stat().st_size if size is None else start + size
     try:
@@ -36,12 +36,12 @@ def members(path: Path, start: int = 0, size: int | None = None) -> Iterator[tar
                         raise tarfile.ReadError(f"{member.name} goes past the end")
                     if member.isreg() and not member.issparse():
                         yield member
-            # tarfile takes a torn header for the end, so a file cut short could pass for whole.
+            # tarfile takes a torn header for the end, so a file cut short could pass for complete.
             file.seek(after)
             if after + tarfile.BLOCKSIZE > end or file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 raise tarfile.ReadError("it has no end mark, so it was cut short")
     except tarfile.TarError as error:
         raise ValueError(
-            f"{path} is no complete, uncompressed tar file ({error}); "
+            f"{path} is not a complete, uncompressed tar file ({error}); "
             "download it again, or decompress it"
         ) from None

@@ -1,7 +1,7 @@
-"""A listing: the images of a split, where their bytes are, and the key that each one gets.
+"""The list of a split's images: where their bytes are, and the key that each one gets.
 
-ImageNet has 1.28 million entries, so they are rows of a numpy table (about 100 bytes each) and not
-Python objects; a worker is sent the rows of its shard only.
+ImageNet has 1.28 million images, so they are rows of a numpy table (about 100 bytes each) instead
+of Python objects; a worker receives only the rows of its shard.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from datamodules.shards.writer import MAX_KEY_BYTES
 
 PLAIN_FILE = -1
-"""The ``archive`` of an entry that is a file of its own."""
+"""The `archive` of an entry that is a file of its own."""
 
 Problem = tuple[str, str]
 """The name of an image that is left out, and why."""
@@ -26,13 +26,13 @@ Problem = tuple[str, str]
 
 @dataclass(frozen=True)
 class Source:
-    """Where entries are read from: files below ``root``, or members of the archives."""
+    """Where entries are read from: files below `root`, or members of the archives."""
 
     root: Path
     archives: tuple[Path, ...] = ()
 
     def read(self, entry: np.void) -> bytes:
-        """Return the image's bytes; fewer than ``size`` where the archive ends early."""
+        """Return the image's bytes; fewer than `size` if the archive ends early."""
         archive = int(entry["archive"])
         if archive == PLAIN_FILE:
             return (self.root / os.fsdecode(entry["name"])).read_bytes()
@@ -41,14 +41,23 @@ class Source:
             return file.read(int(entry["size"]))
 
     def describe(self, entry: np.void) -> str:
-        """Name the image for people: the archive if there is one, and the path inside."""
+        """Name the image for people: the archive, if there is one, and the path in it."""
         archive, name = int(entry["archive"]), printable(os.fsdecode(entry["name"]))
         return name if archive == PLAIN_FILE else f"{self.archives[archive].name}: {name}"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A split to be packed. ``entries`` are sorted by name; ``problems`` are left out already."""
+    """A split to be packed.
+
+    Attributes:
+        split: `train` or `val`.
+        source: Where the entries are read from.
+        entries: Table of the images, sorted by name (see `tabulate`).
+        classes: Class ids by label.
+        class_names: Class names by label.
+        problems: What is left out already.
+    """
 
     split: str
     source: Source
@@ -58,9 +67,9 @@ class Listing:
     problems: tuple[Problem, ...] = field(default=())
 
     def order(self, seed: int) -> np.ndarray:
-        """Shuffle: positions in ``entries`` sorted by a hash of seed and key, int64 ``(n,)``.
+        """Shuffle: positions in `entries` sorted by a hash of seed and key, int64 (entries,).
 
-        A hash, unlike a random generator, is the same in every version of every library.
+        Unlike a random generator, a hash is the same in every version of every library.
         """
         secret = b"%d" % seed
         hashes = np.fromiter(
@@ -74,20 +83,20 @@ class Listing:
         return np.argsort(hashes, kind="stable")
 
     def fingerprint(self) -> str:
-        """Hash everything about the input that decides the content of the shards."""
+        """Hash everything about the input that determines the content of the shards."""
         facts = (self.split, self.classes, self.class_names, self.problems, self.entries.dtype)
         digest = hashlib.sha256(repr(facts).encode("utf-8", "backslashreplace"))
         digest.update(self.entries.tobytes())
         return digest.hexdigest()
 
 
-def found(rows: Sequence[tuple[int, int, int, int, int, bytes]]) -> np.ndarray:
-    """Tabulate ``(archive, offset, size, mtime in ns, label, name)``."""
+def to_rows(rows: Sequence[tuple[int, int, int, int, int, bytes]]) -> np.ndarray:
+    """Make a table of tuples (archive, offset, size, mtime in ns, label, name)."""
     return np.array(rows, dtype=_dtype(max((len(row[-1]) for row in rows), default=1)))
 
 
 def tabulate(parts: Iterable[np.ndarray]) -> np.ndarray:
-    """Join tables of ``found``, sort them by name and give every entry a key of its own."""
+    """Join tables of `to_rows`, sort them by name and give every entry a unique key."""
     tables = list(parts)
     width = max((table.dtype["name"].itemsize for table in tables), default=1)
     joined = np.concatenate(
@@ -103,10 +112,10 @@ def tabulate(parts: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def key_of(name: str) -> str:
-    """Make a key of a path that nobody vouches for: ``n01/n01_7.JPEG`` gives ``n01_7``.
+    """Make a key of an untrusted path: `n01/n01_7.JPEG` gives `n01_7`.
 
-    The class comes first (once), nothing but letters, digits, ``_`` and ``-`` is kept (a dot would
-    end the key for webdataset), and ``..`` or a leading slash leave no trace.
+    The class comes first (once). Only letters, digits, `_` and `-` stay: a dot would end the key
+    for webdataset. `..` and leading slashes leave no trace.
     """
     stem, dot, suffix = name.rpartition(".")
     path = stem if dot and not set(suffix) & set("/\\") else name

@@ -1,8 +1,19 @@
-"""A source: the ILSVRC2012 archives as downloaded, read where they lie.
+"""Packs the ILSVRC2012 archives as downloaded, without unpacking them.
 
-The train archive is a tar of one tar a class. Its members' offsets are listed once; then any image
-is one seek away, so that shuffling costs no unpacking and no second reading.
+examples:
+  # downloads/ has ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and the
+  # devkit with the validation labels, ILSVRC2012_devkit_t12.tar.gz
+  python -m datamodules.pack ilsvrc downloads/ packed/
+
+  # the validation labels from a text file instead
+  python -m datamodules.pack ilsvrc downloads/ packed/ --val_labels val.txt
+
+Makes packed/train and packed/val. After an interruption, the same command
+resumes.
 """
+
+# The train archive is a tar of one tar per class. Its members' offsets are listed once; from then
+# on any image is one seek away, so shuffling needs neither unpacking nor a second reading.
 
 from __future__ import annotations
 
@@ -16,15 +27,28 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.common.pool import Workers, advance
+from datamodules.common.pool import Pool, advance
 from datamodules.decoding.images import SUFFIXES
 from datamodules.pack.classes import names_of, read_class_names
-from datamodules.pack.listing import Listing, Source, found, tabulate
-from datamodules.pack.tars import members
+from datamodules.pack.options import IlsvrcOptions
+from datamodules.pack.packing import pack
+from datamodules.pack.sources.listing import Listing, Source, tabulate, to_rows
+from datamodules.pack.sources.tars import members
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VAL = "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+
+
+def run(options: IlsvrcOptions) -> None:
+    """Run the command."""
+    pack(
+        options,
+        [options.src],
+        lambda pool, progress: list_ilsvrc(
+            options.src, pool, progress, options.val_labels, options.class_names
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -37,15 +61,22 @@ class Devkit:
 
 def list_ilsvrc(
     root: Path,
-    workers: Workers,
+    pool: Pool,
     progress: Callable[[int], Any],
     val_labels: Path | None = None,
     class_names: Path | None = None,
 ) -> list[Listing]:
-    """List the archives in ``root``; a class's label is its place among the sorted wnids.
+    """List the archives in `root`; a class's label is its place among the sorted wnids.
+
+    Args:
+        root: Folder of the downloads.
+        pool: Lists the classes in parallel.
+        progress: Called with the number of images found so far.
+        val_labels: Text file with the validation labels, used instead of the devkit.
+        class_names: Text file with names of the classes, used instead of the devkit.
 
     Raises:
-        ValueError: No archive, none that tells the validation labels, or labels that do not fit.
+        ValueError: There is no archive, no file with the validation labels, or they do not fit.
     """
     train, val, devkit_path = root / TRAIN, root / VAL, root / DEVKIT
     if not train.is_file() and not val.is_file():
@@ -55,21 +86,17 @@ def list_ilsvrc(
     listings = []
     classes: tuple[str, ...] = ()
     if train.is_file():
-        inner = _inner_archives(train)
+        inner = sorted(_inner_archives(train))
         classes = tuple(sorted({wnid for wnid, _, _ in inner}))
-        tasks = [
-            (train, start, size, wnid, classes.index(wnid)) for wnid, start, size in sorted(inner)
-        ]
-        parts = dict(workers.run(_list_class, tasks, progress))
-        entries = tabulate(parts[at] for at in range(len(tasks)))
-        listings.append(
-            Listing("train", Source(root, (train,)), entries, classes, names_of(classes, names))
-        )
+        tasks = [(train, start, size, wnid, classes.index(wnid)) for wnid, start, size in inner]
+        entries = tabulate(pool.run(_list_class, tasks, progress))
+        source = Source(root, (train,))
+        listings.append(Listing("train", source, entries, classes, names_of(classes, names)))
     if val.is_file():
         if val_labels is None and devkit is None:
             raise ValueError(
-                f"{root} has no {DEVKIT}, so nothing tells the labels of {VAL}; "
-                "put it there or give --val-labels FILE"
+                f"{root} has no {DEVKIT}, so the labels of {VAL} are unknown; "
+                "put it there or give --val_labels FILE"
             )
         files = _images(val)
         labels = (
@@ -88,25 +115,18 @@ def list_ilsvrc(
             (0, member.offset_data, member.size, mtime, places[labels[name]], name.encode())
             for name, member in files.items()
         ]
-        listings.append(
-            Listing(
-                "val",
-                Source(root, (val,)),
-                tabulate([found(rows)]),
-                classes,
-                names_of(classes, names),
-            )
-        )
+        entries, source = tabulate([to_rows(rows)]), Source(root, (val,))
+        listings.append(Listing("val", source, entries, classes, names_of(classes, names)))
     return listings
 
 
 def read_devkit(path: Path) -> Devkit:
-    """Read ``meta.mat`` and the ground truth out of the devkit's archive.
+    """Read `meta.mat` and the ground truth from the devkit's archive.
 
     Raises:
-        ValueError: Not the devkit of ILSVRC2012 (task 1 and 2).
+        ValueError: The file is not the devkit of ILSVRC2012 (task 1 and 2).
     """
-    from scipy.io import loadmat  # slow to import, and needed for this source only
+    from scipy.io import loadmat  # slow to import, and only this source needs it
 
     wanted = {"meta.mat": b"", "ILSVRC2012_validation_ground_truth.txt": b""}
     try:
@@ -117,7 +137,7 @@ def read_devkit(path: Path) -> Devkit:
                     wanted[name] = file.read()
         meta, truth = wanted.values()
         synsets = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"])
-        # Classes that stand above others in the WordNet tree are no labels.
+        # Synsets with children in the WordNet tree are not labels.
         leaves = [row for row in synsets if int(row["num_children"]) == 0]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
         names = {str(row["WNID"]): str(row["words"]) for row in leaves}
@@ -126,7 +146,7 @@ def read_devkit(path: Path) -> Devkit:
         raise
     except Exception as error:  # scipy and tarfile raise anything on damaged bytes
         raise ValueError(
-            f"{path} is not the devkit of ILSVRC2012 or is damaged "
+            f"{path} is not the devkit of ILSVRC2012, or is damaged "
             f"({type(error).__name__}: {error}); download it again"
         ) from None
     return Devkit(names, val_wnids)
@@ -140,7 +160,7 @@ def _inner_archives(train: Path) -> list[tuple[str, int, int]]:
         if path.suffix == ".tar" and re.fullmatch(r"\w+", path.stem):
             inner.append((path.stem, member.offset_data, member.size))
     if not inner or len({wnid for wnid, _, _ in inner}) < len(inner):
-        raise ValueError(f"{train} is not the ILSVRC2012 train archive: it needs one tar a class")
+        raise ValueError(f"{train} is not the ILSVRC2012 train archive: it needs one tar per class")
     return inner
 
 
@@ -156,7 +176,7 @@ def _list_class(task: tuple[Path, int, int, str, int]) -> np.ndarray:
             advance()
     if not rows:
         raise ValueError(f"{wnid}.tar in {train} has no images")
-    return found(rows)
+    return to_rows(rows)
 
 
 def _images(val: Path) -> dict[str, tarfile.TarInfo]:
@@ -181,7 +201,7 @@ def _in_order(
 
 
 def _read_val_labels(path: Path, files: dict[str, tarfile.TarInfo]) -> dict[str, str]:
-    """Read a wnid a line, in the order of the file names, or ``NAME WNID`` a line."""
+    """Read a wnid per line, in the order of the file names, or `NAME WNID` per line."""
     lines = [re.split(r"[\s,]+", line.strip()) for line in path.read_text().splitlines()]
     lines = [line for line in lines if line[0]]
     if all(len(line) == 1 for line in lines):

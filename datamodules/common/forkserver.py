@@ -1,0 +1,56 @@
+"""Worker processes that are forked from a clean server, not from the training process.
+
+A fork copies the locks that other threads hold at that moment. The worker, and with it every rank,
+then hangs forever (pytorch issue 130610; once in a few hundred starts in our own tests). The server
+has no threads. It has imported everything slow, so its workers start as fast as plain forks.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerContext
+
+from datamodules.common.processes import blocking, end_with_parent
+
+_PRELOADED = ["torch.utils.data", "torchvision.transforms.v2", "webdataset", "fsspec"]
+_PARENTS_SIGNALS = {signal.SIGUSR1, signal.SIGUSR2}
+
+
+def forkserver_context() -> ForkServerContext:
+    """The context that starts workers. Starts the server itself, unless it is running already."""
+    forkserver.set_forkserver_preload(_PRELOADED)
+    # SLURM signals every process of a job. The server inherits this mask and keeps it; workers keep
+    # it until they call `become_worker`.
+    with blocking(_PARENTS_SIGNALS):
+        resource_tracker.ensure_running()  # before SIGTERM is blocked, because it unblocks it
+        with blocking({signal.SIGTERM}):
+            forkserver.ensure_running()
+    return multiprocessing.get_context("forkserver")
+
+
+def become_worker(_worker: int = 0) -> None:
+    """Leave the parent's signals to it, and end with it.
+
+    Ctrl-C and SLURM's signals reach every process of a job. A worker that died of them would take
+    the training down before it could save. SIGTERM ends a worker only if the parent sends it.
+
+    Args:
+        _worker: Number of the worker, as `DataLoader` passes it. Not used.
+    """
+    for number in (signal.SIGINT, *_PARENTS_SIGNALS):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_at_sigterm_from, args=(parent.pid,), daemon=True).start()
+        end_with_parent()
+
+
+def _end_at_sigterm_from(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(1)

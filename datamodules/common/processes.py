@@ -1,0 +1,46 @@
+"""Processes that behave well together: they end with their parent and leave its signals to it."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+
+
+def available_cpus() -> int:
+    """Count the CPUs this process may use, which a SLURM job limits."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """End this process, without any cleanup, as soon as the one that started it has ended.
+
+    Call it first in the child, in any process that `multiprocessing` starts. It also works under a
+    fork server, which the system takes for the parent, and after a SIGKILL of the parent.
+    """
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+@contextlib.contextmanager
+def blocking(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """Start processes that never see these signals: children inherit the mask.
+
+    Ctrl-C and SLURM's signals reach all processes of a group, but only the parent should answer.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,115 @@
+"""The options of each command, which its flags are made from. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
+
+from datamodules.common.processes import available_cpus
+
+if TYPE_CHECKING:
+    Quality = int
+else:
+    Quality = restricted_number_type("Quality", int, [(">=", 1), ("<=", 95)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """What all commands take.
+
+    Args:
+        out: Folder of the packed data.
+        workers: Number of processes; the result does not depend on it. By default one per CPU.
+    """
+
+    out: Path
+    workers: PositiveInt = field(default_factory=available_cpus)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOptions(CommonOptions):
+    """What all commands take that write shards.
+
+    Args:
+        seed: Seed of the shuffle.
+        samples_per_shard: Images in a shard; 1000 makes 1,282 shards of about 110 MB of ImageNet.
+        resize: Shrink images whose shorter side has more pixels than this; never enlarges.
+        quality: JPEG quality, 1 to 95, of images that must be encoded again.
+        class_names: Text file with a line `id<TAB>name` for each class.
+    """
+
+    seed: NonNegativeInt = 0
+    samples_per_shard: PositiveInt = 1000
+    resize: PositiveInt | None = None
+    quality: Quality = 90
+    class_names: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolderOptions(PackOptions):
+    """Options of `imagefolder`.
+
+    Args:
+        src: Folder with train/ and val/ (or validation/, test/), each with a folder per class.
+        class_names: Text file with a line `id<TAB>name` for each class; by default SRC/classes.tsv
+            if there is one.
+    """
+
+    src: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class IlsvrcOptions(PackOptions):
+    """Options of `ilsvrc`.
+
+    Args:
+        src: Folder of the downloaded archives.
+        val_labels: Text file with the validation labels, used instead of the devkit: a wnid per
+            line in the order of the file names, or `NAME WNID` per line.
+    """
+
+    src: Path
+    val_labels: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WdsOptions(PackOptions):
+    """Options of `wds`.
+
+    Args:
+        src: Shards with jpg (or png, webp) and cls members: files, brace lists, globs, folders.
+        split: What the shards are, if their names do not say train or val(idation).
+    """
+
+    src: list[str]
+    split: Literal["train", "val"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions(CommonOptions):
+    """Options of `index`.
+
+    Args:
+        src: Shards as for `wds`; also URLs (https, s3, gs, ...) and 'pipe:COMMAND', with brace
+            lists too.
+        class_names: Text file with a line `id<TAB>name` for each class.
+        split: What the shards are, if their names do not say train or val(idation).
+    """
+
+    src: list[str]
+    class_names: Path | None = None
+    split: Literal["train", "val"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(CommonOptions):
+    """Options of `verify`.
+
+    Args:
+        allow_pipe: Run the commands that an index of pipe: shards names.
+    """
+
+    allow_pipe: bool = False

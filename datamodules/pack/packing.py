@@ -1,0 +1,129 @@
+"""What the commands share: they pack each split, compare its classes, and say what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from datamodules.common.errors import DISK_FULL
+from datamodules.common.pool import Pool
+from datamodules.common.progress import progress
+from datamodules.pack.images import ImageOptions
+from datamodules.pack.job import SKIPPED, Job, JobOptions, Packed
+from datamodules.pack.options import PackOptions
+from datamodules.pack.sources.listing import Listing
+from datamodules.shards.manifest import MANIFEST, Manifest
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def pack(
+    options: PackOptions,
+    sources: Sequence[Path],
+    list_images: Callable[[Pool, Callable[[int], Any]], list[Listing]],
+) -> None:
+    """Pack all splits of a source.
+
+    Args:
+        options: The command's options.
+        sources: What is read, none of which may be the output folder.
+        list_images: Given the workers and a function that shows progress, lists each split.
+
+    Raises:
+        ValueError: The input makes no sense, or the output folder has other data.
+        OSError: The output cannot be written.
+    """
+    if options.out.resolve() in [source.resolve() for source in sources]:
+        raise ValueError(f"OUT is {options.out}, the same as SRC; give another folder")
+    images = ImageOptions(resize=options.resize, quality=options.quality)
+    job_options = JobOptions(options.samples_per_shard, options.seed, images)
+    with Pool(options.workers) as pool:
+        with progress(console, "list", None) as update:
+            listings = list_images(pool, update)
+        jobs = [Job(listing, options.out / listing.split, job_options) for listing in listings]
+        for job in jobs:  # all of them, before the first one takes an hour
+            job.check()
+        check_classes(options.out, [job.listing.split for job in jobs], jobs[0].listing.classes)
+        for job in jobs:
+            tell(job.listing.split, job.finished() or _run(job, pool, options.out))
+    tell_next_step(options.out)
+
+
+def _run(job: Job, pool: Pool, out: Path) -> Packed:
+    try:
+        with progress(console, job.listing.split, len(job.listing.entries)) as update:
+            return job.run(pool, update)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise ValueError(
+            f"{out} cannot take more data ({error.strerror}); make room, then the same command "
+            "resumes"
+        ) from None
+
+
+def classes_of_other_split(out: Path, splits: Iterable[str]) -> tuple[str, ...]:
+    """The classes of the split that is packed already and not one of these; empty if none is."""
+    for other in {"train", "val"} - set(splits):
+        if (out / other / MANIFEST).exists():
+            return Manifest.load(out / other, allow_pipe=True).classes
+    return ()
+
+
+def check_classes(out: Path, splits: Iterable[str], classes: tuple[str, ...]) -> None:
+    """Refuse splits whose classes differ from those of the split that is packed already.
+
+    Raises:
+        ValueError: They differ.
+    """
+    others = classes_of_other_split(out, splits)
+    if others and others != classes:
+        raise ValueError(
+            f"the other split in {out} has {len(others)} classes, and they are not the "
+            f"{len(classes)} of this input; take both from one source"
+        )
+
+
+def tell(split: str, packed: Packed) -> None:
+    """Print what became of a split."""
+    facts = [sizes(packed.manifest), f"{len(packed.skipped)} skipped"]
+    if packed.seconds == 0:
+        facts.append("was packed already")
+    else:
+        facts.append(f"{packed.written / packed.seconds:,.0f} images/s")
+        if packed.reused_shards:
+            facts.append(f"{packed.reused_shards} shards were done before")
+    console.print(f"{split}: {', '.join(facts)}")
+    for name, reason in packed.skipped[:10]:
+        console.print(f"  skipped {name} ({reason})", markup=False)
+    if len(packed.skipped) > 10:
+        console.print(f"  all of them: {packed.manifest.root / SKIPPED}", markup=False)
+
+
+def tell_next_step(out: Path) -> None:
+    """Print the command that trains on the data."""
+    pipes = False
+    for split in ("train", "val"):
+        if (out / split / MANIFEST).exists():
+            pipes |= Manifest.load(out / split, allow_pipe=True).has_pipes
+        else:
+            console.print(f"note: there is no {split} split yet")
+    allowed = " --data.allow_pipe true" if pipes else ""
+    console.print(f"next: python train.py --data.root {out}{allowed}", markup=False)
+
+
+def sizes(manifest: Manifest) -> str:
+    """Images, shards, bytes and classes, for people."""
+    size = sum(shard.bytes for shard in manifest.shards)
+    factor, unit = next(
+        (factor, unit)
+        for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+        if size >= factor or unit == "kB"
+    )
+    return (
+        f"{manifest.num_samples:,} images, {len(manifest.shards):,} shards, "
+        f"{size / factor:.1f} {unit}, {manifest.num_classes:,} classes"
+    )

@@ -1,0 +1,102 @@
+"""Packs one shard, in a worker, unless an earlier run has finished it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.common.files import write_text
+from datamodules.common.pool import advance
+from datamodules.decoding.images import UnreadableImage
+from datamodules.pack.images import ImageOptions, to_rgb_jpeg
+from datamodules.pack.sources.listing import Problem, Source, printable
+from datamodules.shards.entries import Shard
+from datamodules.shards.manifest import sha256_of
+from datamodules.shards.writer import index_rows, write_shard
+
+PARTIAL = ".partial"
+"""The folder with a file for each finished shard, until the manifest is written."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A shard to write."""
+
+    path: Path
+    fingerprint: str
+    source: Source
+    entries: np.ndarray
+    images: ImageOptions
+
+    @property
+    def state_path(self) -> Path:
+        """The file that says the shard is finished."""
+        return self.path.parent / PARTIAL / f"{self.path.stem}.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished shard; `shard` is None if none of its images could be read."""
+
+    shard: Shard | None
+    rows: np.ndarray
+    skipped: tuple[Problem, ...] = ()
+    reused: bool = False
+
+
+def write(task: Task) -> Part:
+    """Write one shard, unless it is there already."""
+    finished = _reuse(task)
+    if finished is not None:
+        advance(len(task.entries))
+        return finished
+    skipped: list[Problem] = []
+    samples = _samples(task, skipped)
+    first = next(samples, None)
+    if first is None:
+        return Part(None, index_rows([]), tuple(skipped))
+    shard, rows = write_shard(task.path, itertools.chain([first], samples))
+    if not skipped:  # the next run tries again to write a shard that lacks images
+        state = {
+            "fingerprint": task.fingerprint,
+            "shard": asdict(shard),
+            "rows": [(*row[:-1], row[-1].decode("utf-8")) for row in rows.tolist()],
+        }
+        write_text(json.dumps(state), task.state_path)
+    return Part(shard, rows, tuple(skipped))
+
+
+def _samples(task: Task, skipped: list[Problem]) -> Iterator[tuple[str, bytes, int]]:
+    for entry in task.entries:
+        try:
+            data = task.source.read(entry)
+            if len(data) < entry["size"]:
+                raise UnreadableImage(f"the file ends after {len(data)} of {entry['size']} bytes")
+            image = to_rgb_jpeg(data, task.images)
+        except (UnreadableImage, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            problem = printable(reason or type(error).__name__)
+            skipped.append((task.source.describe(entry), problem))
+        else:
+            yield entry["key"].decode("utf-8"), image, int(entry["label"])
+        advance()
+
+
+def _reuse(task: Task) -> Part | None:
+    """Return the shard an earlier run wrote, if it is of this job and its bytes are unchanged."""
+    try:
+        state = json.loads(task.state_path.read_text(encoding="utf-8"))
+        if state["fingerprint"] != task.fingerprint:
+            return None
+        shard = Shard(**state["shard"])
+        if sha256_of(task.path) != shard.sha256:
+            return None
+        rows = index_rows([(*row, key.encode("utf-8")) for *row, key in state["rows"]])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no such state, or damaged
+        return None
+    return Part(shard, rows, reused=True)

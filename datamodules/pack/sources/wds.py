@@ -1,0 +1,143 @@
+"""Packs WebDataset shards that others wrote: jpg and cls members, optionally json.
+
+examples:
+  # a folder of shards, such as a copy of timm/imagenet-1k-wds
+  python -m datamodules.pack wds imagenet-1k-wds/ packed/
+
+  # a list of shards
+  python -m datamodules.pack wds 'in1k-train-{0000..1023}.tar' packed/
+
+Makes packed/train and packed/val. After an interruption, the same command
+resumes. To train from the shards where they are, see index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datamodules.common.pool import Pool
+from datamodules.pack.classes import names_of, read_class_names
+from datamodules.pack.options import WdsOptions
+from datamodules.pack.packing import classes_of_other_split, pack
+from datamodules.pack.sources.listing import Listing, Source, tabulate
+from datamodules.pack.sources.locations import shards_by_split
+from datamodules.pack.sources.scan import IMAGES, Scan, scan
+from datamodules.remote.urls import is_remote, redacted
+
+
+def run(options: WdsOptions) -> None:
+    """Run the command."""
+
+    def list_images(pool: Pool, progress: Callable[[int], Any]) -> list[Listing]:
+        shards = shards_by_split(options.src, options.split)
+        known = classes_of_other_split(options.out, shards)
+        return list_wds(shards, pool, progress, options.class_names, known)
+
+    pack(options, [Path(source) for source in options.src], list_images)
+
+
+def list_wds(
+    shards: Mapping[str, Sequence[str]],
+    pool: Pool,
+    progress: Callable[[int], Any],
+    class_names: Path | None = None,
+    known: Sequence[str] = (),
+) -> list[Listing]:
+    """List the samples of local shards.
+
+    Args:
+        shards: What `shards_by_split` found.
+        pool: Reads the shards' headers.
+        progress: Called with the number of samples found so far.
+        class_names: As for `decide_classes`.
+        known: As for `decide_classes`.
+
+    Raises:
+        ValueError: A shard is remote, or `scan` or `decide_classes` refuses it.
+    """
+    for location in (location for part in shards.values() for location in part):
+        if is_remote(location):
+            raise ValueError(
+                f"{redacted(location)} is remote, and only local shards can be packed; "
+                "download it, or use `python -m datamodules.pack index`, which packs nothing"
+            )
+    archives = {split: tuple(map(Path, locations)) for split, locations in shards.items()}
+    scans = {
+        split: pool.run(_scan_archive, list(enumerate(paths)), progress)
+        for split, paths in archives.items()
+    }
+    classes, names = decide_classes(scans, class_names, known)
+    return [
+        Listing(
+            split,
+            Source(Path(), archives[split]),
+            tabulate(scan.rows for scan in part),
+            classes,
+            names,
+            tuple(problem for scan in part for problem in scan.problems),
+        )
+        for split, part in scans.items()
+    ]
+
+
+def decide_classes(
+    scans: Mapping[str, Iterable[Scan]], class_names: Path | None, known: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Find the ids and names of the classes, by label.
+
+    Args:
+        scans: Scans of all shards of each split.
+        class_names: Text file with a line `id<TAB>name` for each class, in the order of the labels.
+        known: Class ids of a split that was packed before; the labels must fit them.
+
+    Returns:
+        The ids and the names.
+
+    Raises:
+        ValueError: A split has no samples, or there are labels outside the classes.
+    """
+    highest = -1
+    about: dict[int, set[tuple[str, str]]] = {}
+    for split, part in scans.items():
+        labels = [int(scan.rows["label"].max()) for scan in part if len(scan.rows)]
+        if not labels:
+            raise ValueError(
+                f"the {split} shards have no sample with an image ({', '.join(IMAGES)}) and a "
+                "cls member"
+            )
+        highest = max(highest, *labels)
+        for label, class_ in (item for each in part for item in each.about.items()):
+            about.setdefault(label, set()).add(class_)
+    named = read_class_names(class_names) if class_names else {}
+    classes = tuple(named) or tuple(known)
+    if classes and highest >= len(classes):
+        raise ValueError(
+            f"the shards have the label {highest} but there are {len(classes)} classes "
+            f"in {class_names or 'the split that is packed already'}"
+        )
+    own, own_names = _classes_from_json(highest + 1, about)
+    if not classes:
+        classes = own
+    return classes, names_of(classes, named or (own_names if classes == own else {}))
+
+
+def _scan_archive(task: tuple[int, Path]) -> Scan:
+    archive, path = task
+    return scan(path, path.name, archive)
+
+
+def _classes_from_json(
+    count: int, about: dict[int, set[tuple[str, str]]]
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Ids and names if every label has exactly one id, all different; otherwise the numbers."""
+    ids, names = [], []
+    for label in range(count):
+        ids_seen = {identity for identity, _ in about.get(label, ()) if identity}
+        names_seen = {name for _, name in about.get(label, ()) if name}
+        ids.append(ids_seen.pop() if len(ids_seen) == 1 else "")
+        names.append(names_seen.pop() if len(names_seen) == 1 else "")
+    if not all(ids) or len(set(ids)) < count:
+        ids = [str(label) for label in range(count)]
+    return tuple(ids), {identity: name for identity, name in zip(ids, names, strict=True) if name}

@@ -1,0 +1,139 @@
+"""Opens what webdataset and fsspec open: commands, HTTP, object storage, local files."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import fsspec.core
+
+from datamodules.remote.urls import is_remote, local_path, redacted, scheme_of
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_RANGE = 8 << 20  # bytes per request if a file is read by ranges: 14 for a shard of 110 MB
+_COMMANDS = ("pipe", "ais", "hf", "htgs", "sftp", "scp", "ftps")  # run by webdataset
+_PLUGINS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}
+_PLUGINS |= {"abfs": "adlfs", "http": "'fsspec[http]'", "https": "'fsspec[http]'"}
+
+
+def check_opener(location: str) -> None:
+    """Check that something installed opens such a location.
+
+    Raises:
+        ValueError: Nothing does; the message has the remedy.
+    """
+    scheme = scheme_of(location)
+    remedy, program = "", "ais" if scheme == "ais" else "curl"
+    if scheme == "hf":
+        remedy = "" if find_spec("huggingface_hub") else "pip install huggingface_hub"
+    elif scheme in _COMMANDS and scheme != "pipe":
+        remedy = "" if shutil.which(program) else f"install the program {program}"
+    elif scheme not in ("", *_COMMANDS):
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except ImportError as error:  # its text is fsspec's own remedy
+            plugin = _PLUGINS.get(scheme)
+            remedy = f"pip install {plugin}" if plugin else str(error)
+        except ValueError:
+            known = ", ".join(sorted({*fsspec.available_protocols(), *_COMMANDS}))
+            remedy = f"webdataset and fsspec open {known}"
+    if remedy:
+        raise ValueError(
+            f"nothing installed opens {redacted(location)} (scheme {scheme!r}); {remedy}"
+        )
+
+
+def open_at(location: str, offset: int, size: int | None, timeout: float) -> tuple[Any, int]:
+    """Open a file at an offset, or at 0 if the source cannot seek.
+
+    Args:
+        location: A path, a URL, or `pipe:` and a shell command.
+        offset: Where to begin, in bytes.
+        size: Bytes of the whole file, if known, which saves a request.
+        timeout: Seconds to wait for the next byte over HTTP and from commands.
+
+    Returns:
+        The file, and the position it is at.
+    """
+    scheme = scheme_of(location)
+    if scheme in _COMMANDS:
+        return _Command(location, timeout), 0
+    if not is_remote(location):
+        file = open(local_path(location), "rb", buffering=0)  # noqa: SIM115
+        return file, file.seek(offset)
+    http = scheme in ("http", "https")
+    file_system, path = fsspec.core.url_to_fs(location, **_http_options(timeout) if http else {})
+    if http and not offset:
+        # One request, whether or not the server supports ranges, and never more than a few 100 KiB
+        # in memory. A stream does not use the size, so any will do to save the request for it.
+        return file_system.open(path, block_size=0, size=size or 1), 0
+    file = file_system.open(path, block_size=_RANGE, **{"size": size} if http else {})
+    if not offset:
+        return file, 0
+    with suppress(ValueError):  # the file cannot seek, or the server does not support ranges
+        file.seek(offset)
+        if file.read(1):
+            return file, file.seek(offset)
+    file.close()
+    return open_at(location, 0, size, timeout)
+
+
+class _Command:
+    """The output of a command as a file, which fails if the command fails or says nothing."""
+
+    def __init__(self, location: str, timeout: float) -> None:
+        from webdataset.gopen import gopen, set_options
+
+        self._pipe = gopen(location, "rb")
+        set_options(self._pipe, timeout=timeout)
+        self._timeout = timeout
+        self._ready = select.poll()
+        self._ready.register(self._pipe.stream, select.POLLIN)
+
+    def read(self, count: int) -> bytes:
+        if not self._ready.poll(self._timeout * 1000):
+            raise TimeoutError
+        # The pipe's own read would wait for all the bytes, without a timeout.
+        data = os.read(self._pipe.stream.fileno(), count)
+        if not data:
+            with suppress(OSError):  # its text is the whole command
+                self._pipe.close()
+            if self._pipe.status != 0:
+                raise subprocess.CalledProcessError(self._pipe.status, "")
+        return data
+
+    def close(self) -> None:
+        if self._pipe.proc.poll() is None:
+            self._pipe.proc.kill()  # else closing waits until it ends by itself
+        self._pipe.close()
+
+
+def _http_options(timeout: float) -> dict[str, Any]:
+    from aiohttp import ClientTimeout
+
+    return {
+        # aiohttp gives up after five minutes otherwise, even while bytes arrive.
+        "client_kwargs": {"timeout": ClientTimeout(connect=timeout, sock_read=timeout)},
+        "get_client": _http_client,
+        # Bytes are counted and ranges are requested as they are in the file.
+        "headers": {"Accept-Encoding": "identity"},
+    }
+
+
+async def _http_client(**options: Any) -> aiohttp.ClientSession:
+    """A client whose connections end with their requests, and that knows the proxy variables.
+
+    A forked process drops the clients it inherits, and with them, in the parent's event queue, the
+    parent's idle connections: its next request would then wait for an answer that it never sees.
+    """
+    from aiohttp import ClientSession, TCPConnector
+
+    return ClientSession(connector=TCPConnector(force_close=True), trust_env=True, **options)

@@ -1,0 +1,71 @@
+"""Checks of a manifest: what it must not say, wherever it comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from datamodules.shards.entries import SAMPLE_DTYPE
+
+if TYPE_CHECKING:
+    from datamodules.shards.manifest import Manifest
+
+
+def check_consistency(manifest: Manifest) -> None:
+    """Check that the parts of a manifest agree.
+
+    Raises:
+        ValueError: They do not; the message names the first difference.
+    """
+    where, samples = f"the manifest in {manifest.root}", manifest.samples
+    names = samples.dtype.names or ()
+    key_length = samples.dtype["key"].itemsize if "key" in names else 0
+    if samples.ndim != 1 or samples.dtype != SAMPLE_DTYPE(key_length):
+        raise ValueError(f"{where} has an index of the wrong format; pack it again")
+    if manifest.num_samples == 0:
+        raise ValueError(f"{where} lists no samples; pack a folder with images")
+    for shard in manifest.shards:  # a manifest may come from elsewhere: never leave its folder
+        if "/" in shard.name or "\\" in shard.name or shard.name in ("", ".", ".."):
+            raise ValueError(f"{where} lists the shard {shard.name!r}, which is not a file name")
+    if len(manifest.class_names) != manifest.num_classes:
+        raise ValueError(
+            f"{where} has {len(manifest.class_names)} class names for {manifest.num_classes} classes"
+        )
+    total = int(manifest.counts.sum())
+    if total != manifest.num_samples or (manifest.counts < 0).any():
+        raise ValueError(
+            f"{where} counts {total} samples in its shards but its index has "
+            f"{manifest.num_samples}; pack it again"
+        )
+
+
+def check_labels(manifest: Manifest) -> None:
+    """Check that all labels are classes. In a manifest that is loaded, a bad label is bad data.
+
+    Raises:
+        ValueError: A label is outside the classes.
+    """
+    low, high = int(manifest.samples["label"].min()), int(manifest.samples["label"].max())
+    if low < 0 or high >= manifest.num_classes:
+        raise ValueError(
+            f"the manifest in {manifest.root} has the label {low if low < 0 else high}, outside its "
+            f"{manifest.num_classes} classes; correct the labels and pack it again"
+        )
+
+
+def check_urls(manifest: Manifest, allow_pipe: bool) -> None:
+    """Check that every shard may be opened just because a manifest names it.
+
+    Raises:
+        ValueError: A remote manifest leads outside its folder, or a shard is the output of a
+            command and `allow_pipe` is false.
+    """
+    if manifest.base is not None and any(shard.url is not None for shard in manifest.shards):
+        raise ValueError(
+            f"the manifest in {manifest.base} lists shards outside its folder, which a remote "
+            "manifest may not; copy it here and give its folder as --data.root"
+        )
+    if not allow_pipe and manifest.has_pipes:
+        raise ValueError(
+            f"the manifest in {manifest.root} reads its shards through commands (pipe:...), and one "
+            "from elsewhere could run anything; if you trust it, say --data.allow_pipe true"
+        )
