@@ -1,26 +1,26 @@
-"""How far the batches of a plan are from random ones.
+"""How well each shuffle window mixes the batches, compared with random ones.
 
-python -m datamodules.mixing /data/shards --batch-size 256
-
-A shuffle inside windows of a few shards lets samples of one shard meet more often than chance would.
-Where shards are random samples of the data, as `pack` writes them, this cannot be told from the
-classes of a batch. Where they are sorted by class, it can, and SGD suffers from it.
+For each window, the table shows how often two samples of one shard, or of one class, are in the same
+batch, as a multiple of chance. A shuffle within windows of a few shards brings samples of one shard
+together more often than chance. If shards are random samples of the data, as `pack` writes them,
+the classes of a batch do not show it. If shards are sorted by class, they do, and SGD suffers.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jsonargparse.typing import PositiveInt
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from datamodules.common import commands
 from datamodules.plan import Ids, TrainPlan
 from datamodules.shards.manifest import Manifest
 
@@ -29,12 +29,12 @@ _MAX_STEPS = 400
 
 
 @dataclass(frozen=True)
-class Meetings:
-    """Pairs of samples of one group (class, shard) that were found in some batches.
+class Pairs:
+    """Pairs of samples of one group (class or shard) that are in the same batch.
 
     Attributes:
-        found: in the batches of the plan.
-        by_chance: how many random batches of the same sizes hold on average.
+        found: Number of pairs in the batches of a plan.
+        by_chance: Mean number of pairs in as many random batches.
     """
 
     found: int
@@ -42,24 +42,25 @@ class Meetings:
 
     @property
     def rate(self) -> float:
-        """1 for random batches, 2 where two samples of a group meet twice as often."""
+        """1 for random batches; 2 if two samples of a group meet twice as often."""
         return self.found / self.by_chance
 
     @property
     def is_clustered(self) -> bool:
-        """Whether they meet at least a fifth more often, and not by accident.
+        """Whether samples of a group meet at least a fifth more often, and not by accident.
 
-        In random batches the count is about Poisson's; five of its deviations never happen.
+        In random batches, the count is nearly Poisson distributed, so that a deviation of five
+        standard deviations practically never happens.
         """
         return self.rate > 1.2 and self.found - self.by_chance > 5 * self.by_chance**0.5
 
 
-def meetings(groups: Ids, plan: TrainPlan) -> Meetings:
-    """Count the pairs of a group that meet, in batches spread over the epoch.
+def count_pairs(groups: Ids, plan: TrainPlan) -> Pairs:
+    """Count the pairs of samples of one group, in batches spread over the epoch.
 
     Args:
-        groups: the group of each sample by its id, integers from 0 on (samples,).
-        plan: of the epoch.
+        groups: Group of each sample by its id, int64 (samples,), from 0.
+        plan: Plan of the epoch.
     """
     sizes = np.bincount(groups).astype(float)
     same = float((sizes * (sizes - 1)).sum()) / max(1.0, len(groups) * (len(groups) - 1.0))
@@ -70,44 +71,58 @@ def meetings(groups: Ids, plan: TrainPlan) -> Meetings:
     for step in steps.tolist():
         counts = np.bincount(groups[plan.batch(step)])
         found += int((counts * (counts - 1) // 2).sum())
-    return Meetings(found, in_a_batch * len(steps))
+    return Pairs(found, in_a_batch * len(steps))
 
 
 def clustering_warning(manifest: Manifest, plan: TrainPlan) -> str | None:
-    """What to tell a user whose batches are not mixed, or None if they are."""
-    rate = meetings(np.asarray(manifest.samples["label"]), plan)
-    if not rate.is_clustered:
+    """What to tell a user whose batches are badly mixed; None if they are well mixed."""
+    pairs = count_pairs(np.asarray(manifest.samples["label"]), plan)
+    if not pairs.is_clustered:
         return None
     return (
         f"the shards in {manifest.root} are sorted by class: two images of a batch are of one class "
-        f"{rate.rate:.1f} times as often as in random batches, and training suffers from it. Packing "
-        "them again mixes them (`python -m datamodules.pack wds SHARDS OUT`); so does a larger "
+        f"{pairs.rate:.1f} times as often as in random batches, which harms the training. Pack them "
+        "again to mix them (`python -m datamodules.pack wds SHARDS OUT`), or use a larger "
         f"--data.window (now {plan.window} of {len(manifest.shards)} shards; "
-        f"`python -m datamodules.mixing {manifest.root.parent}` shows what each gives)"
+        f"`python -m datamodules.mixing {manifest.root.parent}` shows the effect of each)"
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table of shuffle windows; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m datamodules.mixing",
-        description="For each shuffle window: how often two samples of one shard, or of one class, "
-        "meet in a batch, as a multiple of chance.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("root", metavar="DIR", type=Path, help="the packed data (DIR/train)")
-    parser.add_argument("--batch-size", type=int, default=256, help="over all GPUs (256)")
-    parser.add_argument("--streams", type=int, default=64, help="as --data.streams (64)")
-    options = parser.parse_args(arguments)
-    try:
-        # The commands of `pipe:` shards are not run here.
-        manifest = Manifest.load(options.root / "train", allow_pipe=True)
-        table = _table(manifest, options.batch_size, options.streams)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    Console().print(table)
-    return 0
+@dataclass(frozen=True)
+class PlanOptions:
+    """The plan of an epoch.
+
+    Args:
+        batch_size: Images in a training batch over all devices and nodes.
+        streams: Number of streams that an epoch is cut into.
+    """
+
+    batch_size: PositiveInt = 256
+    streams: PositiveInt = 64
+
+
+@dataclass(frozen=True)
+class MixingOptions:
+    """Options of the command.
+
+    Args:
+        root: Folder of packed data; its training split is examined.
+        data: The plan of an epoch, as in a training.
+    """
+
+    root: Path
+    data: PlanOptions = field(default_factory=PlanOptions)
+
+
+def run(options: MixingOptions) -> None:
+    """Print the table.
+
+    Raises:
+        ValueError: There is no such data, or it is less than one batch.
+    """
+    # Allows commands as sources, because it does not run them.
+    manifest = Manifest.load(options.root / "train", allow_pipe=True)
+    Console().print(_table(manifest, options.data.batch_size, options.data.streams))
 
 
 def _table(manifest: Manifest, batch_size: int, streams: int) -> Table:
@@ -121,14 +136,20 @@ def _table(manifest: Manifest, batch_size: int, streams: int) -> Table:
     labels = np.asarray(manifest.samples["label"])
     gigabytes = sum(shard.bytes for shard in manifest.shards) / 1e9
     table = Table("window", "in use, GB", "one shard", "one class", title=f"{shards:,} shards")
-    # Windows as long as a stream are all the same, up to the one that takes no notice of streams.
+    # All windows as long as a stream are equal, except for the one that ignores the streams.
     windows = [2**i for i in range(64) if 2**i < min(shards, 2 * shards / streams)]
     for window in track([*windows, shards], console=Console(stderr=True), transient=True):
-        rates = [meetings(groups, plan(window=window)).rate for groups in (of_shard, labels)]
+        rates = [count_pairs(groups, plan(window=window)).rate for groups in (of_shard, labels)]
         in_use = gigabytes * min(1.0, window * streams / shards)
         name = "all" if window == shards else f"{window}"
         table.add_row(name, f"{in_use:.3g}", *(f"{rate:.2f}" for rate in rates))
     return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    command = commands.Command("datamodules.mixing", MixingOptions, ("root",))
+    return commands.main("python -m datamodules.mixing", command, arguments)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Who reads which samples, and in which order: pure arithmetic, nothing is read.
 
-An epoch of training is one long list of sample ids that every rank can compute for itself. The
+An epoch of training is one long list of sample ids that every rank can compute by itself. The
 shards are permuted by (seed, epoch). Their samples, concatenated, are cut into P canonical streams
-of equal length, and each stream is permuted inside windows of about two shards. Position k of the
-list is entry k // P of stream k mod P, and global batch t is the positions tG to (t + 1)G. Neither
-ranks nor workers appear in this, so they cannot change it; they only decide who reads what. All of
-it costs time and memory by the shards and the windows in use, not by the samples of the epoch.
+of equal length, and each stream is permuted within windows of about two shards. Position k of the
+list is entry k // P of stream k mod P, and global batch t is positions tG to (t + 1)G. Ranks and
+workers do not appear in this, so they cannot change it; they only decide who reads what. Time and
+memory grow with the number of shards and of windows in use, not with the number of samples.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from numpy.random import PCG64, SeedSequence
 
 Ids = npt.NDArray[np.int64]
 
-# What a permutation is of belongs to its key, so that no two of a run are the same by accident. Not 0:
-# SeedSequence ignores zeros at the end of a short key.
+# What is permuted is part of the key, so that no two permutations of a run are equal by accident.
+# None is 0, because SeedSequence ignores zeros at the end of a short key.
 _SHARDS, _EVERYTHING, _WINDOW = range(1, 4)
 
 
 def permutation(size: int, *key: int) -> Ids:
     """A random permutation of `range(size)` that depends on the key only: int64 (size,).
 
-    It sorts random numbers from the raw stream of PCG64, which NumPy guarantees for all releases (NEP
-    19). `Generator.permutation` may change with a release, and an order that changes under a
-    checkpoint repeats samples.
+    It sorts numbers from the raw stream of PCG64, which NumPy guarantees for all releases (NEP 19).
+    `Generator.permutation` may change with a release, and if the order changed under a checkpoint,
+    samples would be repeated.
 
     Args:
         size: Number of entries.
@@ -45,16 +45,16 @@ def random_seed(*key: int) -> int:
 
 
 def batches_per_epoch(num_samples: int, global_batch: int, accumulate: int = 1) -> int:
-    """Global batches in a training epoch, in whole windows of `accumulate` batches."""
+    """Global batches in a training epoch: a multiple of `accumulate`."""
     return num_samples // (global_batch * accumulate) * accumulate
 
 
 def rank_batch(global_batch: int, world_size: int) -> int:
-    """One rank's samples in a global batch.
+    """Samples of one rank in a global batch.
 
     Raises:
-        ValueError: the ranks do not divide the global batch; the message names the sizes next to it
-            that would do.
+        ValueError: The ranks do not divide the global batch; the message names the nearest sizes
+            that they divide.
     """
     if global_batch % world_size:
         below = global_batch // world_size * world_size
@@ -66,25 +66,29 @@ def rank_batch(global_batch: int, world_size: int) -> int:
     return global_batch // world_size
 
 
+def ranks_own_streams(streams: int, global_batch: int, world_size: int) -> bool:
+    """Whether each rank reads streams of its own, and so no shards but theirs."""
+    return streams % world_size == 0 and global_batch % streams == 0
+
+
 class TrainPlan:
     """One epoch of training.
 
-    Every sample comes exactly once over all ranks, but for the last `num_samples mod (global_batch
-    * accumulate)` positions, which hold other samples in each epoch.
+    Over all ranks, every sample comes exactly once, except for the last `num_samples mod
+    (global_batch * accumulate)` positions, which hold other samples in each epoch.
 
     Args:
-        counts: samples in each shard, int64 (shards,).
-        seed: of the run.
-        epoch: counted from 0.
-        global_batch: samples in a batch over all ranks.
-        streams: P, the canonical streams. Where the world size divides P and P divides the global
-            batch, a rank owns P / world size of them and reads no other shards than theirs.
-        window: shuffle window, in shards. All the shards or more: one random permutation of all
-            samples.
-        accumulate: batches for each optimiser step; an epoch holds whole windows of them.
+        counts: Samples in each shard, int64 (shards,).
+        seed: Seed of the run, at least 0.
+        epoch: Number of the epoch, from 0.
+        global_batch: Samples in a batch over all ranks.
+        streams: P, the number of canonical streams; see `ranks_own_streams`.
+        window: Shuffle window, in shards. With all shards or more, the order is one random
+            permutation of all samples.
+        accumulate: Batches per optimizer step; the length of an epoch is a multiple of it.
 
     Raises:
-        ValueError: a size below one, or a negative seed, epoch or count.
+        ValueError: A size is below 1, or the seed, the epoch or a count is negative.
     """
 
     def __init__(
@@ -119,14 +123,14 @@ class TrainPlan:
         self.num_samples = int(counts.sum())
 
         order = permutation(len(counts), seed, epoch, _SHARDS)
-        # The concatenation of the permuted shards: shard `order[j]` begins at `_begins[j]`, and the
-        # sample at offset v of it has the id v + `_shifts[j]`.
+        # In the concatenation of the permuted shards, shard `order[j]` begins at `_begins[j]`, and
+        # the sample at place v, if it is in that shard, has the id v + `_shifts[j]`.
         self._begins = np.cumsum(counts[order]) - counts[order]
         self._shifts = (np.cumsum(counts) - counts)[order] - self._begins
-        # Windows of a stream: its shards (shards / P) over those of a window, rounded; none empty.
+        # Windows of a stream: its shards (shards / P) over those of a window, rounded, none empty.
         windows = (len(counts) + streams * window // 2) // (streams * window)
         self._windows = max(1, min(windows, self.num_samples // streams))
-        # A stream is one piece of the list, so even a window as long as it cannot mix everything.
+        # Even a window as long as a stream could not mix everything: a stream is one piece of all.
         self._shuffle_everything = window >= len(counts)
         self._everything: Ids | None = None
         self._latest: dict[int, tuple[int, Ids]] = {}
@@ -137,21 +141,21 @@ class TrainPlan:
 
     @property
     def steps_per_window(self) -> int:
-        """Global batches in which each stream goes through one shuffle window; the most, where they differ."""
+        """Global batches in which each stream goes through one shuffle window, rounded up."""
         return -(-len(self) // self._windows)
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Ids:
         """The rank's part of global batch `step`: sample ids, int64 (global_batch / world_size,).
 
         Raises:
-            ValueError: the world size does not divide the global batch.
-            IndexError: the epoch has no such step.
+            ValueError: The world size does not divide the global batch.
+            IndexError: The epoch has no such step.
         """
         size = rank_batch(self.global_batch, world_size)
         assert 0 <= rank < world_size
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} of an epoch of {len(self)} batches")
-        if self.streams % world_size == 0 and self.global_batch % self.streams == 0:
+        if ranks_own_streams(self.streams, self.global_batch, world_size):
             owned = self.streams // world_size
             rows = self.global_batch // self.streams
             table = np.empty((rows, owned), dtype=np.int64)
@@ -168,11 +172,11 @@ class TrainPlan:
         return ids
 
     def _entries(self, stream: int, begin: int, end: int) -> Ids:
-        """The ids of the stream's entries begin to end, from as many windows as they touch."""
+        """The ids of entries begin to end of a stream, from all windows that they touch."""
         length = self._stream_begin(stream + 1) - self._stream_begin(stream)
         pieces = []
         while begin < end:
-            # the largest window with window * length // windows <= begin
+            # The largest window with window * length // windows <= begin.
             window = ((begin + 1) * self._windows - 1) // length
             first, last = (w * length // self._windows for w in (window, window + 1))
             ids = self._window(stream, window, first, last)
@@ -181,7 +185,7 @@ class TrainPlan:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def _window(self, stream: int, window: int, first: int, last: int) -> Ids:
-        """The stream's entries first to last, shuffled."""
+        """The ids of a stream's window, which is entries first to last, shuffled."""
         latest = self._latest.get(stream)
         if latest is not None and latest[0] == window:
             return latest[1]
@@ -195,11 +199,11 @@ class TrainPlan:
             places = begin + permutation(end - begin, *key)
         shards = np.searchsorted(self._begins, places, side="right") - 1
         ids = places + self._shifts[shards]
-        self._latest[stream] = window, ids  # entries are asked for in order: one window is enough
+        self._latest[stream] = window, ids  # one is enough: entries are requested in order
         return ids
 
     def _stream_begin(self, stream: int) -> int:
-        """Where a stream begins in the concatenated shards; the first N mod P are one longer."""
+        """Where a stream begins in the concatenation; the first N mod P have one more entry."""
         length, longer = divmod(self.num_samples, self.streams)
         return stream * length + min(stream, longer)
 
@@ -207,17 +211,17 @@ class TrainPlan:
 class EvalPlan:
     """An evaluation: every sample exactly once, and the same number of batches on each rank.
 
-    Each rank reads one contiguous range of samples. The ranges differ by at most one sample, and so
-    do all batches of all ranks: nothing is padded, nothing is dropped, and no rank waits for ever.
+    Each rank reads one contiguous range of samples. The sizes of the ranges differ by at most one
+    sample, as do those of all batches. Nothing is padded or dropped, and no rank waits forever.
 
     Args:
-        num_samples: N, in the manifest.
-        batch_size: the most samples in a rank's batch (it may be one more where that is 1: no batch
-            is ever empty).
-        world_size: W, the number of ranks.
+        num_samples: Number of samples in the manifest.
+        batch_size: Maximum number of samples in a batch of one rank. With 1, a batch may have 2,
+            because none may be empty.
+        world_size: Number of ranks.
 
     Raises:
-        ValueError: fewer samples than ranks, or a batch size below one.
+        ValueError: There are fewer samples than ranks, or the batch size is below 1.
     """
 
     def __init__(self, num_samples: int, batch_size: int, world_size: int = 1) -> None:

@@ -11,7 +11,6 @@ of them alike. Images are decoded, randomly cropped, flipped and batched.
 * ffcv: the same JPEGs, bytes unchanged, in FFCV's format and loader; as many threads, too. Its resize is OpenCV's.
 * whole: this project's loader on a machine without C compiler, where images are decoded whole.
 * ours: this project's loader; uint8 batches, which the device normalises.
-* cuda: the same, but a GPU decodes (`--data.decode cuda`).
 * other: the loader of another checkout, to see what a change costs.
 """
 
@@ -32,9 +31,8 @@ from bagnet.bench.lib.report import report
 from bagnet.bench.lib.rounds import take_turns
 
 REPOSITORY = Path(__file__).parents[2]
-PIPELINES = Path(__file__).with_name(
-    "pipelines.py"
-)  # run as a file: it measures other checkouts, too
+# Run as a file, because it also measures other checkouts.
+PIPELINES = Path(__file__).parent / "lib" / "pipelines.py"
 VARIANTS = (
     "imagefolder",
     "imagefolder_uint8",
@@ -43,10 +41,9 @@ VARIANTS = (
     "ffcv",
     "whole",
     "ours",
-    "cuda",
 )
 FROM_FILES = ("imagefolder", "imagefolder_uint8", "ffcv")
-OPTIONAL = ("dali", "ffcv", "cuda")  # need packages of their own (benchmarks/data.md), or a GPU
+OPTIONAL = ("dali", "ffcv")  # need packages of their own (benchmarks/data.md)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -59,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--image-size", type=int, default=224)
     add("--seconds", type=float, default=5.0, help="of each measurement, after a warm-up (5)")
     add("--rounds", type=int, default=5, help="(5)")
-    add("--variants", nargs="+", choices=VARIANTS, help="by default all but dali, ffcv and cuda")
+    add("--variants", nargs="+", choices=VARIANTS, help="by default all but dali and ffcv")
     add(
         "--other", nargs=2, metavar=("CHECKOUT", "DIR"), help="another checkout, and data it packed"
     )
@@ -108,8 +105,6 @@ class _Variant:
             "seconds": options.seconds,
         }
         environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-        if name == "whole":
-            environment["CC"] = "no compiler"
         self._what = f"{name} of {checkout}"
         self._process = subprocess.Popen(
             [sys.executable, str(PIPELINES), json.dumps(settings)],

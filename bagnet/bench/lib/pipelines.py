@@ -11,15 +11,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torchvision
 import webdataset
 
+from datamodules.decoding import images
 from datamodules.decoding.images import image_size
+from datamodules.decoding.region import Region
+from datamodules.decoding.transforms import TrainTransform
 from datamodules.imagenet import ImageNetDataModule
+from datamodules.loading.loader import TrainLoader
 
 
 def serve(settings: dict[str, Any]) -> None:
@@ -43,18 +47,29 @@ def _for_ever(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def _ours(settings: dict[str, Any], decode: Literal["cpu", "cuda"] = "cpu") -> Iterator[Any]:
+def _ours(settings: dict[str, Any]) -> Iterator[Any]:
     names = ("root", "workers", "batch_size", "image_size")
-    data = ImageNetDataModule(**{name: settings[name] for name in names}, decode=decode)
+    data = ImageNetDataModule(**{name: settings[name] for name in names})
     return _for_ever(data.train_dataloader())
 
 
-def _cuda(settings: dict[str, Any]) -> Iterator[Any]:
-    return _ours(settings, "cuda")
+class _WholeImages(TrainTransform):
+    """Decodes images whole, as on a machine without a C compiler."""
+
+    def __call__(self, data: bytes) -> torch.Tensor:
+        vars(images)["decode_region"] = _no_region  # here, to do it in each worker
+        return super().__call__(data)
+
+
+def _no_region(data: bytes, region: Region) -> None:
+    return None
 
 
 def _whole(settings: dict[str, Any]) -> Iterator[Any]:
-    return _ours(settings)
+    data = ImageNetDataModule(settings["root"], image_size=settings["image_size"])
+    batches = data.batches("train")
+    batches.transform = _WholeImages(settings["image_size"])
+    return _for_ever(TrainLoader(batches, settings["batch_size"], workers=settings["workers"]))
 
 
 def _usual_transform(image_size: int, floats: bool = True) -> Any:

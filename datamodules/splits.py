@@ -1,0 +1,65 @@
+"""The training and validation split of packed data, local or remote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datamodules.remote.cache import ShardCache
+from datamodules.remote.dataset import load_remote
+from datamodules.remote.urls import is_remote, local_path
+from datamodules.shards.manifest import Manifest
+
+
+class Splits:
+    """The manifests of both splits, each loaded when it is first needed.
+
+    Args:
+        root: Path or URL of the folder that has `train/` and `val/`.
+        cache: Holds the copies of remote manifests.
+        allow_pipe: Whether a local manifest may name commands as sources (`pipe:...`).
+
+    Raises:
+        ValueError: The root is a file URL of another host.
+    """
+
+    def __init__(self, root: str, cache: ShardCache, allow_pipe: bool = False) -> None:
+        self.root = root.rstrip("/") if is_remote(root) else local_path(root)
+        self._cache = cache
+        self._allow_pipe = allow_pipe
+        self._manifests: dict[str, Manifest] = {}
+
+    def __getitem__(self, split: str) -> Manifest:
+        """The manifest of "train" or "val".
+
+        Raises:
+            ValueError: There is no such data, or it is damaged.
+        """
+        if split not in self._manifests:
+            self._manifests[split] = self._load(split)
+        return self._manifests[split]
+
+    def check_classes(self) -> None:
+        """Make sure that a label means the same class in both splits.
+
+        Raises:
+            ValueError: The lists of classes differ.
+        """
+        train, val = self["train"], self["val"]
+        if train.classes != val.classes:
+            raise ValueError(
+                f"the {train.num_classes} training classes and the {val.num_classes} validation "
+                f"classes in {self.root} are not the same, so their labels do not match; pack both "
+                "splits again, from the same class list"
+            )
+
+    def _load(self, split: str) -> Manifest:
+        if is_remote(self.root):
+            return load_remote(f"{self.root}/{split}", self._cache)
+        root = Path(self.root)
+        if not (root / split).is_dir():
+            problem = f"has no folder {split}" if root.is_dir() else "does not exist"
+            raise ValueError(
+                f"the data folder {root} {problem}; pack your images into it (see "
+                "`python -m datamodules.pack --help`), or try the generated data of `make demo`"
+            )
+        return Manifest.load(root / split, allow_pipe=self._allow_pipe)
