@@ -1,4 +1,4 @@
-"""What the tests share: tiny data in real shards, and no W&B unless a test is about it."""
+"""Shared by all tests: tiny data in real shards, and no W&B unless a test is about it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from PIL import Image
 from datamodules.shards.manifest import Manifest
 from datamodules.shards.writer import write_shard
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests that start processes share few cores
-torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes that tests start share few cores
+torch.set_num_threads(1)  # more threads only slow tiny networks down
 CLASSES = tuple(f"class{label}" for label in range(6))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Lightning gives this hint on every machine that has SLURM; train.py hides it.
+    config.addinivalue_line("filterwarnings", "ignore:The `srun` command is available")
+
+
 def colour_jpeg(label: int, rng: np.random.Generator) -> bytes:
-    """A small noisy JPEG whose colour tells the class: one patch is enough."""
+    """A small noisy JPEG whose colour shows the class, so one patch is enough to know it."""
     colour = 40 + 170 * np.array([label & 1, label >> 1 & 1, label >> 2 & 1])
     pixels = np.clip(colour + rng.normal(0, 25, (40, 48, 3)), 0, 255).astype(np.uint8)
     file = io.BytesIO()
@@ -52,7 +57,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """What Lightning sets in here (MASTER_PORT) would be inherited by the processes of later tests."""
+    """Remove what Lightning sets (MASTER_PORT), or processes of later tests would inherit it."""
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():

@@ -16,18 +16,18 @@ from bagnet.run.folder import Run
 PATCHES = (9, 17, 33)
 
 SHORT_HELP = """\
-Train and evaluate BagNets: an image's logits are the average of its patches' votes.
+Train and evaluate BagNets, which classify images by the votes of patches.
 
 train:     {program} --patch 33 --gpus 8 --data.root SHARDS
 resume:    {program} ... --resume auto
 evaluate:  {program} validate --name bagnet33
-           {program} validate --patch 33 --model.weights FILE --data.root SHARDS
+           {program} validate --patch 33 --model.weights FILE ...
 
 what to train
   --patch 9|17|33      side of the patch that votes, in pixels (default: 33)
   --data.root SHARDS   packed images: python -m datamodules.pack --help
   --config FILE        settings, see configs/*.yaml; flags win over them
-  --resume auto|FILE   continue from the run's last checkpoint, if any, or from FILE
+  --resume auto|FILE   continue from the run's last checkpoint, if any, or FILE
 where it is kept
   --name NAME          name of the run, for its folder and in W&B
                        (default: the name of the config, or of the network)
@@ -39,7 +39,7 @@ what to run on
 everything else, listed by `{program} fit --help` (also: validate, test)
   --model.*            --model.learning_rate 0.01, --model.schedule cosine, ...
   --data.*             --data.batch_size 256 (over all GPUs), ...
-  --trainer.*          --trainer.max_epochs 90, --trainer.precision 16-mixed, ...
+  --trainer.*          --trainer.max_epochs 90, --trainer.precision 16-mixed...
 """
 
 

@@ -69,7 +69,7 @@ def test_a_narrow_network_has_a_share_of_the_channels_everywhere(name):
                 assert weights.shape[2:] == before[key].shape[2:], key
     assert {type(weights) for weights in narrow.parameters()} == {nn.Parameter}
     assert [m.in_channels for m in narrow.modules() if isinstance(m, nn.Conv2d)][:1] == [3]
-    for layer in narrow.modules():  # what they print is true
+    for layer in narrow.modules():  # attributes match the weights
         if isinstance(layer, nn.Conv2d):
             assert (layer.out_channels, layer.in_channels) == layer.weight.shape[:2]
         elif isinstance(layer, nn.Linear):
@@ -79,12 +79,12 @@ def test_a_narrow_network_has_a_share_of_the_channels_everywhere(name):
 
 
 def test_signals_keep_their_size_in_a_narrow_network():
-    """Without normalisation, a VGG with weights that are too small would not learn."""
+    """Without normalisation, a network whose weights are too small would not learn."""
     torch.manual_seed(0)
     images = torch.randn(8, 3, 64, 64)
     sizes = []
     for width in (64, 16):
-        model = build_model("vgg11", 10, width).eval()
+        model = build_model("alexnet", 10, width).eval()
         with torch.no_grad():
             sizes.append(model(images).std().item())
     assert 0.4 < sizes[1] / sizes[0] < 2.5
@@ -112,7 +112,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_known():
 
 
 def test_bagnets_need_no_torchvision(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision", None)  # from here on, importing it fails
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # so that importing it fails
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     build = runpy.run_path(models.__file__)["build_model"]
     assert isinstance(build("bagnet9", num_classes=2, width=1), BagNet)
@@ -156,7 +156,7 @@ def test_normalize_gives_float32_and_keeps_the_memory_format(pixels):
 
 
 def test_normalising_copies_nothing_from_the_host():
-    """A CUDA graph can hold no such copy."""
+    """A CUDA graph cannot contain such a copy."""
     devices = set()
 
     class Watch(TorchDispatchMode):

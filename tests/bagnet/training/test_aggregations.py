@@ -1,4 +1,4 @@
-"""Aggregations are evaluated on the features of the validation's own forward pass."""
+"""Aggregations are computed from the forward pass of an ordinary validation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
 
-from bagnet.evidence import aggregation, evidence_map
+from bagnet.evidence import aggregation
+from bagnet.evidence.maps import evidence_map
 from bagnet.model.registry import normalize
 from bagnet.training.aggregations import Aggregations
 from bagnet.training.classifier import BagNetClassifier
@@ -18,7 +19,13 @@ LABELS = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, -1, 3, 2, 1])
 def validate(module: BagNetClassifier, images: torch.Tensor, *names: str):
     batches = list(zip(images.split(5), LABELS.split(5), torch.arange(12).split(5), strict=True))
     callback = Aggregations(names)
-    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback], barebones=False)
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=[callback],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     (figures,) = trainer.validate(module, DataLoader(batches, batch_size=None), verbose=False)
     return callback.figures, figures
 
@@ -43,13 +50,13 @@ def test_each_aggregation_has_its_accuracy_from_one_forward_pass():
     assert not module.model.layer4._forward_hooks
 
 
-def test_other_networks_have_no_evidence_to_sum_up():
-    module = BagNetClassifier("resnet50", num_classes=8)
-    with pytest.raises(ValueError, match="no BagNet"):
+def test_other_networks_are_refused():
+    module = BagNetClassifier("resnet50", num_classes=8, width=4)
+    with pytest.raises(ValueError, match="not a BagNet"):
         validate(module, torch.zeros(12, 3, 32, 32, dtype=torch.uint8), "median")
 
 
 @pytest.mark.parametrize("text", ["mode", "clamp", "clamp:x", "mean:3", "masked:1.5"])
-def test_an_unknown_aggregation_is_answered_with_those_that_there_are(text):
+def test_an_unknown_aggregation_is_an_error_that_lists_the_known(text):
     with pytest.raises(ValueError, match=f"no aggregation '{text}': choose from mean, median"):
         Aggregations([text])

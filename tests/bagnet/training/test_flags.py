@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
-from bagnet.training.flags import SHORT_HELP, expand, wants_short_help
+from bagnet.training.flags import expand, short_help, wants_short_help
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -39,7 +40,23 @@ def test_no_gpus_means_the_cpu():
     assert expand(["--gpus", "0"]).arguments == expected
 
 
-def test_validate_a_run_takes_its_settings_and_its_best_weights(tmp_path, monkeypatch):
+def test_the_folder_of_runs_is_set_by_flag_or_variable_and_the_flag_wins(monkeypatch):
+    assert expand(["--name", "x"]).run.folder == Path("runs/x")
+    monkeypatch.setenv("BAGNET_RUNS", "/scratch/mine")
+    assert expand(["--name", "x"]).run.folder == Path("/scratch/mine/x")
+    command = expand(["--name", "x", "--runs_dir", "here"])
+    assert command.run.folder == Path("here/x")
+    assert command.arguments == ["fit"]
+
+
+def test_torchrun_passes_every_short_flag_on():
+    """Its parser reads them too, and refuses what could abbreviate two of its own."""
+    flags = ["--name", "x", "--runs_dir", "y", "--patch", "9", "--gpus", "0", "--nodes", "1"]
+    flags += ["--compile", "--resume", "auto", "--config", "z.yaml"]
+    assert get_args_parser().parse_args(["train.py", *flags]).training_script_args == flags
+
+
+def test_validating_a_run_uses_its_settings_and_best_weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="--name mine: there is no runs/mine/config.yaml"):
         expand(["validate", "--name", "mine"])
@@ -52,21 +69,29 @@ def test_validate_a_run_takes_its_settings_and_its_best_weights(tmp_path, monkey
     ]
 
 
+def test_an_evaluation_needs_weights_unless_help_is_wanted():
+    with pytest.raises(ValueError, match="validate needs weights.*--name NAME.*--model.weights"):
+        expand(["validate", "--patch", "9"])
+    assert expand(["test", "--help"]).arguments == ["test", "--help"]
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--patch", "9", "--help"]])
 def test_help_without_a_subcommand_is_the_short_one(arguments):
     assert wants_short_help(arguments)
+    assert not wants_short_help(["fit", *arguments])
 
 
-def test_help_of_a_subcommand_is_lightnings():
-    assert not wants_short_help(["fit", "--help"])
-
-
-def test_short_help_shows_first_what_a_newcomer_needs_and_fits_the_screen():
-    lines = SHORT_HELP.splitlines()
+@pytest.mark.parametrize(
+    ("path", "program"), [("a/train.py", "python train.py"), ("/venv/bin/bagnet", "bagnet")]
+)
+def test_short_help_names_the_program_and_fits_the_screen(monkeypatch, path, program):
+    monkeypatch.setattr("sys.argv", [path])
+    lines = short_help().splitlines()
+    assert lines[2] == f"train:     {program} --patch 33 --gpus 8 --data.root SHARDS"
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
-    positions = [SHORT_HELP.index(word) for word in ("--patch", "--gpus", "--data.root")]
-    assert max(positions) < SHORT_HELP.index("--trainer")
+    with pytest.raises(ValueError, match=f"see {program} --help"):
+        expand(["--patch", "nine"])
 
 
 def test_help_imports_nothing_heavy():

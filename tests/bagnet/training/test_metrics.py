@@ -1,4 +1,4 @@
-"""The metrics against torchmetrics' own, on any batches."""
+"""The metrics agree with torchmetrics, whatever the batches."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ def test_they_are_the_means_over_all_readable_samples(seed, classes, sizes):
     )
 
 
-def test_a_loss_of_nan_is_told():
+def test_a_loss_of_nan_is_reported():
     metrics = ClassificationMetrics()
     metrics.update(torch.full((2, 3), torch.nan), torch.tensor([0, UNREADABLE]))
     metrics.update(torch.eye(3), torch.arange(3))
     assert metrics.compute()["loss"].isnan()
 
 
-def test_an_epoch_of_nothing_readable_has_no_mean():
+def test_without_readable_samples_there_is_no_mean():
     metrics = ClassificationMetrics()
     metrics.update(torch.eye(3), torch.full((3,), UNREADABLE))
     assert math.isnan(metrics.compute()["top1"])
 
 
 @pytest.mark.parametrize("splits", [(1,), (2, 3), (1, 1, 3)])
-def test_the_sums_of_parts_are_that_of_the_whole(splits):
+def test_the_result_does_not_depend_on_the_batches(splits):
     logits, labels = torch.randn(60, 7), torch.randint(0, 7, (60,))
     whole, parts = ClassificationMetrics(), ClassificationMetrics()
     whole.update(logits, labels)
@@ -72,7 +72,7 @@ def test_the_rank_is_the_place_in_a_stable_order(seed, classes, size):
     assert torch.equal(rank_of_label(logits, labels), (order == labels[:, None]).int().argmax(1))
 
 
-def test_nan_is_never_a_hit():
+def test_nan_is_never_right():
     logits = torch.eye(3)
     logits[1] = torch.nan
     assert rank_of_label(logits, torch.arange(3)).tolist() == [0, 3, 0]

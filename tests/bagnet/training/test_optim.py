@@ -24,7 +24,7 @@ def test_the_papers_schedule_divides_by_ten_every_30_epochs():
     assert factors([0, 29.999, 30, 59.9, 60, 89.9]) == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_warmup_rises_linearly_and_then_the_schedule_begins():
+def test_warmup_rises_linearly_before_the_schedule():
     assert factors([0, 1, 2.5, 5], warmup_epochs=5) == pytest.approx([0, 0.2, 0.5, 1])
 
 
@@ -34,7 +34,7 @@ def test_cosine_falls_from_one_to_zero():
     assert factors([10, 30, 50, 90, 91], **settings) == pytest.approx(expected, abs=1e-12)
 
 
-def test_groups_hold_every_parameter_once_and_go_by_the_type_of_the_module():
+def test_groups_follow_the_type_of_the_module_and_have_each_parameter_once():
     model = build_model("bagnet9", num_classes=4, width=8)
     decayed, rest = parameter_groups(model, 1e-4, decay_norm=False)
     assert (decayed["weight_decay"], rest["weight_decay"]) == (1e-4, 0)
@@ -48,4 +48,4 @@ def test_the_papers_recipe_decays_everything():
     model = build_model("bagnet9", num_classes=4, width=8)
     (group,) = parameter_groups(model, 1e-4, decay_norm=True)
     assert len(group["params"]) == len(list(model.parameters()))
-    torch.optim.SGD([group], lr=1)  # a group that an optimizer takes
+    torch.optim.SGD([group], lr=1)  # accepts the group

@@ -1,4 +1,4 @@
-"""Samples that could not be read are counted over all ranks, and stop the run when they are too many."""
+"""Samples that could not be read are counted over all ranks; too many of them stop the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 
 from bagnet.training.classifier import BagNetClassifier
 from bagnet.training.unreadable import UnreadableLimit
-from datamodules.common import unreadable
 from datamodules.common.batch import UNREADABLE
 
 
@@ -31,7 +30,7 @@ class Table(Logger):
 
 
 class Data(LightningDataModule):
-    """10 batches of 4, of which the given places are bad, in training and in validation."""
+    """10 batches of 4; `bad` and `bad_val` say how many of a batch could not be read."""
 
     root = "shards"
 
@@ -77,19 +76,16 @@ def module() -> BagNetClassifier:
     return BagNetClassifier("bagnet9", num_classes=3, width=4, batch_size=4)
 
 
-def test_both_packages_mean_the_same_label():
-    assert UNREADABLE == unreadable.UNREADABLE
-
-
-def test_counts_are_logged_and_begin_anew_with_each_epoch():
+def test_counts_are_logged_and_restart_with_each_epoch():
     run = trainer(limit=0.1, epochs=2)
-    run.fit(module(), datamodule=Data({0: 1, 4: 2, 9: 1}, {5: 3}))
+    with pytest.warns(UserWarning, match="3 samples could not be read and are left out"):
+        run.fit(module(), datamodule=Data({0: 1, 4: 2, 9: 1}, {5: 3}))
     train = [row[1:] for row in run.logger.rows if row[0] == "train/unreadable"]
     assert train == [(2, 1), (5, 3), (8, 3), (9, 4), (11, 1), (14, 3), (17, 3), (19, 4)]
     assert [row[1:] for row in run.logger.rows if row[0] == "val/unreadable"] == [(9, 3), (19, 3)]
 
 
-def test_past_the_limit_the_run_stops_at_the_next_look_with_cause_and_remedy():
+def test_above_the_limit_the_run_stops_at_the_next_check_with_cause_and_remedy():
     run = trainer(limit=0.1)
     with pytest.raises(ValueError, match="5 of the 40 train samples could not be read") as caught:
         run.fit(module(), datamodule=Data({4: 3, 5: 2, 6: 4}))
@@ -98,12 +94,12 @@ def test_past_the_limit_the_run_stops_at_the_next_look_with_cause_and_remedy():
     assert "python -m datamodules.pack verify shards" in str(caught.value)
 
 
-def test_what_comes_after_the_last_look_is_seen_at_the_end_of_the_epoch():
+def test_batches_after_the_last_check_are_checked_at_the_end_of_the_epoch():
     with pytest.raises(ValueError, match="5 of the 40 train"):
         trainer(limit=0.1, every=50).fit(module(), datamodule=Data({8: 1, 9: 4}))
 
 
-def test_looks_fall_on_optimizer_steps_when_gradients_are_accumulated():
+def test_checks_fall_on_optimizer_steps_when_gradients_are_accumulated():
     run = trainer(limit=1.0, every=2, accumulate_grad_batches=2)
     run.fit(module(), datamodule=Data({0: 1, 6: 1}))
     train = [row[1:] for row in run.logger.rows if row[0] == "train/unreadable"]
@@ -111,7 +107,7 @@ def test_looks_fall_on_optimizer_steps_when_gradients_are_accumulated():
 
 
 class SaveAt(Callback):
-    """Saves when so many steps are done."""
+    """Saves a checkpoint after `step` steps."""
 
     def __init__(self, path, step: int) -> None:
         self.path, self.step = path, step
@@ -121,22 +117,23 @@ class SaveAt(Callback):
             trainer.save_checkpoint(self.path, weights_only=False)
 
 
-def test_after_a_resume_amid_an_epoch_it_counts_on(tmp_path):
-    path = tmp_path / "amid.ckpt"
+def test_a_resume_in_the_middle_of_an_epoch_keeps_the_count(tmp_path):
+    path = tmp_path / "middle.ckpt"
     data = Data({0: 1, 4: 2})
     run = trainer(limit=1.0)
     run.callbacks.append(SaveAt(path, 5))
     run.fit(module(), datamodule=data)
     resumed = trainer(limit=1.0)
-    # This loader begins anew, so the places that were bad come once more.
-    resumed.fit(module(), datamodule=data, ckpt_path=path)
+    # This loader restarts, so its first bad batches are counted twice.
+    with pytest.warns(UserWarning, match="your dataloader is not resumable"):
+        resumed.fit(module(), datamodule=data, ckpt_path=path)
     train = [row[1:] for row in resumed.logger.rows if row[0] == "train/unreadable"]
     assert train == [(5, 4), (8, 4), (9, 6)]
 
 
 @pytest.mark.parametrize("evaluate", ["validate", "test"])
-def test_an_evaluation_says_what_it_leaves_out_or_stops(evaluate):
-    with pytest.warns(UserWarning, match="3 samples could not be read; the figures leave them out"):
+def test_an_evaluation_warns_about_what_is_left_out_or_stops(evaluate):
+    with pytest.warns(UserWarning, match="3 samples could not be read and are left out"):
         getattr(trainer(limit=0.1), evaluate)(module(), datamodule=Data({}, {5: 3}), verbose=False)
     with pytest.raises(ValueError, match="6 of the 40 val samples"):
         getattr(trainer(limit=0.1), evaluate)(module(), datamodule=Data({}, {2: 3, 5: 3}))

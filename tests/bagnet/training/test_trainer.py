@@ -1,4 +1,4 @@
-"""What the command line decides for a training."""
+"""Settings of Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from pytorch_lightning.strategies import StrategyRegistry
 
-from bagnet.training.cli import ddp_settings
-from train import main
+from bagnet.training.trainer import ddp_settings, prepare_devices
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -24,7 +24,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from bagnet.model.network import BagNet
 
-faulthandler.dump_traceback_later(280, exit=True)  # ranks that wait for each other say where
+faulthandler.dump_traceback_later(280, exit=True)  # to see where the ranks hang, if they do
 rank, meeting, settings = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
@@ -53,6 +53,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_gradients_of_two_ranks_do_not_depend_on_how_they_are_exchanged(tmp_path):
     settings = json.dumps([ddp_settings(accumulated) for accumulated in (1, 2)])
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -75,10 +76,8 @@ def test_a_graph_is_static_unless_steps_accumulate():
     assert not ddp_settings(2)["static_graph"]
 
 
-def test_trainings_use_these_settings(shards, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    flags = "--patch 9 --gpus 0 --model.width 4 --data.image_size 32 --data.workers 0 --data.batch_size 24"
-    flags += " --trainer.max_epochs 1 --trainer.accumulate_grad_batches 3"
-    assert main([*flags.split(), "--data.root", str(shards)]) == 0
-    strategy = StrategyRegistry["ddp"]
-    assert strategy["init_params"] == ddp_settings(3)
+def test_trainings_use_these_settings():
+    config = {"accelerator": "cpu", "devices": "auto", "num_nodes": 1, "precision": None}
+    precision, _ = prepare_devices({**config, "accumulate_grad_batches": 3})
+    assert precision == "32-true"
+    assert StrategyRegistry["ddp"]["init_params"] == ddp_settings(3)
