@@ -1,7 +1,7 @@
-"""Checks one epoch: every step there, from all ranks of one session, and no sample twice.
+"""Checks one epoch: every step is there, from all ranks of one session, and no sample comes twice.
 
-With that, the samples that never came are as many as the plan must leave out, which is less than
-what one optimiser step takes.
+Then the samples that never came are exactly as many as the plan must leave out, which is less than
+one optimiser step takes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datamodules.plan import Ids
 
 EXACT, SO_FAR, NOT_EXACT = "exact", "exact so far", "NOT EXACT"
 
-_NAMED = 3  # samples, places or ranks in a message
+_NAMED = 3  # samples, places or ranks named in a message
 
 _Value = TypeVar("_Value")
 
@@ -27,13 +27,15 @@ class EpochReport:
     """One epoch.
 
     Attributes:
-        steps: global batches that came with all their samples from all ranks.
-        length: global batches in the whole epoch.
-        samples: different ones that came.
-        left_out: samples that never came; None as long as the epoch is unfinished.
-        unreadable: samples that came, but were no use.
-        redone: steps that were trained and then lost with a process, so that they came again.
-        world_sizes: numbers of ranks, in the order of the sessions.
+        epoch: Its number, counted from 0.
+        steps: Global batches that came with all their samples from all ranks.
+        length: Global batches in the whole epoch.
+        samples: Number of different samples that came.
+        left_out: Samples that never came; None as long as the epoch is unfinished.
+        unreadable: Samples that came but could not be used.
+        redone: Steps that were trained, lost with a process, and trained again.
+        world_sizes: Numbers of ranks, in the order of the sessions.
+        verdict: `EXACT`, `SO_FAR` or `NOT_EXACT`.
     """
 
     epoch: int
@@ -49,7 +51,7 @@ class EpochReport:
 
 @dataclass
 class Taken:
-    """The records of an epoch that made it into the weights, and who wrote each of them."""
+    """The records of an epoch that reached the weights, and who wrote each of them."""
 
     epoch: int
     records: list[Record] = field(default_factory=list)
@@ -57,14 +59,20 @@ class Taken:
     redone: int = 0
 
     def keep(self, expected: int) -> None:
-        """Leave out the steps from `expected` on."""
+        """Drop the steps from `expected` on."""
         pairs = zip(self.records, self.sources, strict=True)
         kept = [pair for pair in pairs if pair[0].step < expected]
         self.records, self.sources = [record for record, _ in kept], [source for _, source in kept]
 
 
 def check(taken: Taken, lineage: list[Session], problems: list[str]) -> EpochReport:
-    """Check an epoch that is whole, or at its end the last one."""
+    """Check an epoch that is complete, or the last one as far as it goes.
+
+    Args:
+        taken: The records of the epoch that reached the weights.
+        lineage: The sessions that the weights come from, in order.
+        problems: Gets a line for each thing that is wrong.
+    """
     facts, length = lineage[0].facts, lineage[0].length
     found = len(problems)
     expected = _clip(lineage[-1].end, taken.epoch, length)
@@ -72,7 +80,7 @@ def check(taken: Taken, lineage: list[Session], problems: list[str]) -> EpochRep
     if beyond:
         steps = span("step", min(beyond), max(beyond))
         problems.append(f"epoch {taken.epoch}, {steps}: an epoch has {length} steps")
-    taken.keep(expected)  # and not what only some ranks have done yet
+    taken.keep(expected)  # the others are steps that only some ranks have done so far
     steps_done = 0
     world_sizes: dict[int, None] = {}
     for session, first, end in _pieces(taken.epoch, expected, lineage):
@@ -99,7 +107,7 @@ def check(taken: Taken, lineage: list[Session], problems: list[str]) -> EpochRep
 def _pieces(
     epoch: int, expected: int, lineage: list[Session]
 ) -> Iterator[tuple[Session, int, int]]:
-    """The steps that each session has to answer for; the first session for all before it, too."""
+    """The steps each session is responsible for; the first one also for all before it."""
     begin = (0, 0)
     for session in lineage:
         first, end = (_clip(position, epoch, expected) for position in (begin, session.end))
@@ -109,7 +117,7 @@ def _pieces(
 
 
 def _clip(position: Position, epoch: int, expected: int) -> int:
-    """Where a position falls among the steps 0 to `expected` of the epoch."""
+    """Where a position is among the steps 0 to `expected` of the epoch."""
     if position[0] == epoch:
         return min(position[1], expected)
     return 0 if position[0] < epoch else expected
@@ -118,7 +126,7 @@ def _clip(position: Position, epoch: int, expected: int) -> int:
 def _check_steps(
     taken: Taken, session: Session, first: int, end: int, lineage: list[Session]
 ) -> tuple[int, list[str]]:
-    """The number of good steps in a session's piece of the epoch, and the faults of the others."""
+    """Count the good steps in a session's part of an epoch, and say what is wrong elsewhere."""
     epoch, global_batch = taken.epoch, lineage[0].facts["global_batch"]
     present = np.zeros((end - first, session.world_size), dtype=bool)
     totals = np.zeros(end - first, dtype=np.int64)
@@ -148,7 +156,7 @@ def _check_steps(
 
 
 def _check_ids(taken: Taken, num_samples: int) -> tuple[int, list[str]]:
-    """The number of different samples that came, and what is wrong with some of them."""
+    """Count the different samples that came, and name what is wrong with some of them."""
     if not taken.records:
         return 0, []
     ids = np.concatenate([record.ids for record in taken.records])
@@ -182,17 +190,19 @@ def _check_ids(taken: Taken, num_samples: int) -> tuple[int, list[str]]:
 
 
 def span(name: str, first: int, last: int) -> str:
+    """`step 3`, or `steps 3 to 5`."""
     return f"{name} {first}" if first == last else f"{name}s {first} to {last}"
 
 
 def name_ranks(ranks: Sequence[int] | Ids) -> str:
+    """`rank 1`, or `ranks 1, 2`; of many ranks, only the first few."""
     named = ", ".join(str(rank) for rank in ranks[:_NAMED])
     more = f" and {len(ranks) - _NAMED} more" if len(ranks) > _NAMED else ""
     return f"rank{'s' * (len(ranks) > 1)} {named}{more}"
 
 
 def _runs(steps: Ids, values: Sequence[_Value]) -> Iterator[tuple[int, int, _Value]]:
-    """First and last of each row of consecutive steps with equal values."""
+    """Yield first, last and value of each run of consecutive steps with equal values."""
     begin = 0
     for here in range(1, len(steps) + 1):
         is_same = here < len(steps) and values[here] == values[begin]

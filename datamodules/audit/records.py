@@ -1,4 +1,4 @@
-"""Reads the files of an audit, an epoch at a time."""
+"""Reads the files of an audit, one epoch at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ _NUMBERS = ("session", "rank", "world_size", "num_samples", "global_batch", "acc
 
 
 class Record(NamedTuple):
-    """A rank's part of a step."""
+    """A rank's part of a step.
+
+    Attributes:
+        epoch: Counted from 0.
+        step: Global batch of the epoch, counted from 0.
+        ids: Sample ids, int64 (samples,).
+        unreadable: How many of them could not be read.
+    """
 
     epoch: int
     step: int
@@ -35,18 +42,18 @@ class Record(NamedTuple):
 class RankFile:
     """One rank's records of a session.
 
-    It is open only while an epoch is read: a long run with many restarts has more files than a
-    process may open. What a running training appends meanwhile is left for another time, or the
+    The file is open only while an epoch is read: a long run with many restarts has more files than
+    a process may open. What a running training appends in the meantime is ignored; otherwise the
     files that are read last would be ahead of the others.
 
     Args:
-        path: of the file.
-        problems: takes a line for each line of the file that is wrong.
+        path: The file.
+        problems: Gets a message for each line of the file that is wrong.
 
     Attributes:
-        header: None if the file has none, as its rank was killed before it had written one.
-        pending: the next record; None at the end.
-        last: where the last record that was read stands.
+        header: The first line; None if there is none, because its rank was killed before.
+        pending: The next record; None at the end.
+        last: Position of the last record that was read.
     """
 
     def __init__(self, path: Path, problems: list[str]) -> None:
@@ -61,10 +68,10 @@ class RankFile:
             if self.header is not None:
                 self.pending = self._next(file)
             elif line is not None:
-                self._complain("is no header of this file, so the file is left out")
+                self._complain("is not a header of this file, so the file is left out")
 
     def epoch(self, advance: Callable[[int], None]) -> Iterator[Record]:
-        """The records of the pending record's epoch; `advance` is told how many bytes they are."""
+        """Yield the records of the pending record's epoch; call `advance` with their bytes."""
         record, begin = self.pending, self._offset
         assert record is not None
         with open(self._path, "rb") as file:
@@ -89,7 +96,7 @@ class RankFile:
         return None
 
     def _next_line(self, file: BinaryIO) -> bytes | None:
-        """The next line; None at the end, and for a last line that was cut by a kill."""
+        """Read a line; None at the end, or if a kill has cut the last line short."""
         line = file.readline()
         if not line.endswith(b"\n") or self._offset + len(line) > self._size:
             return None
@@ -106,12 +113,12 @@ class Session:
     """One start of the run.
 
     Attributes:
-        number: rises with each start.
-        files: of its ranks that recorded anything, by rank.
-        world_size: number of ranks.
-        facts: what its headers say.
-        begin: the first record of any rank.
-        end: where it counts no longer.
+        number: A number that rises with each start.
+        files: The files of the ranks that recorded anything, by rank.
+        world_size: Number of ranks.
+        facts: What its headers say.
+        begin: First record of any rank.
+        end: Where a later session replaces it.
     """
 
     number: int
@@ -123,18 +130,19 @@ class Session:
 
     @property
     def length(self) -> int:
-        """Global batches in an epoch: whole windows of accumulation."""
-        window = self.facts["global_batch"] * self.facts["accumulate"]
-        return self.facts["num_samples"] // window * self.facts["accumulate"]
+        """Global batches in an epoch: complete optimiser steps only."""
+        accumulate: int = self.facts["accumulate"]
+        per_optimiser_step: int = self.facts["global_batch"] * accumulate
+        return int(self.facts["num_samples"] // per_optimiser_step * accumulate)
 
 
 def read_sessions(folder: Path, problems: list[str]) -> list[Session]:
-    """The sessions of a folder that have a record, in the order of their starts."""
+    """Read the sessions of a folder that have a record, in the order of their starts."""
     files = [RankFile(path, problems) for path in sorted(folder.glob("*-rank*.jsonl"))]
     headers = [(file.header, file) for file in files if file.header and file.pending]
-    headers.sort(key=_session_and_rank)
+    headers.sort(key=lambda each: (each[0]["session"], each[0]["rank"]))
     sessions = []
-    for number, group in groupby(headers, key=_session):
+    for number, group in groupby(headers, key=lambda each: int(each[0]["session"])):
         members = list(group)
         first = members[0][0]
         for header, _ in members[1:]:
@@ -154,14 +162,6 @@ def read_sessions(folder: Path, problems: list[str]) -> list[Session]:
             )
         )
     return sessions
-
-
-def _session(member: tuple[dict[str, Any], RankFile]) -> int:
-    return member[0]["session"]
-
-
-def _session_and_rank(member: tuple[dict[str, Any], RankFile]) -> tuple[int, int]:
-    return member[0]["session"], member[0]["rank"]
 
 
 def _parse_header(line: bytes, name: str) -> dict[str, Any] | None:
@@ -195,7 +195,7 @@ def _parse_record(line: bytes) -> Record | None:
         or not 0 <= min(epoch, step) <= max(epoch, step) < NEVER[0]
     ):
         return None
-    if ids.ndim != 1 or ids.dtype != np.int64:  # anything but a list of integers, and an empty one
+    if ids.ndim != 1 or ids.dtype != np.int64:  # not a list of integers, or an empty list
         return None
     return Record(epoch, step, ids, unreadable)
 

@@ -1,9 +1,9 @@
-"""Which of the recorded steps made it into the weights, and whether they are exact.
+"""Finds out which of the recorded steps reached the weights, and whether they are exact.
 
-A session that resumes takes the place of all that earlier sessions did from its first step on: they
-trained it, but after the checkpoint, so that it was lost with their processes. What is left of each
-session is a piece of the run, and the pieces must join. The last session may have been killed, and
-then its ranks stop at different steps, of which those count that all ranks recorded.
+A session that resumes replaces all that earlier sessions did from its first step on: they trained
+these steps, but after their last checkpoint, so they were lost. What is left of each session is a
+part of the run, and the parts must join. If the last session was killed, its ranks stop at
+different steps; only those count that all ranks recorded.
 """
 
 from __future__ import annotations
@@ -17,13 +17,20 @@ from datamodules.audit.epoch import NOT_EXACT, SO_FAR, EpochReport, Taken, check
 from datamodules.audit.records import NEVER, Session, read_sessions
 from datamodules.audit.writer import FACTS
 
-# The ranks meet in every optimiser step, and a process can only queue up a few of them before that.
+# The ranks meet in every optimiser step; a process can queue only a few steps before that.
 _STEPS_APART = 8
 
 
 @dataclass(frozen=True)
 class Report:
-    """All epochs that have a record, and a line for each thing that is wrong."""
+    """What an audit found.
+
+    Attributes:
+        epochs: All epochs that have a record.
+        problems: A line for each thing that is wrong.
+        restarts: How often the run was started again.
+        world_sizes: Numbers of ranks, sorted.
+    """
 
     epochs: list[EpochReport]
     problems: list[str]
@@ -32,6 +39,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
+        """`EXACT`, `SO_FAR` or `NOT_EXACT`."""
         if self.problems:
             return NOT_EXACT
         return self.epochs[-1].verdict if self.epochs else SO_FAR
@@ -41,14 +49,14 @@ def _ignore(count: int) -> None: ...
 
 
 def audit(folder: Path, advance: Callable[[int], None] = _ignore) -> Report:
-    """Check all that a run recorded; it may still be running.
+    """Check all that a run has recorded; it may still be running.
 
     Args:
-        folder: what `AuditWriter` was given.
-        advance: is told now and then how many bytes were read since.
+        folder: The folder that `AuditWriter` was given.
+        advance: Called now and then with the number of bytes read since the last call.
 
     Raises:
-        ValueError: no such folder, or it has no records.
+        ValueError: There is no such folder, or it has no records.
     """
     if not folder.is_dir():
         raise ValueError(
@@ -59,8 +67,8 @@ def audit(folder: Path, advance: Callable[[int], None] = _ignore) -> Report:
     sessions = read_sessions(folder, problems)
     if not sessions and not problems:
         raise ValueError(
-            f"{folder} has no records: no step was trained yet, or the run recorded elsewhere; give "
-            "the folder that the run had as --data.audit_dir"
+            f"{folder} has no records: no step was trained yet, or the run recorded elsewhere; "
+            "give the folder that the run had as --data.audit_dir"
         )
     if not sessions:
         return Report([], problems, 0, ())
@@ -89,7 +97,7 @@ def audit(folder: Path, advance: Callable[[int], None] = _ignore) -> Report:
 
 
 def _lineage(sessions: list[Session]) -> list[Session]:
-    """Set the end of each session; returns those of which anything is left."""
+    """Set the end of each session; returns those that have any steps left."""
     begin = NEVER
     for session in reversed(sessions):
         session.end = begin
@@ -102,7 +110,7 @@ def _disagreements(lineage: list[Session]) -> Iterator[str]:
         for name in FACTS:
             if before.facts[name] != after.facts[name]:
                 yield (
-                    f"session {after.number} goes on with {name} {after.facts[name]} where session "
+                    f"session {after.number} resumes with {name} {after.facts[name]} where session "
                     f"{before.number} had {before.facts[name]}"
                 )
 
@@ -131,7 +139,7 @@ def _take(epoch: int, sessions: list[Session], advance: Callable[[int], None]) -
 
 
 def _apart(last: Session) -> Iterator[str]:
-    """Says if some ranks of the last session are further behind than a kill can explain."""
+    """Report ranks of the last session that are further behind than a kill can explain."""
     furthest = max(file.last for file in last.files.values())
     epochs, steps = (there - here for there, here in zip(furthest, last.end, strict=True))
     ahead = epochs * last.length + steps + 1
@@ -143,5 +151,5 @@ def _apart(last: Session) -> Iterator[str]:
         ]
         yield (
             f"epoch {last.end[0]}, step {last.end[1]}: no record of {name_ranks(slow)}, session "
-            f"{last.number}, and other ranks go on for {ahead} steps"
+            f"{last.number}, although other ranks did {ahead} more steps"
         )

@@ -1,4 +1,4 @@
-"""Writes down what a rank trains on."""
+"""Records what a rank trains on."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from pathlib import Path
 from typing import Any
 
 FACTS = ("num_samples", "global_batch", "accumulate", "seed", "dataset")
-"""What all sessions of a run have in common, beside the numbers of session, rank and ranks."""
+"""What a header says besides session, rank and world size: the same in all sessions of a run."""
 
 
 def file_name(session: int, rank: int) -> str:
+    """Name of the file of a rank in a session."""
     return f"{session}-rank{rank:05d}.jsonl"
 
 
 class AuditWriter:
-    """Appends one line a step to a rank's own file.
+    """Appends one line per step to a rank's own file.
 
-    The folder and the file are made with the first record, as Lightning builds loaders that it
-    never iterates. A second writer of the same session and rank goes on in the same file.
+    The first record creates the folder and the file, because Lightning builds loaders that it never
+    iterates. A second writer of the same session and rank continues the same file.
 
     Args:
-        folder: of all sessions and ranks of a run.
-        session: the same on all ranks of one start of the run, and higher with each restart.
-        rank: of this process.
-        world_size: number of ranks.
-        facts: a value for each of `FACTS`; `dataset` is the manifest's digest.
+        folder: Folder of all sessions and ranks of a run.
+        session: Number of this start of the run: the same on all ranks, higher with each restart.
+        rank: Rank of this process.
+        world_size: Number of ranks.
+        facts: A value for each of `FACTS`; `dataset` is the manifest's digest.
     """
 
     def __init__(
@@ -41,18 +42,18 @@ class AuditWriter:
     def record(
         self, epoch: int, step: int, ids: Sequence[int], unreadable: Sequence[int] = ()
     ) -> None:
-        """Write down a batch that is handed to the training loop.
+        """Record a batch that is handed to the training loop.
 
-        One write, past all buffers of this process: what is recorded survives its SIGKILL.
+        It is one unbuffered write, so a record survives a SIGKILL of this process.
 
         Args:
-            epoch: counted from 0.
-            step: of the epoch, in global batches.
-            ids: this rank's samples of the batch.
-            unreadable: those of them that could not be read, and that the loss did not see.
+            epoch: Epoch, counted from 0.
+            step: Global batch of the epoch, counted from 0.
+            ids: Sample ids of this rank's part of the batch.
+            unreadable: Those of them that could not be read, so the loss ignores them.
 
         Raises:
-            OSError: the file cannot be written.
+            OSError: The file cannot be written.
         """
         line: dict[str, Any] = {"epoch": epoch, "step": step, "ids": list(ids)}
         if unreadable:
@@ -63,12 +64,12 @@ class AuditWriter:
                 self._descriptor = self._open()
                 if os.fstat(self._descriptor).st_size == 0:
                     data = _encode(self._header) + data
-            while data:  # a disk that fills up takes a part
+            while data:  # a disk that is nearly full takes only a part
                 data = data[os.write(self._descriptor, data) :]
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"cannot write down what is trained ({error.strerror}); make room and resume, or "
+                f"cannot record what is trained ({error.strerror}); make room and resume, or "
                 "train without --data.audit_dir",
                 str(self.path),
             ) from None

@@ -1,4 +1,4 @@
-"""A pool of processes that report progress, stop at once when asked to, and end with their parent."""
+"""A pool of processes that report progress, stop when asked to, and end with their parent."""
 
 from __future__ import annotations
 

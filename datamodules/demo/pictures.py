@@ -56,7 +56,7 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
         inside = 0.5 + 0.5 * np.tanh((radius - np.hypot(y - centre_y, x - centre_x)) * 20)
         image += inside[..., None] * _float(rng.uniform(-30, 30) + rng.uniform(-12, 12, 3))
     image += noise[0] * _float(rng.uniform(10, 24)) + noise[1] * _float(rng.uniform(-8, 8, 3))
-    return np.clip(image, 0, 255)
+    return _float(image.clip(0, 255))
 
 
 def _float(values: Any) -> np.ndarray:
@@ -75,7 +75,7 @@ def _paint(image: np.ndarray, box: Box, colours: np.ndarray) -> None:
 
 
 def texture(rng: np.random.Generator, label: int, diameter: int) -> np.ndarray:
-    """Draw a class's texture at a random angle, phase and scale: (diameter, diameter, 3), 0 to 255."""
+    """Draw a class's texture, turned and scaled at random: (diameter, diameter, 3), 0 to 255."""
     names, pattern = CLASS_NAMES[label].split()
     pair = np.array([COLOURS[name] for name in names.split("-")], dtype=np.float64)
     period, angle = rng.uniform(7.0, 9.0), rng.uniform(0, math.pi)
@@ -85,7 +85,7 @@ def texture(rng: np.random.Generator, label: int, diameter: int) -> np.ndarray:
     # Each wave crosses zero where the two colours meet.
     wave = {"stripes": u, "checks": 2 * u * v, "dots": u + v - 0.6}[pattern]
     first = 0.5 + 0.5 * np.tanh(3 * wave)[..., None]
-    return (pair[1] + first * (pair[0] - pair[1])) * rng.uniform(0.85, 1.05)
+    return np.asarray((pair[1] + first * (pair[0] - pair[1])) * rng.uniform(0.85, 1.05))
 
 
 def _marks(rng: np.random.Generator, size: int, relation: str) -> list[Box]:

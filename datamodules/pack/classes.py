@@ -1,4 +1,4 @@
-"""Class lists: text files with ids and names."""
+"""Reads lists of classes: their ids and names."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from pathlib import Path
 
 
 def read_class_names(path: Path) -> dict[str, str]:
-    """Read ``ID<TAB>NAME`` lines (a column of numbers before the id is allowed), in file order.
+    """Read the name of each class id from lines `id<TAB>name`, in the order of the file.
 
-    Without a tab, the first blank parts the two: ``n01440764 tench, Tinca tinca``.
+    A column of numbers before the id is allowed. In a line without a tab, the id ends at the first
+    space: `n01440764 tench, Tinca tinca`.
+
+    Raises:
+        ValueError: A line has no name, a class comes twice, or there are no lines.
     """
     names: dict[str, str] = {}
     for number, line in _lines(path):
@@ -63,5 +67,5 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def names_of(classes: Sequence[str], names: dict[str, str]) -> tuple[str, ...]:
-    """Name each class, by its id where there is no name."""
+    """Name each class; by its id if it has no name."""
     return tuple(names.get(identity) or identity for identity in classes)

@@ -1,4 +1,4 @@
-"""Make any image an RGB JPEG, and leave alone what already is one."""
+"""Turns any image into an RGB JPEG, and keeps the bytes of what already is one."""
 
 from __future__ import annotations
 
@@ -13,20 +13,30 @@ from datamodules.decoding.images import FORMATS, UnreadableImage, to_rgb
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How images are stored: the shorter side's limit in pixels, and the JPEG quality."""
+    """How images are stored.
+
+    Attributes:
+        resize: The most pixels of the shorter side; None for no limit.
+        quality: JPEG quality of images that must be encoded again, 1 to 95.
+    """
 
     resize: int | None = None
     quality: int = 90
 
 
 def to_rgb_jpeg(data: bytes, options: ImageOptions = ImageOptions()) -> bytes:
-    """Decode the image to its end and return it as an RGB JPEG.
+    """Decode an image completely and return it as an RGB JPEG.
 
-    The bytes of an RGB JPEG that needs no resize come back as they are. EXIF data is neither
-    obeyed nor kept on re-encoding: pixels stay as they are stored, as ImageNet loaders see them.
+    The bytes of an RGB JPEG that need not shrink are returned unchanged. EXIF data is ignored, and
+    lost on re-encoding: pixels stay as they are stored, as ImageNet loaders see them.
+
+    Args:
+        data: The image file.
+        options: How to store it.
 
     Raises:
-        UnreadableImage: Unknown format, cut short, damaged, or too many pixels for PIL's limit.
+        UnreadableImage: The format is unknown, the file is cut short or damaged, or the image has
+            more pixels than PIL's limit.
     """
     try:
         with warnings.catch_warnings():

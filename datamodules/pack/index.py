@@ -39,7 +39,7 @@ from datamodules.pack.sources.locations import local_copy, path_in, shards_by_sp
 from datamodules.pack.sources.scan import Scan, key_and_suffix, scan
 from datamodules.pack.sources.wds import decide_classes
 from datamodules.remote.urls import is_remote, redacted
-from datamodules.shards.entries import SAMPLE_DTYPE, Shard
+from datamodules.shards.entries import Shard, sample_dtype
 from datamodules.shards.manifest import MANIFEST, Manifest
 
 _BLOCK = 1 << 20  # bytes read at a time
@@ -160,7 +160,7 @@ def _read(task: tuple[str, str]) -> _Part:
             raise ValueError(str(error).replace(str(path), redacted(location))) from None
         length, sha256, checksums = _checksums(path, found.rows)
     keys = [_key(row) for row in found.rows]
-    rows = np.empty(len(keys), SAMPLE_DTYPE(max(map(len, keys), default=1)))
+    rows = np.empty(len(keys), sample_dtype(max(map(len, keys), default=1)))
     for column in ("offset", "size", "label"):
         rows[column] = found.rows[column]
     rows["crc32"], rows["key"] = checksums, keys

@@ -1,8 +1,8 @@
-"""Packs one split: shuffles it, cuts it into shards, writes them in parallel, remembers what is done.
+"""Packs one split: shuffles it, cuts it into shards, writes them in parallel, and can resume.
 
-`OUT/train/pack.json` says what the job is. Until the manifest is written, `.partial/` has a file for
-each finished shard. The same command resumes with the missing shards; another input or other options
-are never mixed with what is there.
+`OUT/train/pack.json` says what the job is. Until the manifest is written, `.partial/` has a file
+for each finished shard. The same command resumes with the missing shards; another input or other
+options are never mixed with what is there.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ def report_skipped(folder: Path, skipped: Sequence[Problem], total: int, remedy:
     if len(skipped) > MAX_SKIPPED * total:
         raise ValueError(
             f"{len(skipped):,} of the {total:,} images of {folder.name} are unreadable, more than "
-            f"{MAX_SKIPPED:.1%}; the first is {skipped[0][0]} ({skipped[0][1]}), all are in {path}. "
-            + remedy
+            f"{MAX_SKIPPED:.1%}; the first is {skipped[0][0]} ({skipped[0][1]}), all are in {path}."
+            f" {remedy}"
         )
 
 

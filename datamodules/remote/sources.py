@@ -1,8 +1,8 @@
 """Reads a remote file well: complete or an error, with retries and timeouts, without secrets.
 
 Remote files break in ways that local ones do not. So the bytes are counted, a silent server is
-abandoned, and what may get better is tried again. URLs' queries and passwords and commands' arguments
-are often credentials, so an error says what happened without them.
+abandoned, and what may get better is tried again. Passwords and queries of URLs and arguments of
+commands are often credentials, so an error says what happened without them.
 """
 
 from __future__ import annotations

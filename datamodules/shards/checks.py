@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from datamodules.shards.entries import SAMPLE_DTYPE
+from datamodules.shards.entries import sample_dtype
 
 if TYPE_CHECKING:
     from datamodules.shards.manifest import Manifest
@@ -19,7 +19,7 @@ def check_consistency(manifest: Manifest) -> None:
     where, samples = f"the manifest in {manifest.root}", manifest.samples
     names = samples.dtype.names or ()
     key_length = samples.dtype["key"].itemsize if "key" in names else 0
-    if samples.ndim != 1 or samples.dtype != SAMPLE_DTYPE(key_length):
+    if samples.ndim != 1 or samples.dtype != sample_dtype(key_length):
         raise ValueError(f"{where} has an index of the wrong format; pack it again")
     if manifest.num_samples == 0:
         raise ValueError(f"{where} lists no samples; pack a folder with images")
@@ -28,7 +28,8 @@ def check_consistency(manifest: Manifest) -> None:
             raise ValueError(f"{where} lists the shard {shard.name!r}, which is not a file name")
     if len(manifest.class_names) != manifest.num_classes:
         raise ValueError(
-            f"{where} has {len(manifest.class_names)} class names for {manifest.num_classes} classes"
+            f"{where} has {len(manifest.class_names)} class names for {manifest.num_classes} "
+            "classes"
         )
     total = int(manifest.counts.sum())
     if total != manifest.num_samples or (manifest.counts < 0).any():
@@ -47,8 +48,8 @@ def check_labels(manifest: Manifest) -> None:
     low, high = int(manifest.samples["label"].min()), int(manifest.samples["label"].max())
     if low < 0 or high >= manifest.num_classes:
         raise ValueError(
-            f"the manifest in {manifest.root} has the label {low if low < 0 else high}, outside its "
-            f"{manifest.num_classes} classes; correct the labels and pack it again"
+            f"the manifest in {manifest.root} has the label {low if low < 0 else high}, outside "
+            f"its {manifest.num_classes} classes; correct the labels and pack it again"
         )
 
 
@@ -66,6 +67,6 @@ def check_urls(manifest: Manifest, allow_pipe: bool) -> None:
         )
     if not allow_pipe and manifest.has_pipes:
         raise ValueError(
-            f"the manifest in {manifest.root} reads its shards through commands (pipe:...), and one "
-            "from elsewhere could run anything; if you trust it, say --data.allow_pipe true"
+            f"the manifest in {manifest.root} reads its shards through commands (pipe:...), and "
+            "one from elsewhere could run anything; if you trust it, give --data.allow_pipe true"
         )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 
-def SAMPLE_DTYPE(key_length: int) -> np.dtype:
-    """Row of the index; offset, size (bytes) and CRC-32 are those of the image file in its shard."""
+def sample_dtype(key_length: int) -> np.dtype:
+    """Row of the index; offset, size (bytes) and CRC-32 are those of the image in its shard."""
     numbers = [("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4"), ("label", "<i4")]
     return np.dtype([*numbers, ("key", f"S{key_length}")])
 

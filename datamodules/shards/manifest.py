@@ -20,7 +20,7 @@ import numpy as np
 
 from datamodules.common.files import replacing, write_text
 from datamodules.shards import checks
-from datamodules.shards.entries import SAMPLE_DTYPE, Sample, Shard
+from datamodules.shards.entries import Sample, Shard, sample_dtype
 
 MANIFEST = "manifest.json"
 INDEX = "samples.npy"
@@ -36,7 +36,7 @@ class Manifest:
         classes: Class ids (folder names, wnids); a label is a position in this list.
         class_names: Names for people, one per class; the ids if nothing better is known.
         shards: The tar files, in the order of the sample ids.
-        samples: `SAMPLE_DTYPE` (num_samples,); memory-mapped and read-only after `load`.
+        samples: `sample_dtype` (num_samples,); memory-mapped and read-only after `load`.
         base: URL of the shards' folder, if the manifest is the local copy of a remote one.
     """
 
@@ -58,7 +58,7 @@ class Manifest:
         """Join what `write_shard` returned for each shard, in this order."""
         shards, rows = zip(*parts, strict=True)
         widest = max(part.dtype["key"].itemsize for part in rows)
-        samples = np.concatenate([part.astype(SAMPLE_DTYPE(widest)) for part in rows])
+        samples = np.concatenate([part.astype(sample_dtype(widest)) for part in rows])
         return cls(Path(root), tuple(classes), tuple(class_names), tuple(shards), samples)
 
     @classmethod
@@ -74,8 +74,8 @@ class Manifest:
                 elsewhere could name any command.
 
         Raises:
-            ValueError: The folder or its manifest does not exist or cannot be read, the index is not
-                the one it was saved with, there are no samples, or a shard may not be opened.
+            ValueError: The folder or its manifest does not exist or cannot be read, the index is
+                not the one it was saved with, there are no samples, or a shard may not be opened.
         """
         folder = Path(folder)
         header = _read_header(folder)
@@ -154,12 +154,12 @@ class Manifest:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """First sample id of each shard, and at the end the number of samples: int64 (shards + 1,)."""
+        """First sample id of each shard, then the number of samples: int64 (shards + 1,)."""
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts)])
 
     @cached_property
     def digest(self) -> str:
-        """A sha256 that changes with the shards' names, counts and content, and with the classes."""
+        """A sha256 of the names, counts and contents of the shards, and of the classes."""
         shards = [[shard.name, shard.samples, shard.sha256] for shard in self.shards]
         content = json.dumps([shards, self.classes], separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()

@@ -35,8 +35,8 @@ class SampleReader:
 
     Args:
         cache: Has the copies of remote shards, and of local ones if it serves them.
-        delays: Seconds before a failed read of a local file is tried again. (The cache has its own.)
-            After the last, reads of this shard are not repeated for five minutes.
+        delays: Seconds before a failed read of a local file is tried again. (The cache has its
+            own.) After the last, reads of this shard are not repeated for five minutes.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.common.files import replacing
-from datamodules.shards.entries import SAMPLE_DTYPE, Shard
+from datamodules.shards.entries import Shard, sample_dtype
 
 MAX_KEY_BYTES = 96
 """A ustar name has at most 100 bytes, and `KEY.jpg` must fit."""
@@ -69,8 +69,8 @@ def write_shard(
 
 
 def index_rows(rows: Sequence[tuple[int, int, int, int, bytes]]) -> np.ndarray:
-    """Make the table of tuples (offset, size, CRC-32, label, key): `SAMPLE_DTYPE` (samples,)."""
-    return np.array(rows, dtype=SAMPLE_DTYPE(max((len(row[-1]) for row in rows), default=1)))
+    """Make the table of tuples (offset, size, CRC-32, label, key): `sample_dtype` (samples,)."""
+    return np.array(rows, dtype=sample_dtype(max((len(row[-1]) for row in rows), default=1)))
 
 
 def _checked_key(key: str) -> bytes:

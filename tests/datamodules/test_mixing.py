@@ -10,7 +10,7 @@ import pytest
 
 from datamodules.mixing import clustering_warning, main, meetings
 from datamodules.plan import TrainPlan
-from datamodules.shards.manifest import SAMPLE_DTYPE, Manifest, Shard
+from datamodules.shards.manifest import sample_dtype, Manifest, Shard
 
 CLASSES = 10
 
@@ -20,7 +20,7 @@ def make(root, arrangement, shards=40, size=50):
     labels = np.random.default_rng(0).integers(0, CLASSES, shards * size)
     if arrangement == "sorted":
         labels.sort()
-    samples = np.zeros(len(labels), SAMPLE_DTYPE(8))
+    samples = np.zeros(len(labels), sample_dtype(8))
     samples["label"] = labels
     entries = tuple(Shard(f"s{i}.tar", size, 10_000_000, f"{i:064d}") for i in range(shards))
     names = tuple(map(str, range(CLASSES)))

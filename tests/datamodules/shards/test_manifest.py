@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from datamodules.shards import manifest as module
-from datamodules.shards.manifest import INDEX, MANIFEST, SAMPLE_DTYPE, Manifest, Sample, Shard
+from datamodules.shards.manifest import INDEX, MANIFEST, Manifest, Sample, Shard, sample_dtype
 
 
 def make(root, counts=(3, 1, 4), label=None):
     total = sum(counts)
-    samples = np.zeros(total, SAMPLE_DTYPE(12))
+    samples = np.zeros(total, sample_dtype(12))
     samples["offset"] = np.arange(total) * 1024 + 512
     samples["size"] = np.arange(total) + 1
     samples["crc32"] = np.arange(total) * 1001
@@ -125,8 +125,8 @@ def replace_index(folder):
         (damage_json(lambda h: h["shards"].pop()), "counts 4 samples.* 8"),
         (damage_json(lambda h: h.update(class_names=["a"])), "1 class names for 2"),
         (damage_json(lambda h: h.pop("index_sha256")), "damaged"),
-        (damage_json(lambda h: h["shards"][0].update(name="../s0.tar")), "no file name"),
-        (damage_json(lambda h: h["shards"][0].update(name="/etc/passwd")), "no file name"),
+        (damage_json(lambda h: h["shards"][0].update(name="../s0.tar")), "not a file name"),
+        (damage_json(lambda h: h["shards"][0].update(name="/etc/passwd")), "not a file name"),
         (cut(INDEX, 300), "damaged"),
         (cut(INDEX, 0), "damaged"),
         (flip_a_bit, "damaged .*samples.npy has changed"),
