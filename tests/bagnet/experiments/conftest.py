@@ -1,7 +1,8 @@
-"""What the tests of the experiments share: narrow networks for the data of `shards`, and the options to measure them."""
+"""Shared by the tests of experiments: narrow networks for the data of `shards`, and flags."""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,9 @@ def flags(shards: Path, networks: Path, out: Path) -> list[str]:
     paths = ["--data.root", str(shards), "--out", str(out)]
     sizes = ["--data.image_size", "33", "--data.resize_size", "36", "--data.batch_size", "4"]
     return ["--models", *models, *paths, *sizes, "--gpus", "0", "--data.workers", "0"]
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a table."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

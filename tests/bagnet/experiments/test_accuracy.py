@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from bagnet.experiments.measuring import networks as network_facts
 from bagnet.model.registry import normalize
 from bagnet.model.weights import load_model
 from datamodules.imagenet import ImageNetDataModule
-from tests.bagnet.experiments.conftest import flags
+from tests.bagnet.experiments.conftest import flags, read_csv
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,18 +82,13 @@ def test_a_network_that_says_nan_is_an_error_and_never_right():
         predictions(Says(float("nan"), 0.0), [0])
 
 
-def table(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "table.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_the_table_has_the_accuracy_that_the_network_has(first_run, shards, networks):
     data = ImageNetDataModule(str(shards), batch_size=53, workers=0, image_size=33, resize_size=36)
     images, labels, _ = next(iter(data.val_dataloader()))
     with torch.no_grad():
         best = load_model(networks / "17.ckpt")(normalize(images)).topk(5).indices
     right = best == labels[:, None]
-    first, row = table(first_run / "accuracy")
+    first, row = read_csv(first_run / "accuracy" / "table.csv")
     assert (first["model"], row["model"]) == ("bagnet9", "mine")
     assert float(row["top1"]) == pytest.approx(right[:, 0].float().mean().item())
     assert float(row["top5"]) == pytest.approx(right.any(1).float().mean().item())
@@ -104,7 +98,7 @@ def test_the_table_has_the_accuracy_that_the_network_has(first_run, shards, netw
 
 
 def test_the_papers_numbers_stand_beside_its_networks(first_run):
-    first, second = table(first_run / "accuracy")
+    first, second = read_csv(first_run / "accuracy" / "table.csv")
     assert (first["paper_top5"], first["paper_images_per_second"]) == ("0.7", "155")
     assert second["paper_top5"] == ""
 

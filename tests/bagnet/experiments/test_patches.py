@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from bagnet.experiments.measuring.parts import read_file
 from bagnet.model.registry import build_model, normalize
 from bagnet.model.weights import load_model
 from datamodules.imagenet import ImageNetDataModule
+from tests.bagnet.experiments.conftest import read_csv
 
 SIZES = ["--data.workers", "0", "--data.image_size", "32", "--data.resize_size", "36"]
 SHOWN = ["--patches", "3", "--classes", "class4", "class1", "--mistakes", "2"]
@@ -52,8 +52,6 @@ def test_the_lists_are_those_of_all_images_and_classes(out, shards, network):
     evidence = evidence_map(model, normalize(images))
     best, places = evidence.flatten(2).max(2)
     top.update_best(best, places, evidence.shape[3], labels, ids)
-    with (folder / "mine-patches.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
     expected = []
     for number in (4, 1):
         for of in (OWN, OTHERS):
@@ -63,7 +61,7 @@ def test_the_lists_are_those_of_all_images_and_classes(out, shards, network):
                 expected.append((f"class{number}", patches.ROWS[of], rank, key, box[0], box[1]))
     found = [
         (r["class"], r["of"], int(r["rank"]), r["file"], int(r["top"]), int(r["left"]))
-        for r in rows
+        for r in read_csv(folder / "mine-patches.csv")
     ]
     assert found == expected
     assert {path.name for path in folder.glob("mine-*.png")} == {
