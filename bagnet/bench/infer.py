@@ -8,11 +8,10 @@ on the device; normalising them is part of the time. Weights are fresh.
 * folded: channels-last, each BatchNorm folded into its convolution (and a BagNet's first two into one).
 * compiled: folded, with `module.compile()`.
 * graph: folded, replayed as a CUDA graph (on GPUs only).
-* fused: channels-last, on the kernels of `bagnet.kernels` (on GPUs only).
 * map: folded, with the evidence of each patch for all classes, of which the logits are the mean (`bagnet.evidence`).
 * resnet50-fp32, resnet50-folded, resnet50-compiled: torchvision's network in these ways.
 
-Then the evidence around every pixel for one class (`bagnet.evidence.dense_evidence`, float32), in maps a second, and how many
+Then the evidence around every pixel for one class (`bagnet.dense_evidence`, float32), in maps a second, and how many
 times slower than ResNet-50 the network is, beside the paper's 155 against 570 images/s (Brendel & Bethge 2019).
 """
 
@@ -31,8 +30,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from bagnet.bench.lib.floors import count
 from bagnet.bench.lib.report import report, short
 from bagnet.bench.lib.rounds import prepare_device, recorded, step_seconds, take_turns
-from bagnet.bench.lib.steps import Setting, check, choose, fuse, network_of, network_parser
-from bagnet.evidence import dense_evidence, evidence_map
+from bagnet.bench.lib.steps import Setting, check, choose, network_of, network_parser
+from bagnet.evidence.dense import dense_evidence
+from bagnet.evidence.maps import evidence_map
 from bagnet.model import folding
 from bagnet.model.network import BagNet
 from bagnet.model.registry import build_model, normalize
@@ -55,7 +55,6 @@ def build(
     channels_last: bool = True,
     folded: bool = False,
     compiled: bool = False,
-    fused: bool = False,
     graph: bool = False,
     forward: Callable[[nn.Module, Tensor], Tensor] | None = None,
 ) -> Logits:
@@ -68,7 +67,6 @@ def build(
         channels_last: Whether to lay weights and images out so.
         folded: Whether to fold each BatchNorm into its convolution.
         compiled: Whether to compile the network.
-        fused: Whether to run it on the fused kernels; for BagNets on CUDA only.
         graph: Whether to record the kernels once and replay them; CUDA only.
         forward: Gets the logits out of the network in another way than calling it.
     """
@@ -80,8 +78,6 @@ def build(
     network = network.to(dtype).to(memory_format=layout)
     if compiled:
         network.compile()
-    if fused:
-        fuse(network)
 
     run: Callable[[Tensor], Tensor] = network if forward is None else partial(forward, network)
 
@@ -136,7 +132,6 @@ VARIANTS: dict[str, Callable[[Setting], Logits]] = {
     "folded": partial(build, folded=True),
     "compiled": partial(build, folded=True, compiled=True),
     "graph": partial(build, folded=True, graph=True),
-    "fused": partial(build, fused=True),
     "map": partial(build, folded=True, forward=_mean_of_map),
     "resnet50-fp32": partial(plain, model="resnet50"),
     "resnet50-folded": partial(build, model="resnet50", folded=True),

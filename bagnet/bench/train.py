@@ -7,9 +7,8 @@ All variants take turns in one process, after a warm-up in which the logits of o
 * fused-sgd: channels-last, with the optimizer in one kernel.
 * checkpointed: channels-last, with the activations of each block computed again for its backward pass.
 * compiled: fused-sgd, compiled from the pixels on.
-* fused: fused-sgd, with the kernels of `bagnet.kernels` (GPUs only).
 * resnet50, resnet50-compiled: channels-last and compiled of torchvision's network.
-* On request (`--variants`): graph, compiled-graph and fused-graph are fused-sgd, compiled and fused as CUDA graphs, that is
+* On request (`--variants`): graph and compiled-graph are fused-sgd and compiled as CUDA graphs, that is
   without what the host costs, but each keeps the memory of its step; compiled-tuned is compiled in torch.compile's mode
   max-autotune-no-cudagraphs.
 

@@ -14,7 +14,7 @@ from bagnet.bench.lib.report import short, show, write
 from bagnet.bench.lib.rounds import step_seconds
 from bagnet.bench.lib.steps import REFERENCE, VARIANTS, Setting, Step
 
-WAYS = (REFERENCE, "checkpointed", "fused")
+WAYS = (REFERENCE, "checkpointed")
 WARM_UP = 2  # steps; the optimizer's state is there after the first
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from bagnet import kernels
 from bagnet.bench.lib.report import parser_of
 from bagnet.bench.lib.rounds import recorded
 from bagnet.model.registry import BAGNETS, build_model
@@ -22,7 +21,7 @@ from bagnet.training.classifier import memory_format
 from bagnet.training.optim import parameter_groups
 
 REFERENCE = "channels-last"
-GRAPHS = {"graph", "compiled-graph", "fused-graph"}
+GRAPHS = {"graph", "compiled-graph"}
 ON_REQUEST = {*GRAPHS, "compiled-tuned"}
 """Not measured unless asked for: a graph keeps all memory of its step, and tuning takes many minutes."""
 TOLERANCE = 0.8
@@ -130,10 +129,6 @@ class Step:
         return loss.detach()
 
 
-def fuse(network: nn.Module) -> None:
-    kernels.fuse(network, next(network.parameters()).device)
-
-
 def network_parser(
     name: str,
     description: str | None,
@@ -176,10 +171,6 @@ def choose(
     for name in options.variants or ():
         if name in missing:
             raise ValueError(f"--variants {name}: CUDA graphs need a GPU; leave it out")
-    with torch.device("meta"):
-        network = build_model(options.model, width=options.width)
-    if kernels.obstacle(network, device) is not None:
-        missing.add("fused")
     chosen = [name for name in variants if name not in {*missing, *on_request}]
     return options.variants or chosen
 
@@ -220,8 +211,6 @@ VARIANTS: dict[str, Callable[[Setting], Step]] = {
     "compiled": partial(Step, fused_sgd=True, compiled="default"),
     "compiled-tuned": partial(Step, fused_sgd=True, compiled="max-autotune-no-cudagraphs"),
     "compiled-graph": partial(Step, fused_sgd=True, compiled="reduce-overhead"),
-    "fused": partial(Step, fused_sgd=True, prepare=fuse),
-    "fused-graph": partial(Step, fused_sgd=True, graph=True, prepare=fuse),
     "resnet50": partial(Step, model="resnet50"),
     "resnet50-compiled": partial(Step, model="resnet50", fused_sgd=True, compiled="default"),
 }

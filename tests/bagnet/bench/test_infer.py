@@ -24,7 +24,7 @@ def test_every_variant_is_measured_in_every_round_and_told_beside_the_papers_rat
     assert main([*TINY, "--out", str(tmp_path / "figures.json")]) == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
     rates = figures["images_per_second"]
-    assert set(rates) == set(infer.VARIANTS) - {"graph", "fused"}, "which need a GPU"
+    assert set(rates) == set(infer.VARIANTS) - {"graph"}, "which needs a GPU"
     assert all(len(values) == 2 and min(values) > 0 for values in rates.values())
     assert len(figures["dense_maps_per_second"]) == 2
     ratio = sum(rates["fp32"]) / sum(rates["resnet50-fp32"])  # the median of two is their mean
@@ -67,17 +67,13 @@ def test_what_computes_something_else_is_not_compared(monkeypatch, capsys):
     assert "bf16 computes something else" in capsys.readouterr().err
 
 
-def test_a_gpu_has_more_variants(monkeypatch):
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
+def test_a_gpu_has_more_variants():
     gpu, options = torch.device("cuda"), Namespace(variants=None, model="bagnet9", width=2)
     usual = [name for name in VARIANTS if name not in ON_REQUEST]
     assert choose(infer.VARIANTS, options, gpu) == list(infer.VARIANTS)
     assert choose(VARIANTS, options, gpu, ON_REQUEST) == usual
-    assert "fused" in usual
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
-    assert choose(VARIANTS, options, gpu, ON_REQUEST) == [n for n in usual if n != "fused"]
-    options.variants = ["fused-graph"]
-    assert choose(VARIANTS, options, gpu, ON_REQUEST) == ["fused-graph"]
+    options.variants = ["graph"]
+    assert choose(VARIANTS, options, gpu, ON_REQUEST) == ["graph"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

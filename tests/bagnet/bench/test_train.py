@@ -19,9 +19,7 @@ from bagnet.training import classifier
 
 TINY = ["train", "--width", "2", "--image-size", "41", "--batch-size", "2", "--device", "cpu"]
 TINY += ["--steps", "2", "--rounds", "2"]
-HERE = [
-    name for name in VARIANTS if name not in {*ON_REQUEST, "fused"}
-]  # tests/bagnet/kernels checks that
+HERE = [name for name in VARIANTS if name not in ON_REQUEST]
 BAGNETS = [name for name in HERE if not name.startswith("resnet50")]
 
 
@@ -141,7 +139,7 @@ def test_the_time_of_a_step_is_told_kernel_by_kernel(tmp_path, said):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--variants", "fused-graph"], "--variants fused-graph: CUDA graphs need a GPU"),
+        (["--variants", "graph"], "--variants graph: CUDA graphs need a GPU"),
         (["--memory"], "--memory fills the memory of a GPU"),
         (["--batch-size", "0"], "--batch-size 0: it must be at least 1"),
         (["--image-size", "20"], "smaller than the patch of 33x33"),
@@ -151,11 +149,6 @@ def test_the_time_of_a_step_is_told_kernel_by_kernel(tmp_path, said):
 def test_what_cannot_be_measured_is_one_line(flags, message, capsys):
     assert main([*TINY, *flags]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_fused_kernels_without_a_gpu_are_one_line(capsys):
-    assert main([*TINY, "--variants", "fused"]) == 2
-    assert "no fused kernels here: they are for GPUs" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
