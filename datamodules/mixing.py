@@ -1,9 +1,10 @@
 """How well each shuffle window mixes the batches, compared with random ones.
 
-For each window, the table shows how often two samples of one shard, or of one class, are in the same
-batch, as a multiple of chance. A shuffle within windows of a few shards brings samples of one shard
-together more often than chance. If shards are random samples of the data, as `pack` writes them,
-the classes of a batch do not show it. If shards are sorted by class, they do, and SGD suffers.
+For each window, the table shows how often two samples of one shard, or of one class, are in the
+same batch, as a multiple of chance. A shuffle within windows of a few shards brings samples of one
+shard together more often than chance. If shards are random samples of the data, as `pack` writes
+them, the classes of a batch do not show it. If shards are sorted by class, they do, and SGD
+suffers.
 """
 
 from __future__ import annotations
@@ -80,10 +81,10 @@ def clustering_warning(manifest: Manifest, plan: TrainPlan) -> str | None:
     if not pairs.is_clustered:
         return None
     return (
-        f"the shards in {manifest.root} are sorted by class: two images of a batch are of one class "
-        f"{pairs.rate:.1f} times as often as in random batches, which harms the training. Pack them "
-        "again to mix them (`python -m datamodules.pack wds SHARDS OUT`), or use a larger "
-        f"--data.window (now {plan.window} of {len(manifest.shards)} shards; "
+        f"the shards in {manifest.root} are sorted by class: two images of a batch are of one "
+        f"class {pairs.rate:.1f} times as often as in random batches, which harms the training. "
+        "Pack them again to mix them (`python -m datamodules.pack wds SHARDS OUT`), or use a "
+        f"larger --data.window (now {plan.window} of {len(manifest.shards)} shards; "
         f"`python -m datamodules.mixing {manifest.root.parent}` shows the effect of each)"
     )
 

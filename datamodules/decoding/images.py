@@ -11,14 +11,15 @@ from PIL import Image
 
 from datamodules.decoding.region import Region, decode_region
 
-# No more than these: PIL can also open formats that start other programs (EPS).
+# Only these, because PIL can also open formats that start other programs (EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """How the names of files in these formats end, in lower case."""
 
 MAX_PIXELS = 89_478_485
-"""The largest image that is decoded, to a quarter of a gigabyte; PIL's limit too. ImageNet's largest has 61 million."""
+"""The largest image that is decoded, to a quarter of a gigabyte, as in PIL. ImageNet's largest has
+61 million pixels."""
 
 
 class UnreadableImage(ValueError):
@@ -26,11 +27,11 @@ class UnreadableImage(ValueError):
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Width and height of an image file, in pixels; takes 3 us for a JPEG.
+    """Width and height of an image file, in pixels. Takes 3 us for a JPEG.
 
     Raises:
-        UnreadableImage: No image of a known format, or one of more than `MAX_PIXELS`, which a few bytes
-            can claim (a decompression bomb).
+        UnreadableImage: It is not an image of a known format, or it claims to have more than
+            `MAX_PIXELS`, as a few bytes can (a decompression bomb).
     """
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
@@ -46,31 +47,31 @@ def _size_by_pil(data: bytes) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return image.size
+                size: tuple[int, int] = image.size
+                return size
     except Image.DecompressionBombError:
         raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from None
     except MemoryError:
         raise
-    except Exception as error:  # PIL's plugins raise whatever their parsers happen to raise
+    except Exception as error:  # PIL's plugins raise any exception
         raise UnreadableImage("not a readable image") from error
 
 
 def pixels(data: bytes, box: Region) -> np.ndarray:
-    """Decode a part of an image file to RGB, as PIL does, of an animation the first frame.
+    """Decode a part of an image file to RGB, as PIL does. An animation gives its first frame.
 
-    Whether it is readable does not depend on the part, nor do the pixels depend on what decodes it.
-    Of a JPEG, what comes after the part is only searched for its end: flaws in there show if PIL
-    could not live with them.
+    Whether the file is readable does not depend on the part, and the pixels do not depend on which
+    decoder is used. The rest of a JPEG, behind the part, is only searched for its end.
 
     Args:
-        data: the file.
-        box: the part, within the `image_size` that the caller has asked for and so checked.
+        data: The file.
+        box: The part, within the `image_size` that the caller has requested and so checked.
 
     Returns:
         uint8 (box.height, box.width, 3), contiguous.
 
     Raises:
-        UnreadableImage: It cannot be decoded to its end.
+        UnreadableImage: The file cannot be decoded to its end.
     """
     region = decode_region(data, box)
     if region is not None:
@@ -81,14 +82,17 @@ def pixels(data: bytes, box: Region) -> np.ndarray:
 
 def _whole(data: bytes) -> np.ndarray:
     try:
-        # Exact, as PIL decodes, and in a few per cent less time. Strict: else the part of an image
-        # that is missing would be grey.
-        return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True)
+        # The pixels are PIL's, in a few percent less time. If it were not strict, the missing part
+        # of an image would be grey.
+        image: np.ndarray = simplejpeg.decode_jpeg(
+            data, "RGB", fastdct=False, fastupsample=False, strict=True
+        )
+        return image
     except ValueError:
-        pass  # no JPEG, or one with CMYK or with flaws, of which PIL knows the harmless ones
+        pass  # not a JPEG, or CMYK, or flawed; PIL knows which flaws are harmless
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return np.array(to_rgb(image))  # a copy, which may be written to
+        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+            return np.array(to_rgb(file))  # a copy, because it must be writable
     except MemoryError:
         raise
     except Exception as error:
@@ -97,7 +101,7 @@ def _whole(data: bytes) -> np.ndarray:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert to 8 bits of red, green and blue."""
-    if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255
+    if image.mode.startswith("I"):  # 16 bits per pixel, which PIL would clip at 255
         wide = np.asarray(image).astype(np.int64)
         return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "P":  # a palette may carry transparency, which only RGBA can hold

@@ -1,12 +1,12 @@
-/* Decodes a rectangle of a JPEG and nothing else; called by region.py, which compiles it.
+/* Decodes a rectangle of a JPEG. Compiled and called by region.py.
 
-   libjpeg-turbo has to undo the entropy coding of all rows above the rectangle, since each block
-   builds on the one before, but it transforms, upsamples and converts only what is asked for, and
-   rows below are never looked at. The pixels are those of a decode of the whole, to the bit: same
+   libjpeg-turbo must undo the entropy coding of all rows above the rectangle, because each block
+   depends on the one before. But it transforms, upsamples and converts only what is requested, and
+   never looks at the rows below. The pixels are equal to the bit to those of the whole image: same
    DCT (islow), same fancy upsampling.
 
-   Nothing is tolerated in here: whatever libjpeg-turbo so much as warns of is refused, and the
-   caller decodes the whole. */
+   No flaw is tolerated here. If libjpeg-turbo so much as warns, the file is refused, and the caller
+   decodes the whole image. */
 
 #include <setjmp.h>
 #include <stddef.h>
@@ -19,27 +19,27 @@
 #error "the JPEG library is not libjpeg-turbo"
 #endif
 
-/* Pixels to both sides that are decoded too. Fancy upsampling looks at two of them, and is not done
-   to less than five. */
+/* Pixels on both sides that are decoded too. Fancy upsampling looks at two of them, and is not done
+   for less than five. */
 #define MARGIN 8
 
-#define ROWS 8 /* are asked for at a time; the library gives as many as it has at hand */
+#define ROWS 8 /* requested at a time; the library gives as many as it has ready */
 
 struct refusal {
-  struct jpeg_error_mgr manager; /* first, so that the library's pointer to it is one to this */
+  struct jpeg_error_mgr manager; /* first, so that a pointer to it is also one to this struct */
   jmp_buf escape;
 };
 
 static void refuse(j_common_ptr info) { longjmp(((struct refusal *)info->err)->escape, 1); }
 
 static void refuse_warnings(j_common_ptr info, int level) {
-  if (level < 0) refuse(info); /* others are traces */
+  if (level < 0) refuse(info); /* other levels are traces */
 }
 
-/* Whether nothing but entropy-coded data and the end of the image follows.
+/* Whether only entropy-coded data and the end of the image follow.
 
-   A file that is cut short, or has anything else there, may turn out unreadable when it is decoded
-   to its end. So whether a sample is readable does not depend on the rectangle that was drawn. */
+   A file that is cut short, or has anything else there, may be unreadable when it is decoded to its
+   end. With this check, whether a sample is readable does not depend on the drawn rectangle. */
 static int ends_well(j_decompress_ptr info) {
   const JOCTET *at = info->src->next_input_byte, *end = at + info->src->bytes_in_buffer;
   int marker = info->unread_marker;
@@ -54,10 +54,10 @@ static int ends_well(j_decompress_ptr info) {
 
 /* Decode the rectangle to RGB.
 
-   data, size: the file.
-   left, top, width, height: the rectangle, pixels.
+   data, size: the file and its length in bytes.
+   left, top, width, height: the rectangle, in pixels.
    out: height x width x 3 bytes.
-   Returns 1, or 0 if the image has to be decoded as a whole; then what is in `out` means nothing. */
+   Returns 1, or 0 if the whole image has to be decoded; then the content of `out` is undefined. */
 int decode_region(const unsigned char *data, unsigned long size, unsigned left, unsigned top,
                   unsigned width, unsigned height, unsigned char *out) {
   struct jpeg_decompress_struct info;
@@ -77,7 +77,7 @@ int decode_region(const unsigned char *data, unsigned long size, unsigned left, 
              width <= info.image_width - left && height <= info.image_height - top;
   int plain = info.jpeg_color_space == JCS_YCbCr || info.jpeg_color_space == JCS_GRAYSCALE ||
               info.jpeg_color_space == JCS_RGB;
-  /* Several scans (progressive) are decoded whole in any case, and take memory for it. */
+  /* The library decodes an image with several scans (progressive) whole in any case. */
   if (!fits || !plain || jpeg_has_multiple_scans(&info)) refuse((j_common_ptr)&info);
 
   info.out_color_space = JCS_RGB;
@@ -85,7 +85,7 @@ int decode_region(const unsigned char *data, unsigned long size, unsigned left, 
   info.do_fancy_upsampling = TRUE;
   jpeg_start_decompress(&info);
 
-  /* The library moves the left edge to that of a block, and puts it into `begin`. */
+  /* The library moves the left edge to that of a block, and stores it in `begin`. */
   JDIMENSION begin = left > MARGIN ? left - MARGIN : 0, end = left + width + MARGIN;
   JDIMENSION span = (end < info.image_width ? end : info.image_width) - begin;
   if (span < info.image_width) jpeg_crop_scanline(&info, &begin, &span);

@@ -1,7 +1,7 @@
-"""Decodes a rectangle of a JPEG, by `region.c`, which is compiled on first use.
+"""Decodes a rectangle of a JPEG with `region.c`, which is compiled on first use.
 
-No package brings a decoder that reads a part of an image. Where this one cannot be had (no C compiler, no
-libjpeg-turbo) images are decoded whole, to the same pixels.
+No package has a decoder that reads only a part of an image. If this one cannot be compiled (no C
+compiler, no libjpeg-turbo), images are decoded whole, to the same pixels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,6 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
+
+from datamodules.common.files import replacing
 
 _SOURCE = Path(__file__).with_name("region.c")
 
@@ -37,16 +38,17 @@ class Region(NamedTuple):
 
 
 class NotAvailable(Exception):
-    """Why there is no such decoder on this machine, and what to do about it."""
+    """Says why this machine does not have the decoder, and how to get it."""
 
 
 def decode_region(data: bytes, region: Region) -> np.ndarray | None:
-    """Decode a rectangle: uint8 (height, width, 3), to the bit what a decode of the whole gives there.
+    """Decode a rectangle of a JPEG.
 
     Returns:
-        None where the whole has to be decoded, to see what is in it or whether it is readable: it
-        is no plain JPEG (but progressive, CMYK, another format), or has the least flaw, or does not
-        fit the region, or this machine has no such decoder.
+        uint8 (height, width, 3), equal to the bit to that part of the whole image. None if the
+        whole has to be decoded, because the file is not a plain JPEG (but progressive, CMYK,
+        another format), has the slightest flaw, or does not contain the region, or because this
+        machine does not have the decoder.
     """
     function = _function()
     if isinstance(function, NotAvailable):
@@ -56,14 +58,14 @@ def decode_region(data: bytes, region: Region) -> np.ndarray | None:
 
 
 def why_not() -> str | None:
-    """Why this machine has no such decoder, and what to do about it; None if it has. Compiles it if need be."""
+    """Compile the decoder, if necessary; returns why that fails and the remedy, or None."""
     function = _function()
     return str(function) if isinstance(function, NotAvailable) else None
 
 
 @cache
 def _function() -> Callable[..., int] | NotAvailable:
-    """The function of `region.c`, once it has shown in this process that its pixels are right."""
+    """The function of `region.c`, after a check in this process that its pixels are right."""
     try:
         function = _load(_compiled())
         _check(function)
@@ -73,15 +75,14 @@ def _function() -> Callable[..., int] | NotAvailable:
 
 
 def _compiled() -> Path:
-    """The library in the user's cache; many processes may make it at the same time."""
-    compiler = os.environ.get("CC") or "cc"
-    command = [*compiler.split(), "-O2", "-shared", "-fPIC", "-x", "c", "-"]
+    """The library in the user's cache folder. Several processes may make it at the same time."""
+    command = [*_compiler(), "-O2", "-shared", "-fPIC", "-x", "c", "-"]
     prefix = Path(sys.prefix)
-    if (prefix / "include" / "jpeglib.h").exists():  # an environment of conda
+    if (prefix / "include" / "jpeglib.h").exists():  # a conda environment
         command += [f"-I{prefix}/include", f"-L{prefix}/lib", f"-Wl,-rpath,{prefix}/lib"]
     command += ["-ljpeg"]
     source = _SOURCE.read_bytes()
-    # What was made on one kind of machine may be seen on another: homes are shared.
+    # Machines of several kinds may share a home.
     kind = [*command, platform.machine(), *platform.libc_ver()]
     name = hashlib.sha256(source + repr(kind).encode()).hexdigest()[:32]
     try:
@@ -91,27 +92,29 @@ def _compiled() -> Path:
         status = folder.stat()
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise PermissionError(f"others may write to {folder}")  # and so choose what we run
-        if library.exists():
-            return library
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            temporary = Path(place, library.name)
-            _compile([*command, "-o", str(temporary)], source)
-            os.replace(temporary, library)
+        if not library.exists():
+            with replacing(library) as temporary:
+                _compile([*command, "-o", str(temporary)], source)
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
         raise NotAvailable(
-            f"there is no place for it ({error}); set XDG_CACHE_HOME to a folder of yours"
+            f"the compiled file cannot be stored ({error}); set XDG_CACHE_HOME to a folder of yours"
         ) from None
     return library
 
 
-def _compile(command: list[str], source: bytes) -> None:
+def _compiler() -> list[str]:
+    command = (os.environ.get("CC") or "cc").split()
     if shutil.which(command[0]) is None:
         raise NotAvailable(f"there is no C compiler {command[0]!r}; {_INSTALL}")
+    return command
+
+
+def _compile(command: list[str], source: bytes) -> None:
     run = subprocess.run(command, input=source, capture_output=True)
     if run.returncode:
         lines = run.stderr.decode(errors="replace").splitlines() or ["no message"]
         cause = next((line for line in lines if "error" in line), lines[-1])
-        raise NotAvailable(f"{command[0]!r} cannot compile it ({cause}); {_INSTALL}")
+        raise NotAvailable(f"{command[0]!r} cannot compile the decoder ({cause}); {_INSTALL}")
 
 
 def _load(library: Path) -> Callable[..., int]:
@@ -126,7 +129,7 @@ def _load(library: Path) -> Callable[..., int]:
 
 
 def _check(function: Callable[..., int]) -> None:
-    """Compare its pixels with those of a whole decode, on one small image for each kind of sampling."""
+    """Compare its pixels with those of whole images, one for each kind of chroma subsampling."""
     noise = np.random.default_rng(0).integers(0, 256, (75, 93, 3), np.uint8)
     region = Region(33, 35, 31, 17)
     for sampling in ("444", "422", "420", "440", "411"):

@@ -1,4 +1,7 @@
-"""From an image file to pixels: uint8, of which only what is seen is decoded; normalisation happens on the device."""
+"""The crops of training and validation: from an image file to uint8 pixels.
+
+Only the part that is seen is decoded.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,14 @@ _PIXEL = torch.empty(1, dtype=torch.uint8)
 
 
 class View(NamedTuple):
-    """What is seen of an image: a box of it, resized, then the centre of that, and mirrored or not."""
+    """What is seen of an image: a part of it, resized, then its centre.
+
+    Attributes:
+        box: The part.
+        height: Height to which the part is resized, in pixels.
+        width: Width to which the part is resized, in pixels.
+        mirrored: Whether left and right are exchanged.
+    """
 
     box: Region
     height: int
@@ -31,10 +41,10 @@ class Transform(ABC):
     """From an image file to a square of pixels.
 
     Args:
-        size: side of the square, in pixels.
+        size: Side of the square, in pixels.
 
     Raises:
-        ValueError: a size below one pixel.
+        ValueError: The size is below 1.
     """
 
     def __init__(self, size: int) -> None:
@@ -43,38 +53,39 @@ class Transform(ABC):
 
     @abstractmethod
     def view(self, width: int, height: int) -> View:
-        """What is seen of an image of this size, in pixels. May draw from torch's generator."""
+        """What is seen of an image of this size (in pixels). May draw from torch's generator."""
 
     def __call__(self, data: bytes) -> Tensor:
         """Decode and resize what is seen: uint8 (3, size, size), in channels-last memory.
 
         Raises:
-            UnreadableImage: it cannot be decoded to its end, or has too many pixels.
+            UnreadableImage: It cannot be decoded to its end, or has too many pixels.
         """
         view = self.view(*image_size(data))
         return self.resize(pixels(data, view.box), view)
 
     def resize(self, box: np.ndarray, view: View) -> Tensor:
         """From the pixels of the view's box, uint8 (height, width, 3), to what is seen."""
-        return seen(torch.from_numpy(box).permute(2, 0, 1), view, self.size)
+        image: Tensor = v2.functional.center_crop_image(_resize(box, view), [self.size] * 2)
+        return image.flip(-1) if view.mirrored else image
 
 
 class TrainTransform(Transform):
     """Random resized crop and flip, drawn as torchvision draws them.
 
     Args:
-        image_size: side of the result, in pixels.
-        min_scale: smallest area of a crop, as a share of the image's.
+        image_size: Side of the result, in pixels.
+        min_scale: Smallest area of a crop, as a fraction of the image, in (0, 1].
 
     Raises:
-        ValueError: an image size below one pixel, or a share outside (0, 1].
+        ValueError: The image size is below 1, or the fraction is out of its range.
     """
 
     def __init__(self, image_size: int = 224, min_scale: float = 0.08) -> None:
         super().__init__(image_size)
         if not 0 < min_scale <= 1:
             raise ValueError(
-                f"min_scale is {min_scale}, but it is a share of the image: 0 < share <= 1"
+                f"min_scale is {min_scale}, but it is a fraction of the image: 0 < fraction <= 1"
             )
         self._crop = v2.RandomResizedCrop(image_size, scale=(min_scale, 1.0))
 
@@ -88,13 +99,12 @@ class EvalTransform(Transform):
     """Resize and centre crop.
 
     Args:
-        image_size: side of the result, in pixels.
-        resize_size: length of the shorter side before the crop, in pixels; smaller images are
+        image_size: Side of the result, in pixels.
+        resize_size: Length of the shorter side before the crop, in pixels; smaller images are
             enlarged.
 
     Raises:
-        ValueError: a size below one pixel, or a crop larger than the resized image, which would
-            have black borders.
+        ValueError: A size is below 1, or the crop is larger than the resized image.
     """
 
     def __init__(self, image_size: int = 224, resize_size: int = 256) -> None:
@@ -121,7 +131,7 @@ class WholeTransform(EvalTransform):
         resize_size: Length of the shorter side, in pixels.
 
     Raises:
-        ValueError: A size below one pixel.
+        ValueError: The size is below 1.
     """
 
     def __init__(self, resize_size: int = 256) -> None:
@@ -129,15 +139,14 @@ class WholeTransform(EvalTransform):
 
     def resize(self, box: np.ndarray, view: View) -> Tensor:
         """From the pixels of an image, uint8 (height, width, 3), to the resized (3, H, W)."""
-        image = torch.from_numpy(box).permute(2, 0, 1)
-        return v2.functional.resize_image(image, [view.height, view.width], antialias=True)
+        return _resize(box, view)
 
 
-def seen(image: Tensor, view: View, size: int) -> Tensor:
-    """From the view's box, uint8 (3, height, width) on any device, to a square of `size` pixels of it."""
-    image = v2.functional.resize_image(image, [view.height, view.width], antialias=True)
-    image = v2.functional.center_crop_image(image, [size, size])
-    return image.flip(-1) if view.mirrored else image
+def _resize(box: np.ndarray, view: View) -> Tensor:
+    image = torch.from_numpy(box).permute(2, 0, 1)
+    size = [view.height, view.width]
+    resized: Tensor = v2.functional.resize_image(image, size, antialias=True)
+    return resized
 
 
 def _check_size(name: str, value: int) -> None:
@@ -147,10 +156,10 @@ def _check_size(name: str, value: int) -> None:
 
 @contextmanager
 def drawing_from(seed: int) -> Iterator[None]:
-    """Draw what torch draws on the CPU from `seed`, and leave the process's random state as it was.
+    """Within this context, torch draws on the CPU from `seed`; afterwards, its state is as before.
 
-    Costs about 3 us. `torch.random.fork_rng` and `torch.manual_seed` would cost 80 times as much,
-    and the latter reseeds the accelerators too.
+    Takes about 3 us. `torch.random.fork_rng` and `torch.manual_seed` would take 80 times as long,
+    and the latter also reseeds the accelerators.
     """
     generator = torch.default_generator
     state = generator.get_state()

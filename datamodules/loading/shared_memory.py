@@ -78,8 +78,9 @@ class SharedBuffers:
 
 
 def _shared(size: int) -> Tensor:
+    share: Callable[[Tensor], Tensor] = Tensor.share_memory_  # torch does not annotate it
     try:
-        return torch.zeros(size, dtype=torch.uint8).share_memory_()
+        return share(torch.zeros(size, dtype=torch.uint8))
     except RuntimeError as error:
         raise OSError(
             errno.ENOSPC,
