@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datamodules.common.batch import Box
+if TYPE_CHECKING:  # it imports torch, which takes seconds
+    from datamodules.common.batch import Box
 
 WARM = {"red": (206, 48, 48), "yellow": (238, 204, 64), "pink": (224, 96, 168)}
 COOL = {"green": (60, 168, 84), "blue": (44, 84, 200), "turquoise": (64, 190, 190)}

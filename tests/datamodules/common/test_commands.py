@@ -1,0 +1,164 @@
+"""Options become flags and help; mistakes become one line."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datamodules.audit.__main__ import COMMAND as AUDIT
+from datamodules.common.commands import Command, main, parse
+from datamodules.demo.__main__ import COMMAND as DEMO
+from datamodules.pack.__main__ import COMMANDS as PACK
+from tests.datamodules.common.commanding import MODULE, Options, Shape
+
+COMMAND = Command(MODULE, Options, ("numbers", "out"))
+
+
+def options(text):
+    return parse("program", COMMAND, text.split())
+
+
+def test_words_become_options():
+    assert options("1 2 there") == Options(out=Path("there"), numbers=[1, 2])
+    assert options(
+        "1 there --kind bold --sizes 3 --scale 2 --seed 4 --quiet true --shape.width 9"
+    ) == Options(
+        out=Path("there"),
+        numbers=[1],
+        kind="bold",
+        sizes=[3],
+        scale=2.0,
+        seed=4,
+        quiet=True,
+        shape=Shape(9),
+    )
+
+
+def test_a_flag_alone_switches_on():
+    assert options("--quiet 1 there").quiet
+    assert options("1 there --quiet").quiet
+    assert not options("1 there --quiet false").quiet
+
+
+def test_options_travel_to_other_processes():
+    found = options("1 2 there --sizes 3 --shape.width 9")
+    assert {type(n) for n in (*found.numbers, *found.sizes, found.shape.width)} == {int}
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("1", "the following arguments are required: out"),
+        ("1 there --kind large", "--kind large: choose from plain, bold"),
+        ("1 there --sizes 0", "--sizes 0: it must be more than 0"),
+        ("1 there --seed -1", "--seed -1: it must be at least 0"),
+        ("1 there --seed x", "--seed x: it must be a whole number"),
+        ("1 there --scale x", "--scale x: it must be a number"),
+        ("1 there --quiet=x", "--quiet x: it must be true or false"),
+        ("1 there --shape.width 1.5", "--shape.width 1.5: it must be a whole number"),
+        ("1 there --siz 1", "unrecognized arguments: --siz 1"),
+    ],
+)
+def test_wrong_words_are_one_line(capsys, words, message):
+    with pytest.raises(SystemExit) as caught:
+        options(words)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"error: {message}; see program --help\n"
+
+
+def test_help_has_the_docstrings_the_choices_and_the_defaults(capsys):
+    with pytest.raises(SystemExit) as caught:
+        options("--help")
+    assert caught.value.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "NUMBERS [NUMBERS ...] OUT Prints the numbers it is given. Each on a line of its own.",
+        "NUMBERS Numbers to print, in this order. OUT Where to.",
+        "--kind {plain,bold} How to print them.",
+        "--sizes N [N ...] Sizes of the letters. --",
+        "--scale X A factor. (default: 1.5)",
+        "--seed N Seed of everything. (default: 0)",
+        "Columns. (default: 80)",
+    ):
+        assert text in out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "error"),
+    [
+        ("7 there", 0, ""),
+        ("6 there", 1, ""),
+        ("1 there", 2, "error: no such number: 1\n"),
+        ("2 there", 2, "error: [Errno 2] No such file: 'table'\n"),
+        (
+            "3 there",
+            2,
+            "error: [Errno 28] No space left on device: 'table'; make room and run the same "
+            "command again\n",
+        ),
+        ("4 there", 130, "come back\n"),
+        ("5 there", 143, "come back\n"),
+    ],
+)
+def test_how_a_command_ends(capsys, words, code, error):
+    assert main("program", COMMAND, words.split(), "come back") == code
+    assert main("program", {"print": COMMAND}, ["print", *words.split()], "come back") == code
+    assert capsys.readouterr().err == 2 * error
+
+
+def test_a_program_lists_its_commands(capsys):
+    commands = {"print": COMMAND}
+    assert main("program", commands, ["--help"]) == 0
+    assert main("program", commands, []) == 2
+    assert capsys.readouterr().out.count("  print  Prints the numbers it is given\n") == 2
+    assert main("program", commands, ["prin"]) == 2
+    error = "error: program has no command 'prin': choose from print\n"
+    assert capsys.readouterr().err == error
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        ("audit", AUDIT),
+        ("demo", DEMO),
+        *((f"pack {name}", command) for name, command in PACK.items()),
+    ],
+)
+def test_each_command_describes_all_its_flags_and_has_examples(capsys, program, command):
+    with pytest.raises(SystemExit):
+        parse(f"python -m datamodules.{program}", command, ["--help"])
+    out = capsys.readouterr().out
+    description, _, arguments = out.partition("positional arguments:")
+    assert f"  python -m datamodules.{program} " in description.partition("example")[2]
+    assert max(map(len, description.partition("\n\n")[2].splitlines())) <= 80
+    lines = arguments.splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("  --"):  # the help begins beside the flag or below it
+            assert "  " in line.strip() or following.startswith(" " * 10), line
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys\n"
+        "from datamodules.common.commands import main\n"
+        "from datamodules.audit.__main__ import COMMAND as audit\n"
+        "from datamodules.demo.__main__ import COMMAND as demo\n"
+        "from datamodules.pack.__main__ import COMMANDS as pack\n"
+        "for command in (audit, demo, *pack.values()):\n"
+        "    try: main('program', command, ['--help'])\n"
+        "    except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'rich', 'fsspec', 'webdataset'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
