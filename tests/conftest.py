@@ -24,6 +24,8 @@ CLASSES = tuple(f"class{label}" for label in range(6))
 def pytest_configure(config: pytest.Config) -> None:
     # Lightning gives this hint on every machine that has SLURM; train.py hides it.
     config.addinivalue_line("filterwarnings", "ignore:The `srun` command is available")
+    # Lightning calls methods that jsonargparse deprecates.
+    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:pytorch_lightning.cli")
 
 
 def colour_jpeg(label: int, rng: np.random.Generator) -> bytes:

@@ -30,9 +30,8 @@ def folded(model: BagNet) -> BagNet:
     """Copy a network for inference, with every BatchNorm folded into its convolution.
 
     The copy gives the same numbers up to rounding, in fewer passes over memory. It is in evaluation
-    mode, its weights need no gradients, and it never uses fused kernels. Its state dict has other
-    names and no statistics, so do not save it as weights. `dense_evidence` folds by itself: give it
-    the original network.
+    mode and its weights need no gradients. Its state dict has other names and no statistics, so do
+    not save it as weights. `dense_evidence` folds by itself: give it the original network.
 
     Args:
         model: The network, in any mode and on any device; it is not changed.
@@ -43,14 +42,12 @@ def folded(model: BagNet) -> BagNet:
     if isinstance(model.bn1, nn.Identity):
         raise ValueError("the network is folded already: fold the one with BatchNorm layers")
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    model.fused = None
     model.conv2.weight = nn.Parameter(stem_weight(model), requires_grad=False)
     model.conv2.in_channels = model.conv1.in_channels
     model.conv1 = cast(nn.Conv2d, nn.Identity())
     _fold(model, "conv2", "bn1")
     for block in model.modules():
         if isinstance(block, Bottleneck):
-            block.fused = None
             for number in (1, 2, 3):
                 _fold(block, f"conv{number}", f"bn{number}")
             if block.downsample is not None:

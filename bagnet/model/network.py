@@ -7,8 +7,6 @@ patch's vote for each class; the image's logits are the average of all votes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,12 +22,7 @@ class Bottleneck(nn.Module):
 
     The middle convolution has the stride. If the first one had it, the patch of the BagNet-33 would
     be 47 pixels wide.
-
-    Attributes:
-        fused: Replaces `forward`, if `bagnet.kernels.fuse` has set it.
     """
-
-    fused: Callable[[Bottleneck, Tensor], Tensor] | None = None
 
     def __init__(self, channels: int, width: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -48,8 +41,6 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 4 width, H', W')."""
-        if self.fused is not None:
-            return self.fused(self, x)
         residual = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)
@@ -80,7 +71,6 @@ class BagNet(nn.Module):
     Attributes:
         receptive_field: Side R of the patch that one entry of the map sees, in pixels.
         stride: Distance S between the patches of neighbouring entries, in pixels.
-        fused: Replaces `stem`, if `bagnet.kernels.fuse` has set it.
 
     Raises:
         ValueError: `patch` is not one of the paper's and `blocks3x3` is not given, the network that
@@ -98,8 +88,6 @@ class BagNet(nn.Module):
         >>> torch.allclose(votes.mean((2, 3)), model(images), atol=1e-5)
         True
     """
-
-    fused: Callable[[BagNet, Tensor], Tensor] | None = None
 
     def __init__(
         self,
@@ -196,8 +184,6 @@ class BagNet(nn.Module):
 
     def stem(self, x: Tensor) -> Tensor:
         """Apply the layers before the first stage: (B, C, H, W) -> (B, width, H - 2, W - 2)."""
-        if self.fused is not None:
-            return self.fused(self, x)
         return F.relu(self.bn1(self.conv2(self.conv1(x))), inplace=True)
 
     def logits_map(self, x: Tensor) -> Tensor:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bagnet import kernels as fused_kernels
 from bagnet.model.registry import build_model, normalize
 from bagnet.model.weights import load_model
 from bagnet.training.metrics import ClassificationMetrics
@@ -49,11 +48,6 @@ class BagNetClassifier(LightningModule):
         weights: File of the initial weights: a checkpoint, the authors' .pth.tar, or safetensors.
         compile: Whether to compile the network, including the normalisation of the pixels, with
             torch.compile.
-        kernels: "fused" runs the blocks of a BagNet on our own experimental kernels, "plain" runs
-            everything on torch's, "auto" is fused if a GPU supports it and compile is off.
-
-    Raises:
-        ValueError: compile is combined with fused kernels.
 
     Example:
         >>> classifier = BagNetClassifier("bagnet9", num_classes=10, width=4)
@@ -76,22 +70,16 @@ class BagNetClassifier(LightningModule):
         batch_size: int = 256,
         weights: str | None = None,
         compile: bool = False,
-        kernels: Literal["auto", "plain", "fused"] = "plain",
     ) -> None:
         super().__init__()
-        if compile and kernels == "fused":
-            raise ValueError(
-                "--model.compile with --model.kernels fused: torch.compile cannot trace these "
-                "kernels; choose one of both"
-            )
         # Only for the checkpoint: the command line gives the loggers the whole configuration.
-        self.save_hyperparameters(ignore=["weights", "compile", "kernels"], logger=False)
+        self.save_hyperparameters(ignore=["weights", "compile"], logger=False)
         self.model = (
             build_model(name, num_classes=num_classes, width=width)
             if weights is None
             else load_model(weights, name=name, num_classes=num_classes, width=width).train()
         )
-        self.compiles, self.kernels = compile, kernels
+        self.compiles = compile
         self.train_metrics, self.val_metrics, self.test_metrics = (
             ClassificationMetrics() for _ in range(3)
         )
@@ -100,14 +88,6 @@ class BagNetClassifier(LightningModule):
         """Give the weights the device's fastest memory format, as `forward` does for images."""
         device = self.trainer.strategy.root_device
         self.model.to(memory_format=memory_format(device, self.hparams["width"]))
-        if self.kernels == "fused" or (self.kernels == "auto" and self._can_fuse(device)):
-            fused_kernels.fuse(self.model, device)
-
-    def _can_fuse(self, device: torch.device) -> bool:
-        """Whether "auto" means fused: only on a GPU, since the CPU would interpret the kernels."""
-        possible = device.type == "cuda" and not self.compiles
-        has_float64 = self.trainer.precision[:2] == "64"  # which the kernels do not support
-        return possible and not has_float64 and fused_kernels.obstacle(self.model, device) is None
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of uint8 images (B, 3, H, W)."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +19,7 @@ from datamodules.common.batch import UNREADABLE
 CLASSES = 7
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no val")
+
 
 def batches(*sizes: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     generator = torch.Generator().manual_seed(0)
