@@ -26,7 +26,7 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/python -m datamodules.demo $(DEMO)
 	$(BIN)/python train.py --config configs/demo.yaml --data.root $(DEMO) --name demo --resume auto
-	$(BIN)/python -m bagnet.experiments pointing --checkpoint $(RUN)/checkpoints/best.ckpt \
+	$(BIN)/python -m bagnet.experiments pointing --models demo=$(RUN)/checkpoints/best.ckpt \
 	  --data.root $(DEMO) --out $(RUN)
 
 lint: setup

@@ -20,7 +20,7 @@ EXPERIMENTS = {
         "sensitivity": options.SensitivityOptions,
         "deletion": options.DeletionOptions,
         "aggregation": options.AggregationOptions,
-        "pointing": options.BagNetOptions,
+        "pointing": options.MeasureOptions,
         "report": options.ReportOptions,
     }.items()
 }

@@ -1,179 +1,169 @@
-"""What other ways to sum the patches' evidence up do to the accuracy, and what they withstand.
+"""How other ways to combine the evidence of patches change accuracy and robustness.
 
-One pass over the validation images gives the evidence, and every way is evaluated on the same maps: the mean as trained,
-the median, bounded and masked ones (bagnet/evidence/aggregation.py says what each is). They also answer:
+Every way is evaluated on the same evidence maps of BagNets: the mean as trained, the median,
+bounded and masked ones (`bagnet/evidence/aggregation.py` defines each). `train.py validate
+--aggregations` evaluates the same ways by the same names. They also answer:
 
-* Thresholds: the accuracy if evidence below a threshold is lifted to it, and if it is binarised there (Brendel & Bethge's
-  appendix, "Effect of logit thresholding").
-* Attacks: the share of the images that are classified as their label, and stay so whatever is put on a square of so many
-  pixels, proved for tanh (Clipped BagNet) and for masking (PatchGuard).
+* Thresholds: the accuracy if evidence below a threshold is raised to it (clamp), and if it is
+  binarised there (Brendel & Bethge's appendix, "Effect of logit thresholding").
+* Attacks: the share of images that are classified as their label, and provably stay so whatever is
+  put on a square of so many pixels, for tanh (Clipped BagNet) and for masking (PatchGuard). 23, 32
+  and 39 pixels are 1, 2 and 3 percent of 224x224, as in PatchGuard's tables.
 
-Writes aggregation.csv and certified.csv, both in aggregation.md, and thresholds.png.
+Writes table.* (accuracies), certified.* (attacks), figure.* (accuracy by threshold), and
+LABEL.parquet.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import track
-from torchmetrics import MeanMetric
+from torch import Tensor, nn
 
-from bagnet.evidence import aggregation, evidence_map
-from bagnet.evidence.aggregation import Aggregation
+from bagnet.evidence.aggregation import PLAIN, WITH_THRESHOLD, parse
 from bagnet.evidence.certificates import certify_clipped, certify_masked, entries_touched
-from bagnet.evidence.pictures.plots import save_png
-from bagnet.experiments.measuring.results import write_text
-from bagnet.experiments.measuring.trained import load_trained
+from bagnet.evidence.maps import evidence_map, require_bagnet
+from bagnet.experiments.measuring.measure import measure
+from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.options import AggregationOptions
-from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
-from bagnet.training.metrics import UNREADABLE, ClassificationMetrics
-from datamodules.imagenet import ImageNetDataModule
+from bagnet.training.metrics import rank_of_label
 
-BATCH_SIZE = 32  # images: their maps take 74 MB for 1,000 classes and 224x224 pixels
+NAME = "aggregation"
 STRONGEST = (1, 10)  # entries
 THRESHOLDS = tuple(map(float, range(-20, 65, 5)))  # logits
-ATTACKS = (23, 32, 39)  # px: 1, 2 and 3 percent of 224x224, as in PatchGuard's tables
-
-Way = tuple[str, float | None]
-"""The name of an aggregation and its parameter, if it has one."""
-Row = dict[str, str | int | float]
-"""By column: names and parameters as text, counts as int, shares (0 to 1) as float."""
+CERTIFIERS = {"tanh": certify_clipped, "masked": certify_masked}
+ACCURACIES = {
+    "model": ("model", ""),
+    "aggregation": ("aggregation", ""),
+    "parameter": ("parameter", ""),
+    "images": ("images", ",d"),
+    "top1": ("top-1", ".2%"),
+    "top5": ("top-5", ".2%"),
+}
+ATTACKS = {
+    "model": ("model", ""),
+    "attack": ("attack (px)", "d"),
+    "window": ("map entries in a row", "d"),
+    "images": ("images", ",d"),
+    **{name: (f"certified, {name}", ".2%") for name in CERTIFIERS},
+}
 
 
 def run(options: AggregationOptions) -> None:
-    """Measure, print the tables, and write them and the figure."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # The authors' BagNet-33 loses 2.5 points of top-1 if cuDNN rounds to TF32.
-    torch.backends.cudnn.allow_tf32 = False
-    model, data = load_trained(
-        options.checkpoint,
-        options.data.root,
-        batch_size=BATCH_SIZE,
-        image_size=options.data.image_size,
-        resize_size=options.data.resize_size,
-        name=options.name,
-    )
-    height, width = model.map_size(options.data.image_size, options.data.image_size)
-    windows = {pixels: entries_touched(model, pixels) for pixels in sorted(options.attacks)}
-    ways = all_ways(sorted(options.thresholds), windows.values(), height * width)
-    console = Console(highlight=False, soft_wrap=True)
-    rows, certified = measure(model.to(device), data, ways, windows, console)
-
-    out = options.out or options.checkpoint.parent
-    markdown = f"{_markdown(rows)}\n{_markdown(certified)}"
-    write_text(markdown, out / "aggregation.md")
-    write_text(_csv(rows), out / "aggregation.csv")
-    write_text(_csv(certified), out / "certified.csv")
-    save_png(threshold_figure(rows), out / "thresholds.png")
-    console.print(markdown, markup=False)
-    console.print(f"aggregation.*, certified.csv, thresholds.png: {out}")
+    """Measure what is missing, and draw everything that exists."""
+    thresholds = tuple(sorted(options.thresholds)) or THRESHOLDS
+    tables = measure(NAME, Aggregated(thresholds, tuple(sorted(options.attacks))), options)
+    folder = options.out / NAME
+    rows = accuracies(tables)
+    write_table(rows, ACCURACIES, folder / "table")
+    write_table(attacks(tables), ATTACKS, folder / "certified")
+    save_figure(threshold_figure(rows), folder / "figure")
+    if options.wandb:
+        log_to_wandb(NAME, folder)
 
 
-def all_ways(
-    thresholds: Iterable[float], windows: Iterable[int], entries: int
-) -> dict[Way, Aggregation]:
-    """Every way to evaluate, in the order of the table, for maps of so many entries."""
-    ways: dict[Way, Aggregation] = {(name, None): way for name, way in aggregation.PLAIN.items()}
-    for count in STRONGEST:
-        if count <= entries:
-            ways["strongest", count] = partial(aggregation.top_mean, count=count)
-    for window in windows:
-        ways["masked", window] = partial(aggregation.masked, window=window)
-    for name, way in aggregation.WITH_THRESHOLD.items():
-        for threshold in thresholds:
-            ways[name, threshold] = partial(way, threshold=threshold)
-    return ways
+@dataclass(frozen=True)
+class Aggregated:
+    """The rank of the true class by each aggregation, and which attacks cannot change the decision.
 
+    Columns: attacks (px); windows, the map entries in a row that each attack can touch;
+    tanh_certified and masked_certified, whether each attack is ruled out; and for each aggregation,
+    by its name (such as `clamp:0`), the rank of the true class (0 is right).
 
-def measure(
-    model: BagNet,
-    data: ImageNetDataModule,
-    ways: Mapping[Way, Aggregation],
-    windows: Mapping[int, int],
-    console: Console,
-) -> tuple[list[Row], list[Row]]:
-    """Go through the validation images once; unreadable ones do not count.
-
-    Args:
-        model: The network.
-        data: The data.
-        ways: What to evaluate.
-        windows: By the side of an attacked square in pixels, how many map entries in a row it touches.
-        console: Where the progress is shown.
-
-    Returns:
-        The accuracies, a row for each way; and the certified accuracies, a row for each attack. Shares, 0 to 1.
+    Attributes:
+        thresholds: Thresholds of clamp and binarise, in logits.
+        attacks: Sides of the attacked squares, in pixels.
     """
-    device = model.fc.weight.device
-    certifiers = {"tanh": certify_clipped, "masked": certify_masked}
-    metrics = {way: ClassificationMetrics().to(device) for way in ways}
-    certified = {(px, name): MeanMetric().to(device) for px in windows for name in certifiers}
-    loader = data.val_dataloader()
-    batches = track(loader, "aggregation", total=len(loader), console=console, transient=True)
-    for images, labels, _ in batches:
-        readable = labels != UNREADABLE
-        labels = labels[readable].to(device)
-        evidence = evidence_map(model, normalize(images[readable].to(device)))
-        for way, aggregate in ways.items():
-            metrics[way].update(aggregate(evidence), labels)
-        for pixels, window in windows.items():
-            for name, certify in certifiers.items():
-                certified[pixels, name].update(certify(evidence, labels, window))
 
-    rows: list[Row] = []
-    for name, parameter in ways:
-        row: Row = {
-            "aggregation": name,
-            "parameter": "" if parameter is None else f"{parameter:g}",
+    thresholds: tuple[float, ...]
+    attacks: tuple[int, ...]
+
+    @torch.no_grad()
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
+    ) -> Mapping[str, np.ndarray]:
+        bagnet = require_bagnet(model)
+        evidence = evidence_map(bagnet, normalize(images))
+        windows = [entries_touched(bagnet, pixels) for pixels in self.attacks]
+        columns = {
+            "attacks": np.tile(self.attacks, (len(images), 1)),
+            "windows": np.tile(windows, (len(images), 1)),
         }
-        figures = metrics[name, parameter].compute()
-        row |= {top: figures[top].item() for top in ("top1", "top5")}
-        rows.append(row)
-    attacks: list[Row] = []
-    for pixels, window in windows.items():
-        row = {"attack_px": pixels, "window": window}
-        for name in certifiers:
-            row[f"{name}_certified"] = certified[pixels, name].compute().item()
-        attacks.append(row)
-    return rows, attacks
+        for name, certify in CERTIFIERS.items():
+            certified = [certify(evidence, labels, window) for window in windows]
+            columns[f"{name}_certified"] = torch.stack(certified, 1).cpu().numpy()
+        for name in all_names(self.thresholds, windows, evidence[0, 0].numel()):
+            columns[name] = rank_of_label(parse(name)(evidence), labels).cpu().numpy()
+        return columns
 
 
-def threshold_figure(rows: Sequence[Row]) -> Figure:
-    """Accuracy against the threshold, for clamped and binarised evidence, and that of the mean."""
-    figure = Figure(figsize=(6, 4), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for k, style in (("top5", "-"), ("top1", "--")):
-        for name, colour in (("clamp", "#2166ac"), ("binarise", "#b2182b")):
-            swept = [row for row in rows if row["aggregation"] == name]
-            thresholds = [float(row["parameter"]) for row in swept]
-            shares = [float(row[k]) for row in swept]
-            axes.plot(thresholds, shares, style, color=colour, label=f"{name}, {k}")
-        (mean,) = (float(row[k]) for row in rows if row["aggregation"] == "mean")
-        axes.axhline(mean, linestyle=style, color="0.5", linewidth=1, label=f"mean, {k}")
-    axes.set(xlabel="threshold (logits)", ylabel="validation accuracy", ylim=(0, 1))
-    axes.legend(fontsize=8)
+def all_names(thresholds: Sequence[float], windows: Sequence[int], entries: int) -> list[str]:
+    """Names of the aggregations, as `parse` reads them, for maps of so many entries."""
+    return [
+        *PLAIN,
+        *(f"strongest:{count}" for count in STRONGEST if count <= entries),
+        *(f"masked:{window}" for window in dict.fromkeys(windows)),
+        *(f"{name}:{threshold:.12g}" for name in WITH_THRESHOLD for threshold in thresholds),
+    ]
+
+
+def accuracies(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
+    """The accuracy of each network by each aggregation."""
+    rows = []
+    for label, table in tables.items():
+        for column in table.column_names[table.column_names.index(next(iter(PLAIN))) :]:
+            name, _, parameter = column.partition(":")
+            ranks = table[column].to_numpy()
+            rows.append(
+                {
+                    "model": label,
+                    "aggregation": name,
+                    "parameter": parameter,
+                    "images": len(ranks),
+                    "top1": float(np.mean(ranks < 1)),
+                    "top5": float(np.mean(ranks < 5)),
+                }
+            )
+    return rows
+
+
+def attacks(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
+    """The share of each network's images that each attack provably leaves right."""
+    rows = []
+    for label, table in tables.items():
+        shares = {name: np.mean(table[f"{name}_certified"].to_pylist(), 0) for name in CERTIFIERS}
+        pairs = zip(table["attacks"][0].as_py(), table["windows"][0].as_py(), strict=True)
+        for number, (pixels, window) in enumerate(pairs):
+            row = {"model": label, "attack": pixels, "window": window, "images": table.num_rows}
+            rows.append(row | {name: float(share[number]) for name, share in shares.items()})
+    return rows
+
+
+def threshold_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """A panel for each network: its accuracy by threshold, and that of the mean."""
+    labels = list(dict.fromkeys(row["model"] for row in rows))
+    size = (3.6 * len(labels) + 1.8, 4)
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    panels = figure.subplots(1, len(labels), sharey=True, squeeze=False)[0]
+    for axes, label in zip(panels, labels, strict=True):
+        own = [row for row in rows if row["model"] == label]
+        for k, style in (("top5", "-"), ("top1", "--")):
+            for name, colour in (("clamp", "#2166ac"), ("binarise", "#b2182b")):
+                swept = [row for row in own if row["aggregation"] == name]
+                thresholds = [float(row["parameter"]) for row in swept]
+                shares = [row[k] for row in swept]
+                axes.plot(thresholds, shares, style, color=colour, label=f"{name}, {k}")
+            (mean,) = (row[k] for row in own if row["aggregation"] == "mean")
+            axes.axhline(mean, linestyle=style, color="0.5", linewidth=1, label=f"mean, {k}")
+        axes.set(xlabel="threshold (logits)", ylim=(0, 1))
+        axes.set_title(label, fontsize=10)
+    panels[0].set(ylabel="accuracy")
+    panels[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
-
-
-def _markdown(rows: Sequence[Row]) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0])]
-    for row in rows:
-        lines.append([f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()

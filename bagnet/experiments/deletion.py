@@ -1,120 +1,148 @@
-"""How fast a decision falls, or arises, with the pixels that its evidence names first.
+"""How fast a decision disappears, or appears, with the pixels that its own evidence ranks first.
 
-The image is cut into cells of 8x8 pixels. Deletion replaces them by the mean colour one after the other, the ones with the
-most dense evidence for the predicted class first; insertion starts from the mean colour and puts them back in the same
-order. The area under the probability of the class says how good the order is: small for deletion, large for insertion
-(Petsiuk et al., RISE, BMVC 2018). The same areas are measured for cells in random order.
+The image is cut into cells of 8x8 pixels. Deletion replaces them by ImageNet's mean colour one
+after the other, beginning with the most important for the predicted class; insertion starts from
+the mean colour and puts them back in the same order. The area under the probability of the class
+says how good the ranking is: small for deletion, large for insertion (Petsiuk et al., RISE, BMVC
+2018).
 
-Writes deletion.json.
+--methods chooses what ranks the cells: by default the BagNet's own dense evidence, and a random
+order as the baseline. Other networks than BagNets have no evidence; for them, choose from saliency,
+integrated_gradients, smoothgrad, gradcam and random (`measuring/attribution.py`). `sensitivity`
+asks the same about a network that is not the explained one.
+
+Writes table.* (the mean areas), figure.* (the mean curves), and LABEL.parquet.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from torch import Tensor
-from torch.nn import functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
 
-from bagnet.evidence import dense_evidence
-from bagnet.evidence.maps import evaluating
-from bagnet.experiments.measuring.results import write_text
-from bagnet.experiments.measuring.trained import load_trained
-from bagnet.experiments.options import DeletionOptions
-from bagnet.model.network import BagNet
+from bagnet.experiments.measuring.attribution import attribute, by_cell
+from bagnet.experiments.measuring.masking import probability_curves
+from bagnet.experiments.measuring.measure import measure
+from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.statistics import mean
+from bagnet.experiments.options import METHODS, Aggregate, DeletionOptions, Fill, Method
+from bagnet.experiments.sensitivity import draw_curve
 from bagnet.model.registry import normalize
-from bagnet.training.metrics import UNREADABLE
-from datamodules.imagenet import ImageNetDataModule
 
-CELL = 8  # px
-STEPS = 16  # between the whole image and none of it
-
-
-@dataclass(frozen=True)
-class Areas:
-    """Means over the images of the areas, 0 to 1."""
-
-    images: int
-    deletion: float
-    deletion_random: float
-    insertion: float
-    insertion_random: float
+NAME = "deletion"
+KINDS = ("deletion", "insertion")
+TITLES = {
+    "model": ("model", ""),
+    "method": ("importance", ""),
+    "images": ("images", ",d"),
+    "deletion": ("area, deletion", ".3f"),
+    "insertion": ("area, insertion", ".3f"),
+}
 
 
 def run(options: DeletionOptions) -> None:
-    """Measure, print a table, and write ``deletion.json``."""
-    if options.images < 1:
-        raise ValueError(f"--images {options.images} measures nothing: give at least 1")
-    model, data = load_trained(
-        options.checkpoint,
-        options.data.root,
-        batch_size=1,
-        image_size=options.data.image_size,
-        resize_size=options.data.resize_size,
-        name=options.name,
+    """Measure what is missing, and draw everything that exists."""
+    measurement = Deletion(
+        tuple(options.methods) or ("evidence", "random"),
+        options.steps,
+        options.cell,
+        options.fill,
+        options.aggregate,
+        options.seed,
     )
-    console = Console(highlight=False, soft_wrap=True)
-    result = measure(model, data, options.images, console)
-    out = options.out or options.checkpoint.parent
-    write_text(json.dumps(asdict(result), indent=1) + "\n", out / "deletion.json")
-    table = Table(f"{result.images:,} images", "by evidence", "random")
-    table.add_row("deletion", f"{result.deletion:.3f}", f"{result.deletion_random:.3f}")
-    table.add_row("insertion", f"{result.insertion:.3f}", f"{result.insertion_random:.3f}")
-    console.print(table)
+    tables = measure(NAME, measurement, options)
+    folder = options.out / NAME
+    write_table(table_rows(tables), TITLES, folder / "table")
+    save_figure(curves_figure(tables), folder / "figure")
+    if options.wandb:
+        log_to_wandb(NAME, folder)
 
 
-def measure(model: BagNet, data: ImageNetDataModule, images: int, console: Console) -> Areas:
-    """Measure the first ``images`` validation images that are readable, as many as there are."""
-    chance = torch.Generator().manual_seed(0)
-    rows: list[Tensor] = []
-    batches = data.val_dataloader()
-    total = min(images, len(batches))
-    for pixels, labels, _ in track(
-        batches, "deletion", total=total, console=console, transient=True
-    ):
-        if labels.item() == UNREADABLE:
-            continue
-        image = normalize(pixels)[0]
-        with evaluating(model):
-            target = int(model(image[None]).argmax())
-        dense = dense_evidence(model, image, target)
-        evidence = F.avg_pool2d(dense[None], CELL, ceil_mode=True)[0]
-        random = torch.rand(evidence.shape, generator=chance)
-        rows.append(
-            torch.stack(
-                [*areas(model, image, target, evidence), *areas(model, image, target, random)]
-            )
-        )
-        if len(rows) == images:
-            break
-    if not rows:
-        raise ValueError(f"{data.root} has no readable validation image: nothing was measured")
-    deletion, insertion, deletion_random, insertion_random = torch.stack(rows).mean(0).tolist()
-    return Areas(len(rows), deletion, deletion_random, insertion, insertion_random)
+@dataclass(frozen=True)
+class Deletion:
+    """The probability of the predicted class as its cells are deleted, and as they are inserted.
 
-
-def areas(model: BagNet, image: Tensor, target: int, priority: Tensor) -> tuple[Tensor, Tensor]:
-    """Areas under the curves of deletion and insertion.
-
-    Args:
-        model: The network.
-        image: Normalised, so that zero is the mean colour, (3, H, W).
-        target: The class whose probability is followed.
-        priority: Of each cell, (ceil(H / 8), ceil(W / 8)); the largest goes first.
-
-    Returns:
-        Two numbers, 0 to 1.
+    Columns: target, the predicted class; and for each method, deletion_METHOD and insertion_METHOD,
+    the steps + 1 probabilities after equal numbers of cells.
     """
-    rank = priority.flatten().argsort(descending=True).argsort().view(priority.shape)
-    counts = torch.linspace(0, rank.numel(), STEPS + 1).round()
-    chosen = rank < counts[:, None, None]
-    chosen = chosen.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)
-    chosen = chosen[:, None, : image.shape[1], : image.shape[2]]
-    with evaluating(model):
-        deleted = model(image * ~chosen).softmax(1)[:, target]
-        inserted = model(image * chosen).softmax(1)[:, target]
-    return torch.trapezoid(deleted) / STEPS, torch.trapezoid(inserted) / STEPS
+
+    methods: tuple[Method, ...]
+    steps: int
+    cell: int
+    fill: Fill
+    aggregate: Aggregate
+    seed: int
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
+    ) -> Mapping[str, np.ndarray]:
+        x = normalize(images)
+        with torch.no_grad():
+            targets = model(x).argmax(1)
+        columns = {"target": targets.cpu().numpy()}
+        for method in self.methods:
+            scores = attribute(method, model, x, targets, sample_ids, self.seed)
+            priority = by_cell(scores, self.cell, self.aggregate)
+            counts = np.linspace(0, priority[0].numel(), self.steps + 1).round().astype(int)
+            for kind in KINDS:
+                curves = probability_curves(
+                    model,
+                    x,
+                    targets,
+                    priority,
+                    counts.tolist(),
+                    cell=self.cell,
+                    fill=self.fill,
+                    insert=kind == "insertion",
+                )
+                columns[f"{kind}_{method}"] = curves.cpu().numpy()
+        return columns
+
+
+def areas(curves: np.ndarray) -> np.ndarray:
+    """The areas under curves at equal distances over [0, 1]: (images, points) -> (images,)."""
+    means: np.ndarray = (curves[:, 1:] + curves[:, :-1]).mean(1) / 2
+    return means
+
+
+def table_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
+    """The mean areas for each network and method."""
+    return [
+        {"model": label, "method": method, "images": table.num_rows}
+        | {kind: mean(areas(_curves(table, kind, method))) for kind in KINDS}
+        for label, table in tables.items()
+        for method in _methods(table)
+    ]
+
+
+def curves_figure(tables: Mapping[str, pa.Table]) -> Figure:
+    """The mean curves: a column for each network, deletion above insertion."""
+    size = (3.2 * len(tables) + 1.6, 5.6)
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    panels = figure.subplots(2, len(tables), sharex=True, sharey=True, squeeze=False)
+    for column, (label, table) in enumerate(tables.items()):
+        for axes, kind in zip(panels[:, column], KINDS, strict=True):
+            for method in _methods(table):
+                curve = _curves(table, kind, method).mean(0)
+                draw_curve(axes, np.linspace(0, 1, len(curve)).tolist(), curve.tolist(), method)
+        panels[0, column].set_title(label, fontsize=10)
+        panels[0, column].set(xlabel="share of cells deleted")
+        panels[1, column].set(xlabel="share of cells inserted")
+    for axes in panels[:, 0]:
+        axes.set(ylabel="probability of the class", ylim=(0, 1))
+    panels[0, -1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def _curves(table: pa.Table, kind: str, method: Method) -> np.ndarray:
+    return np.array(table[f"{kind}_{method}"].to_pylist())
+
+
+def _methods(table: pa.Table) -> list[Method]:
+    return [method for method in METHODS if f"deletion_{method}" in table.column_names]

@@ -38,9 +38,9 @@ class MeasureOptions:
     """What every experiment that measures images takes, and all that `accuracy` takes.
 
     Args:
-        models: Weights to measure, as LABEL=FILE. LABEL is the network's name (such as bagnet33), or
-            anything for a checkpoint of ours, which knows its name. Without --models, the results
-            in --out are drawn again.
+        models: Weights to measure, as LABEL=FILE. LABEL is the network's name (such as bagnet33),
+            or anything for a checkpoint of ours, which knows its name. Without --models, the
+            results in --out are drawn again.
         data: The images.
         out: Folder of all results; each experiment has its own folder in it.
         limit: Measure so many images, spread over the split; by default all.
@@ -82,11 +82,7 @@ class ScramblingOptions(MeasureOptions):
         seed: Seed of the tiles' order and of the textures' start.
         texture_network: Weights of a VGG that textures are made with, as LABEL=FILE.
         layers: Layers whose Gram matrices are compared.
-        layer_weights: A weight for each layer; by default 1.
         steps: Steps of the synthesis.
-        optimizer: How textures are optimized.
-        start: What a texture starts from.
-        pooling: Pooling of the VGG.
     """
 
     tiles: list[PositiveInt] = field(default_factory=list)
@@ -95,11 +91,7 @@ class ScramblingOptions(MeasureOptions):
     layers: list[str] = field(
         default_factory=lambda: ["conv1_1", "pool1", "pool2", "pool3", "pool4"]
     )
-    layer_weights: list[float] = field(default_factory=list)
     steps: PositiveInt = 500
-    optimizer: Literal["lbfgs", "adam"] = "lbfgs"
-    start: Literal["noise", "pixels"] = "noise"
-    pooling: Literal["max", "average"] = "max"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +99,12 @@ class InteractionsOptions(MeasureOptions):
     """Options of `interactions`.
 
     Args:
-        sides: Sides of the grids' squares, in pixels; by default those of 8, 16, 32 and 64 that fit.
+        sides: Sides of the grids' squares, in pixels; by default those of 8, 16, 32 and 64 that
+            fit.
         fill: What squares are replaced by: their own mean colour, that of the image, that of
             ImageNet (zero), or a blurred image.
-        gaps: Gaps between the squares of a pair, in pixels; by default those of 0, 4, 8, 16, 24, 32,
-            48, 64, 96 and 128 that fit.
+        gaps: Gaps between the squares of a pair, in pixels; by default those of 0, 4, 8, 16, 24,
+            32, 48, 64, 96 and 128 that fit.
         pair_side: Side of the squares of a pair, in pixels.
         pairs: Places of a pair for each gap.
         seed: Seed of these places.
@@ -139,27 +132,61 @@ class ErrorsOptions(MeasureOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensitivityOptions(MeasureOptions):
-    """Options of `sensitivity`.
+class MaskingOptions(MeasureOptions):
+    """What `sensitivity` and `deletion` share.
 
     Args:
-        explainer: Label of the BagNet among --models whose evidence is used.
-        methods: What ranks the cells.
-        counts: Numbers of masked cells; by default 1 to 100.
+        methods: What ranks the cells; by default all for `sensitivity`, and evidence and random for
+            `deletion`.
         cell: Side of a cell, in pixels.
-        fill: What cells become: their own mean colour, that of the image, that of ImageNet (zero),
-            or a blurred image.
-        aggregate: How the attribution of a cell's pixels becomes one number.
+        fill: What masked cells become: their own mean colour, that of the image, that of ImageNet
+            (zero), or a blurred image.
+        aggregate: How the importance of a cell's pixels becomes one number.
         seed: Seed of `random` and `smoothgrad`.
     """
 
-    explainer: str | None = None
-    methods: list[Method] = field(default_factory=lambda: list(METHODS))
-    counts: list[NonNegativeInt] = field(default_factory=list)
+    methods: list[Method] = field(default_factory=list)
     cell: PositiveInt = 8
     fill: Fill = "zero"
     aggregate: Aggregate = "mean"
     seed: NonNegativeInt = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityOptions(MaskingOptions):
+    """Options of `sensitivity`.
+
+    Args:
+        explainer: Label of the BagNet among --models whose evidence is used.
+        counts: Numbers of masked cells; by default 1 to 100.
+    """
+
+    explainer: str | None = None
+    counts: list[NonNegativeInt] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletionOptions(MaskingOptions):
+    """Options of `deletion`.
+
+    Args:
+        steps: Points of each curve between the whole image and none of it.
+    """
+
+    steps: PositiveInt = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregationOptions(MeasureOptions):
+    """Options of `aggregation`.
+
+    Args:
+        thresholds: Thresholds in logits; by default -20 to 60 in steps of 5.
+        attacks: Sides of the attacked squares, in pixels.
+    """
+
+    thresholds: list[float] = field(default_factory=list)
+    attacks: list[PositiveInt] = field(default_factory=lambda: [23, 32, 39])
 
 
 @dataclass(frozen=True)
@@ -171,44 +198,3 @@ class ReportOptions:
     """
 
     out: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class BagNetOptions:
-    """One BagNet and the images it is measured on.
-
-    Args:
-        checkpoint: File of its weights.
-        name: Name of the network, for weights that do not say it.
-        data: The images.
-        out: Folder of the results; by default that of the checkpoint.
-    """
-
-    checkpoint: Path
-    name: str | None = None
-    data: DataOptions = field(default_factory=DataOptions)
-    out: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AggregationOptions(BagNetOptions):
-    """Options of `aggregation`.
-
-    Args:
-        thresholds: Thresholds in logits.
-        attacks: Sides of the attacked squares, in pixels.
-    """
-
-    thresholds: list[float] = field(default_factory=lambda: [float(t) for t in range(-20, 65, 5)])
-    attacks: list[int] = field(default_factory=lambda: [23, 32, 39])
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeletionOptions(BagNetOptions):
-    """Options of `deletion`.
-
-    Args:
-        images: Number of images: the first ones of the validation split.
-    """
-
-    images: PositiveInt = 50

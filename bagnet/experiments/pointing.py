@@ -1,187 +1,255 @@
-"""Whether the evidence points at what gives the class, where the truth is known.
+"""Whether the evidence points at what determines the class, on the demo's images.
 
-For each validation image of the demo, take the patch with the strongest evidence for the class that
-the network predicts: the patch its decision rests on most. A map has one entry for each stride (8
-px), so an entry stands for the cell of one stride around the centre of its patch, which is also how
-the pictures draw it. It points at a texture if its cell touches the box of one. The chance level is
-that share for an entry drawn at random, and pointing_true_class is the same measure for the true
-class instead of the predicted one. Textures
-are smaller than a patch and the images are not resized, so the planted boxes are in the pixels that
-the network sees.
+For each validation image, take the patch with the strongest evidence for the predicted class: the
+patch that the decision rests on most. A map has one entry for each stride (8 px), so an entry
+stands for the cell of one stride around the centre of its patch, which is also how the pictures
+draw it. It points at a texture if its cell touches the box of one. The baseline is the share of all
+entries that do, which is what a random patch gets; the same measure for the true class is also
+given.
 
-Writes pointing.json and evidence.png, the evidence of one image of each class.
+The data is what `python -m datamodules.demo` makes. Its textures are smaller than a patch, and its
+images are measured at their own size, where the planted boxes hold: leave --data.image_size and
+--data.resize_size out.
+
+Writes table.*, figure.*, LABEL.parquet, and LABEL-evidence.* (an image of each class with the
+evidence for the predicted one).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from torch import Tensor
+import pyarrow as pa
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
 
-from bagnet.evidence.maps import evaluating
-from bagnet.evidence.pictures.plots import Example, contact_sheet, save_png
-from bagnet.experiments.measuring.results import write_text
-from bagnet.experiments.measuring.trained import load_trained
-from bagnet.experiments.options import BagNetOptions
+from bagnet.evidence.maps import evidence_map, require_bagnet
+from bagnet.evidence.pictures.plots import Example, contact_sheet
+from bagnet.experiments.measuring.measure import measure, open_data
+from bagnet.experiments.measuring.models import ModelFile, parse_models
+from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.statistics import mean
+from bagnet.experiments.options import DataOptions, MeasureOptions
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
+from bagnet.training.metrics import rank_of_label
 from datamodules.common.batch import Box
 from datamodules.demo.generate import PLANTED
 from datamodules.imagenet import ImageNetDataModule
 
-BATCH_SIZE = 50
-SHOWN = 12  # images in evidence.png, at most
+NAME = "pointing"
+SHOWN = 12  # images in a picture, at most
+TITLES = {
+    "model": ("model", ""),
+    "images": ("images", ",d"),
+    "top1": ("top-1", ".1%"),
+    "top5": ("top-5", ".1%"),
+    "points": ("strongest patch lies on a texture", ".1%"),
+    "points_true": ("for the true class", ".1%"),
+    "chance": ("for a random patch", ".1%"),
+}
+
+Boxes = Mapping[int, Sequence[Box]]
+"""The planted textures of each image, by sample id."""
 
 
-@dataclass(frozen=True)
-class Pointing:
-    """Shares of the validation images, 0 to 1."""
-
-    images: int
-    pointing: float
-    pointing_true_class: float
-    chance: float
-    top1: float
-    top5: float
-
-
-def run(options: BagNetOptions) -> None:
-    """Measure, print a table, and write ``pointing.json`` and ``evidence.png``."""
-    planted = load_planted(Path(options.data.root or "") / "val")
-    size = planted["image_size"]
-    model, data = load_trained(
-        options.checkpoint,
-        options.data.root,
-        batch_size=BATCH_SIZE,
-        image_size=size,
-        resize_size=size,
-    )
-    console = Console(highlight=False, soft_wrap=True)
-    result, examples = measure(model, data, planted["images"], console)
-
-    out = options.out or options.checkpoint.parent
-    save_png(contact_sheet(examples, model.box), out / "evidence.png")
-    write_text(json.dumps(asdict(result), indent=1) + "\n", out / "pointing.json")
-    console.print(_table(result))
-    console.print(f"evidence of {len(examples)} images: {out / 'evidence.png'}")
+def run(options: MeasureOptions) -> None:
+    """Measure what is missing, and draw everything that exists."""
+    folder = options.out / NAME
+    measurement = Pointing({})
+    data = None
+    if options.models:
+        data = open_data(options)
+        size, planted = load_planted(Path(data.root) / "val")
+        options = replace(options, data=_at_size(options.data, size))
+        data = open_data(options)
+        measurement = Pointing(_by_sample(planted, data))
+    tables = measure(NAME, measurement, options)
+    rows = [_row(label, table) for label, table in tables.items()]
+    write_table(rows, TITLES, folder / "table")
+    save_figure(shares_figure(rows), folder / "figure")
+    if data is not None:
+        for model in parse_models(options.models):
+            picture = folder / f"{model.label}-evidence"
+            save_figure(evidence_figure(model, data, tables[model.label], measurement), picture)
+            print(f"evidence of an image of each class: {picture}.png")
+    if options.wandb:
+        log_to_wandb(NAME, folder)
 
 
-def load_planted(folder: Path) -> dict[str, Any]:
-    """Read what is planted in the images of a split.
+def _at_size(data: DataOptions, size: int) -> DataOptions:
+    """The options for images of this size.
 
     Raises:
-        ValueError: The folder has no such file, or it is damaged.
+        ValueError: They ask for another size.
+    """
+    defaults = DataOptions()
+    given = (data.image_size, data.resize_size)
+    if given not in ((defaults.image_size, defaults.resize_size), (size, size)):
+        raise ValueError(
+            f"--data.image_size {data.image_size} --data.resize_size {data.resize_size}: the "
+            f"planted boxes hold at {size} px only; leave both out"
+        )
+    return replace(data, image_size=size, resize_size=size)
+
+
+def load_planted(folder: Path) -> tuple[int, dict[str, Any]]:
+    """Read what is planted in the images of a split.
+
+    Returns:
+        The size of the images in pixels; and what is known about each image, by its key.
+
+    Raises:
+        ValueError: The folder has no such file, or the file is damaged.
     """
     path = folder / PLANTED
     remedy = "make the data with `python -m datamodules.demo`"
     try:
         planted = json.loads(path.read_text(encoding="utf-8"))
-        return {"image_size": int(planted["image_size"]), "images": dict(planted["images"])}
+        return int(planted["image_size"]), dict(planted["images"])
     except FileNotFoundError:
         raise ValueError(
-            f"{path} does not exist, so nobody knows what is planted in the images; {remedy}"
+            f"{path} does not exist, so it is not known what is planted in the images; {remedy}"
         ) from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}") from None
 
 
-def measure(
-    model: BagNet, data: ImageNetDataModule, planted: dict[str, Any], console: Console
-) -> tuple[Pointing, list[Example]]:
-    """Go through the validation images once.
-
-    Args:
-        model: The network.
-        data: The data; its images are not resized.
-        planted: By key, the truth about each image: its ``textures`` are boxes.
-        console: Where the progress is shown.
-
-    Returns:
-        The result, and the first image of each class, in the order of the classes.
-    """
-    examples: dict[int, Example] = {}
-    rows = []
-    loader = data.val_dataloader()
-    batches = track(loader, "pointing", total=len(loader), console=console, transient=True)
-    for image, label, key, logits, evidence in _images(model, data, batches):
+def _by_sample(planted: Mapping[str, Any], data: ImageNetDataModule) -> Boxes:
+    boxes = {}
+    for sample_id in range(data.val_manifest.num_samples):
+        key = data.val_manifest.sample(sample_id).key
         if key not in planted:
-            raise ValueError(f"{PLANTED} says nothing of the image {key}; make the data again")
-        boxes = [tuple(box) for box in planted[key]["textures"]]
-        order = logits.argsort(descending=True).tolist()
-        predicted = order[0]
-        on_texture = np.array(
+            raise ValueError(f"{PLANTED} lacks the image {key}: make the data again")
+        boxes[sample_id] = [tuple(box) for box in planted[key]["textures"]]
+    return boxes
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """Whether the strongest evidence lies on a planted texture.
+
+    Columns: predicted; rank, that of the true class, 0 is right; points and points_true, whether
+    the strongest evidence for the predicted and the true class does; chance, the share of the map's
+    entries that do.
+
+    Attributes:
+        boxes: The planted textures.
+    """
+
+    boxes: Boxes = field(repr=False)
+
+    @torch.no_grad()
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
+    ) -> Mapping[str, np.ndarray | list[Any]]:
+        bagnet = require_bagnet(model)
+        inputs = normalize(images)
+        logits, evidence = model(inputs), evidence_map(bagnet, inputs)
+        predicted = logits.argmax(1)
+        on_texture = np.stack(
             [
-                [touches(boxes, cell(model, i, j)) for j in range(evidence.shape[2])]
-                for i in range(evidence.shape[1])
+                on_boxes(bagnet, evidence.shape[2:], self.boxes[sample_id]).ravel()
+                for sample_id in sample_ids.tolist()
             ]
-        ).ravel()
-        rows.append(
-            (
-                on_texture[int(evidence[predicted].argmax())],
-                on_texture[int(evidence[label].argmax())],
-                on_texture.mean(),
-                predicted == label,
-                label in order[:5],
-            )
         )
-        if label not in examples:
-            examples[label] = Example(
-                image=image.permute(1, 2, 0).numpy(),
-                evidence=evidence[predicted].numpy(),
-                logit=logits[predicted].item(),
-                true=data.class_names[label],
-                predicted=data.class_names[predicted],
-                planted=boxes,
-            )
-    shares = (float(share) for share in np.mean(rows, axis=0))
-    shown = [example for _, example in sorted(examples.items())][:SHOWN]
-    return Pointing(len(rows), *shares), shown
+        rows = torch.arange(len(images), device=images.device)
+        columns: dict[str, Any] = {
+            "predicted": predicted.cpu().numpy(),
+            "rank": rank_of_label(logits, labels).cpu().numpy(),
+            "chance": on_texture.mean(1),
+        }
+        for name, classes in (("points", predicted), ("points_true", labels)):
+            strongest = evidence[rows, classes].flatten(1).argmax(1).cpu().numpy()
+            columns[name] = on_texture[np.arange(len(images)), strongest]
+        return columns
 
 
-def _images(
-    model: BagNet, data: ImageNetDataModule, batches: Any
-) -> Iterator[tuple[Tensor, int, str, Tensor, Tensor]]:
-    """Each image (3, H, W), its label and key, logits (classes,), evidence (classes, H', W')."""
-    for images, labels, sample_ids in batches:
-        with evaluating(model):
-            inputs = normalize(images)
-            # Two passes: that both ways to the logits agree is worth seeing in every caption.
-            logits, evidence = model(inputs), model.logits_map(inputs)
-        for row, sample_id in enumerate(sample_ids.tolist()):
-            key = data.val_manifest.sample(sample_id).key
-            yield images[row], int(labels[row]), key, logits[row], evidence[row]
+def on_boxes(model: BagNet, shape: Sequence[int], boxes: Sequence[Box]) -> np.ndarray:
+    """Which entries of a map have a cell that touches one of the boxes, bool (H', W')."""
+    rows, columns = shape
+    return np.array(
+        [[touches(boxes, cell(model, i, j)) for j in range(columns)] for i in range(rows)]
+    )
 
 
 def cell(model: BagNet, i: int, j: int) -> tuple[float, float, float, float]:
-    """The square of one stride around the centre of a patch: (top, left, bottom, right), px."""
+    """The square of one stride around a patch's centre: top, left, bottom, right, in pixels."""
     top, left, bottom, right = model.box(i, j)
     y, x, half = (top + bottom) / 2, (left + right) / 2, model.stride / 2
     return y - half, x - half, y + half, x + half
 
 
-def touches(boxes: list[Box], area: tuple[float, float, float, float]) -> bool:
+def touches(boxes: Sequence[Box], area: tuple[float, float, float, float]) -> bool:
     """Whether an area and one of the boxes (half-open) have a point in common."""
     top, left, bottom, right = area
     return any(top < b[2] and b[0] < bottom and left < b[3] and b[1] < right for b in boxes)
 
 
-def _table(result: Pointing) -> Table:
-    table = Table("validation images", f"{result.images:,}")
-    lines = {
-        "top-1": result.top1,
-        "top-5": result.top5,
-        "strongest patch lies on a planted texture": result.pointing,
-        "the same for a random patch": result.chance,
-    }
-    for name, share in lines.items():
-        table.add_row(name, f"{share:.1%}")
-    table.columns[1].justify = "right"
-    return table
+def _row(label: str, table: pa.Table) -> dict[str, Any]:
+    ranks = table["rank"].to_numpy()
+    row = {"model": label, "images": len(ranks), "top1": mean(ranks < 1), "top5": mean(ranks < 5)}
+    for name in ("points", "points_true"):
+        row[name] = mean(table[name].to_numpy(zero_copy_only=False))
+    return row | {"chance": float(np.mean(table["chance"].to_numpy()))}
+
+
+def shares_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """How often each network's strongest evidence lies on a texture, beside a random patch."""
+    figure = Figure(figsize=(6.4, 1.3 + 0.4 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(rows))
+    points = [row["points"] for row in rows]
+    values = np.array([[point.value, point.low, point.high] for point in points]).T * 100
+    axes.barh(places, values[0], 0.5, color="#5e3c99", label="strongest patch")
+    errors = np.abs(values[1:] - values[0])
+    axes.errorbar(values[0], places, xerr=errors, fmt="none", color="0.2", capsize=2)
+    chance = [100 * row["chance"] for row in rows]
+    axes.plot(chance, places, "D", color="#e66101", label="random patch")
+    axes.set_yticks(places, [row["model"] for row in rows])
+    axes.set(xlim=(0, 100), xlabel="on a planted texture, % of the images")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def evidence_figure(
+    file: ModelFile, data: ImageNetDataModule, table: pa.Table, measurement: Pointing
+) -> Figure:
+    """The first measured image of each class, with the evidence for the predicted class."""
+    model = require_bagnet(file.load(torch.device("cpu"), data.num_classes))
+    _, first = np.unique(table["label"].to_numpy(), return_index=True)
+    ids = table["sample_id"].to_numpy()[first[:SHOWN]]
+    (images, labels, _), _ = data.batches("val")[0, ids]
+    inputs = normalize(images)
+    with torch.no_grad():
+        # Two passes, as each caption shows that both ways to the logit agree.
+        logits, evidence = model(inputs), model.logits_map(inputs)
+    names = data.class_names
+    examples = [
+        Example(
+            image=image.permute(1, 2, 0).numpy(),
+            evidence=maps[predicted].numpy(),
+            logit=float(scores[predicted]),
+            true=names[label],
+            predicted=names[predicted],
+            planted=measurement.boxes[sample_id],
+        )
+        for image, label, scores, maps, predicted, sample_id in zip(
+            images,
+            labels.tolist(),
+            logits,
+            evidence,
+            logits.argmax(1).tolist(),
+            ids.tolist(),
+            strict=True,
+        )
+    ]
+    return contact_sheet(examples, model.box)

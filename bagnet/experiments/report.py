@@ -1,35 +1,57 @@
-"""One page with all results that exist: their protocols, tables and figures, with the paper's numbers beside ours.
+"""One page with all existing results: descriptions, tables and figures of the experiments.
 
-Reads what the other experiments left in --out, each in a folder of its name: every table (.md), every figure (.png), and
-the record of what was measured, from the per-sample results. The page, OUT/report.html, is a single file that needs nothing else.
+It reads what the other experiments left in --out, each in a folder of its name: every table (.md),
+every figure (.png), and the record of what was measured (from LABEL.parquet). The page,
+OUT/report.html, is a single file that needs nothing else.
 """
 
 from __future__ import annotations
 
 import base64
-import importlib
-import inspect
 import re
 from html import escape
 from pathlib import Path
 
-from bagnet.experiments.measuring.parts import read_record
-from bagnet.experiments.measuring.results import read_table, write_text
+from bagnet.experiments.measuring.parts import read_record, result_files
+from bagnet.experiments.measuring.results import read_table
 from bagnet.experiments.options import ReportOptions
+from datamodules.common.commands import docstring_of
+from datamodules.common.files import write_text
 
-ORDER = ("accuracy", "patches", "scrambling", "interactions", "errors", "sensitivity")
-"""The experiments of the paper, as it has them."""
+ORDER = (
+    "accuracy",
+    "patches",
+    "scrambling",
+    "interactions",
+    "errors",
+    "sensitivity",
+    "deletion",
+    "aggregation",
+    "pointing",
+)
+"""Those of the paper, in its order, and then the others."""
 
 STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
 section { border-top: 1px solid #ccc; margin-top: 3em }
 table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
 th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
-th { border-bottom: 2px solid #888 } .number { text-align: right }
-figure { margin: 1em 0 } figcaption { font-weight: bold } img { max-width: 100% } .about { color: #555; max-width: 50em }
+th { border-bottom: 2px solid #888 }
+.number { text-align: right }
+figure { margin: 1em 0 }
+figcaption { font-weight: bold }
+img { max-width: 100% }
+.about { color: #555; max-width: 50em }
 summary { cursor: pointer; margin: .5em 0 }
 .wide { overflow-x: auto }
 """
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>BagNet: experiments</title>
+<style>{style}</style></head>
+<body><h1>Experiments</h1>
+{body}</body></html>
+"""
+LONG = 20  # rows; longer tables are folded
 
 
 def run(options: ReportOptions) -> None:
@@ -43,30 +65,27 @@ def run(options: ReportOptions) -> None:
         raise ValueError(
             f"{options.out} has no results to report: run an experiment first ({', '.join(ORDER)})"
         )
-    body = "".join(_section(folder) for folder in folders)
     path = options.out / "report.html"
-    write_text(
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>BagNet: experiments</title>'
-        f"<style>{STYLE}</style></head>\n<body><h1>The experiments of the BagNet paper</h1>\n{body}</body></html>\n",
-        path,
-    )
+    write_text(PAGE.format(style=STYLE, body="".join(map(_section, folders))), path)
     print(f"{len(folders)} experiments: {path}")
 
 
 def _section(folder: Path) -> str:
-    about = inspect.getdoc(importlib.import_module(f"bagnet.experiments.{folder.name}")) or ""
+    about = docstring_of(f"bagnet.experiments.{folder.name}")
     parts = [f"<section><h2>{escape(folder.name)}</h2>\n{_prose(about)}"]
-    tables = sorted(folder.glob("*.md"), key=lambda file: file.stem != "table")
-    parts += [_table(*read_table(file)) for file in tables if file.stem == "table"]
-    for file in sorted(folder.glob("*.png")):
+    tables = {file.stem: read_table(file) for file in sorted(folder.glob("*.md"))}
+    main = tables.get("table")
+    if main and len(main[1]) <= LONG:
+        parts.append(_table(*tables.pop("table")))
+    for file in sorted(folder.glob("*.png"), key=lambda file: (file.stem != "figure", file.stem)):
         data = base64.b64encode(file.read_bytes()).decode()
         name = escape(f"{folder.name}: {file.stem}")
         caption = f"<figcaption>{escape(file.stem)}</figcaption>" * (file.stem != "figure")
         parts.append(
             f'<figure>{caption}<img alt="{name}" src="data:image/png;base64,{data}"></figure>\n'
         )
-    parts += [_folded(file.stem, *read_table(file)) for file in tables if file.stem != "table"]
-    records = [_record(file) for file in sorted(folder.glob("*.parquet"))]
+    parts += [_folded(name, *table) for name, table in tables.items()]
+    records = [_record(file) for file in result_files(folder)]
     if records:
         titles = ["network", "measured", "weights (sha256)", "data (digest)", "images", "size, px"]
         parts.append(_folded("what was measured", titles, records))
@@ -74,7 +93,7 @@ def _section(folder: Path) -> str:
 
 
 def _prose(text: str) -> str:
-    """The docstring as paragraphs, lists and formulas: blocks that begin with a star, or are indented."""
+    """Turn a docstring into paragraphs, lists (they begin with a star) and formulas (indented)."""
     blocks = []
     for block in text.split("\n\n"):
         if block.startswith("* "):

@@ -1,26 +1,28 @@
-"""How much networks depend on the parts of an image that a BagNet, or their own attribution, holds for important.
+"""How much a decision depends on what a BagNet, or the network itself, finds important.
 
-Brendel & Bethge (ICLR 2019, under "spatial sensitivity", with the figure and table of the probability of the leading class): the most
-important cells of 8x8 pixels are masked, more and more of them, and the probability of the class that the unchanged image
-was taken for is followed. What is important is told by the heat map of a BagNet, by attributions of the tested network
-itself, or by chance. In the paper, the BagNet's heat maps found what VGG-16, ResNet-50, ResNet-152 and DenseNet-169 rest on better
-than these networks' own attributions, which know all about them.
+Brendel & Bethge (ICLR 2019, "spatial sensitivity") mask the most important cells of 8x8 pixels,
+more and more of them, and follow the probability of the class that the unchanged image was given.
+Importance comes from the heat map of a BagNet, from attributions of the tested network itself, or
+from chance. In the paper, the BagNet's heat maps found what VGG-16, ResNet-50, ResNet-152 and
+DenseNet-169 rely on better than these networks' own attributions, which use their gradients.
 
-The methods, all for the leading class of the tested network:
+The methods, all for the leading class of the tested network (`measuring/attribution.py` has the
+details):
 
-* evidence: of the BagNet that --explainer names, around every pixel (`bagnet.evidence.dense_evidence`).
-* saliency, integrated_gradients, smoothgrad, gradcam: `attribution.py` says how each is set.
-* random: another order for each image.
+* evidence: that of the BagNet that --explainer names, around every pixel.
+* saliency, integrated_gradients, smoothgrad, gradcam: attributions of the tested network.
+* random: a new order for each image.
 
 What the paper leaves open, and what is done here:
 
-* The mask: the cell becomes the mean colour of ImageNet (--fill zero); "mean", "image" and "blur" are other choices.
-* The importance of a cell: the mean of the attribution over its pixels, summed over the colours (--aggregate mean);
-  "absolute" takes the mean of its magnitude and "max" its largest value.
-* The paper's other attributions, DeepLIFT and epsilon-LRP, are defined by the kinds of layers and not by the network; they
-  are left out.
+* Masks: a cell becomes ImageNet's mean colour (--fill zero); "mean", "image" and "blur" are others.
+* Importance of a cell: the mean of the attribution over its pixels, summed over the colours
+  (--aggregate mean); "absolute" takes the mean of its magnitude and "max" its largest value.
+* The paper's other attributions, DeepLIFT and epsilon-LRP, are left out: they are defined by the
+  kinds of layers and not by the network.
 
-Writes table.*, the mean probability at the largest number of cells, and figure.*, the curves.
+Writes table.* (the mean probability at the largest number of cells), figure.* (the curves), and
+LABEL.parquet.
 """
 
 from __future__ import annotations
@@ -33,24 +35,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.evidence import BagNetExplainer
 from bagnet.experiments.measuring.attribution import attribute, by_cell
-from bagnet.experiments.measuring.masking import cells, replace, target_logits
+from bagnet.experiments.measuring.masking import probabilities, probability_curves
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.models import ModelFile, parse_models
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import mean
-from bagnet.experiments.options import METHODS, SensitivityOptions
+from bagnet.experiments.options import METHODS, Aggregate, Fill, Method, SensitivityOptions
 from bagnet.model.registry import normalize
 from datamodules.shards.manifest import sha256_of
 
+NAME = "sensitivity"
 COUNTS = tuple(range(1, 101))
 TITLES = {
     "model": ("model", ""),
-    "method": ("most important by", ""),
+    "method": ("importance", ""),
     "images": ("images", ",d"),
     "before": ("p before", ".3f"),
     "cells": ("masked cells", "d"),
@@ -59,12 +62,13 @@ TITLES = {
 
 
 def run(options: SensitivityOptions) -> None:
-    """Measure what is missing, and draw all there is."""
+    """Measure what is missing, and draw everything that exists."""
+    methods = tuple(options.methods) or METHODS
     explainer = None
-    if options.models and "evidence" in options.methods:
+    if options.models and "evidence" in methods:
         explainer = _chosen(parse_models(options.models), options.explainer)
     measurement = Sensitivity(
-        tuple(options.methods),
+        methods,
         tuple(sorted(options.counts)) or COUNTS,
         options.cell,
         options.fill,
@@ -73,23 +77,23 @@ def run(options: SensitivityOptions) -> None:
         explainer,
         sha256_of(explainer.path) if explainer else None,
     )
-    tables = measure("sensitivity", measurement, options)
-    folder = options.out / "sensitivity"
+    tables = measure(NAME, measurement, options)
+    folder = options.out / NAME
     write_table(table_rows(tables), TITLES, folder / "table")
     save_figure(curves_figure(tables), folder / "figure")
     if options.wandb:
-        log_to_wandb("sensitivity", folder)
+        log_to_wandb(NAME, folder)
 
 
 def _chosen(models: Sequence[ModelFile], label: str | None) -> ModelFile:
-    """The network whose evidence is used."""
-    for subject in models:
-        if subject.label == label:
-            return subject
-    names = ", ".join(subject.label for subject in models)
+    """The BagNet whose evidence is used."""
+    for model in models:
+        if model.label == label:
+            return model
+    names = ", ".join(model.label for model in models)
     raise ValueError(
-        f"--explainer {label}: --methods evidence needs the heat maps of a BagNet; give the label of one of --models "
-        f"({names}), or leave evidence out"
+        f"--explainer {label}: --methods evidence needs the heat maps of a BagNet; give the label "
+        f"of one of --models ({names}), or leave evidence out"
     )
 
 
@@ -97,19 +101,19 @@ def _chosen(models: Sequence[ModelFile], label: str | None) -> ModelFile:
 class Sensitivity:
     """The probability of the leading class as more and more cells are masked, for each image.
 
-    Columns: target, the leading class; probability, of the unchanged image; counts, the numbers of masked cells; and for
-    each method, the probabilities then.
+    Columns: target, the leading class; probability, that of the unchanged image; counts, the
+    numbers of masked cells; and for each method, the probabilities for these counts.
 
     Attributes:
         explainer: The BagNet of the method "evidence".
-        explainer_weights: The digest of its file, which is what the record of the results tells.
+        explainer_weights: Digest of its file, which the record of the results names it by.
     """
 
-    methods: tuple[str, ...]
+    methods: tuple[Method, ...]
     counts: tuple[int, ...]
     cell: int
-    fill: str
-    aggregate: str
+    fill: Fill
+    aggregate: Aggregate
     seed: int
     explainer: ModelFile | None = field(default=None, repr=False)
     explainer_weights: str | None = None
@@ -127,74 +131,24 @@ class Sensitivity:
             "counts": np.tile(self.counts, (len(x), 1)),
         }
         for method in self.methods:
+            explained = model
             if method == "evidence":
-                assert self.explainer is not None, "run gives both"
-                assert self.explainer_weights is not None, "run gives both"
-                explainer = _load(self.explainer, self.explainer_weights, x.device, logits.shape[1])
-                scores = BagNetExplainer(explainer).explain(x, targets)
-            else:
-                scores = attribute(method, model, x, targets, sample_ids, self.seed)
+                assert self.explainer is not None, "run sets both"
+                assert self.explainer_weights is not None, "run sets both"
+                classes = logits.shape[1]
+                explained = _load(self.explainer, self.explainer_weights, x.device, classes)
+            scores = attribute(method, explained, x, targets, sample_ids, self.seed)
             priority = by_cell(scores, self.cell, self.aggregate)
-            curves = masking_curves(
+            curves = probability_curves(
                 model, x, targets, priority, self.counts, cell=self.cell, fill=self.fill
             )
             columns[method] = curves.cpu().numpy()
         return columns
 
 
-def probabilities(logits: Tensor, targets: Tensor) -> Tensor:
-    """Of one class for each image: (B, classes) and (B,) -> float64 (B,)."""
-    return target_logits(logits.double().softmax(1), targets)
-
-
-@torch.no_grad()
-def masking_curves(
-    model: nn.Module,
-    images: Tensor,
-    targets: Tensor,
-    priority: Tensor,
-    counts: Sequence[int],
-    *,
-    cell: int,
-    fill: str,
-) -> Tensor:
-    """The probability of a class when the most important cells of an image are masked.
-
-    Args:
-        model: Gives logits (B, classes).
-        images: Normalised, float (B, 3, H, W).
-        targets: The class of each image, int64 (B,).
-        priority: Of each cell, as from `by_cell`; the largest goes first, and of equals the one that is further up or left.
-        counts: Numbers of cells to mask.
-        cell: Their side in pixels.
-        fill: One of ``masking.FILLS``.
-
-    Returns:
-        float64 (B, counts).
-
-    Raises:
-        ValueError: The image has fewer cells.
-    """
-    height, width = images.shape[2:]
-    rows, columns = priority.shape[1:]
-    if not 0 <= min(counts) <= max(counts) <= rows * columns:
-        raise ValueError(
-            f"--counts {min(counts)} to {max(counts)}: an image of {height}x{width} px has {rows * columns} cells of "
-            f"{cell} px to mask; give numbers from 0 to that, or another --cell"
-        )
-    masked = replace(images, cells(height, width, cell), fill)
-    order = priority.flatten(1).argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1).view(-1, 1, rows, columns)
-    rank = rank.repeat_interleave(cell, 2).repeat_interleave(cell, 3)[..., :height, :width]
-    curves = [
-        probabilities(model(torch.where(rank < count, masked, images)), targets) for count in counts
-    ]
-    return torch.stack(curves, 1)
-
-
 @lru_cache(maxsize=1)
 def _load(explainer: ModelFile, weights: str, device: torch.device, num_classes: int) -> nn.Module:
-    """Once for each process and file."""
+    """Load the explainer once for each process and file."""
     return explainer.load(device, num_classes)
 
 
@@ -219,23 +173,27 @@ def table_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
 
 
 def curves_figure(tables: Mapping[str, pa.Table]) -> Figure:
-    """A panel for each network: the mean probability of the leading class against the number of masked cells."""
+    """A panel for each network: the mean probability of the leading class by masked cells."""
     figure = Figure(figsize=(3.2 * len(tables) + 1.6, 3.4), facecolor="white", layout="constrained")
     panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
     for axes, (label, table) in zip(panels, tables.items(), strict=True):
         counts = [0, *table["counts"][0].as_py()]
         before = np.mean(table["probability"].to_numpy())
         for method in _methods(table):
-            curve = np.mean(table[method].to_pylist(), axis=0)
-            style = "k--" if method == "random" else f"C{METHODS.index(method)}-"
-            axes.plot(counts, [before, *curve], style, label=method.replace("_", " "))
+            draw_curve(axes, counts, [before, *np.mean(table[method].to_pylist(), axis=0)], method)
         axes.set(xlabel="masked cells")
         axes.set_title(label, fontsize=10)
     panels[0].set(ylabel="probability of the leading class")
-    panels[0].set_ylim(bottom=0)  # and so in all
+    panels[0].set_ylim(bottom=0)  # the panels share it
     panels[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
-def _methods(table: pa.Table) -> list[str]:
+def draw_curve(axes: Axes, x: Sequence[float], y: Sequence[float], method: Method) -> None:
+    """Draw a method's curve in its own colour; the baseline is dashed."""
+    style = "k--" if method == "random" else f"C{METHODS.index(method)}-"
+    axes.plot(x, y, style, label=method.replace("_", " "))
+
+
+def _methods(table: pa.Table) -> list[Method]:
     return [method for method in METHODS if method in table.column_names]

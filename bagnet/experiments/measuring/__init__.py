@@ -1,5 +1,6 @@
 """What the experiments share.
 
-Here: measuring networks image by image on several processes, tables, figures, statistics, and ways to change an image.
-Not here: anything that only one experiment needs.
+Here: measuring models image by image on several processes (`measure.py`), tables, figures,
+statistics, attributions, and ways to change an image. Not here: anything that defines one
+experiment.
 """

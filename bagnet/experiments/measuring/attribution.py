@@ -1,13 +1,14 @@
-"""How important each pixel is to a network, by the methods that ``sensitivity.py`` compares.
+"""How important each pixel is for a network's decision, by the methods that experiments compare.
 
-They are Captum's:
-
+* evidence: a BagNet's own, around every pixel (`bagnet.dense_evidence`).
 * saliency: the magnitude of the gradient.
-* integrated_gradients: from the mean colour of ImageNet, in 32 steps.
-* smoothgrad: the mean of 16 saliencies, under noise of 15 percent of the range of the image's values (Smilkov et al. 2017).
-* gradcam: at the end of the convolutions, its positive part, enlarged bilinearly.
+* integrated_gradients: from ImageNet's mean colour, in 32 steps.
+* smoothgrad: the mean of 16 saliencies, with noise of 15 percent of the range of the image's values
+  (Smilkov et al. 2017).
+* gradcam: the positive part at the end of the convolutions, enlarged bilinearly.
+* random: the baseline, a new order for each image.
 
-And random says nothing: it is what the others have to be better than.
+All but the first and the last are Captum's.
 """
 
 from __future__ import annotations
@@ -18,61 +19,71 @@ from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bagnet.evidence.explainer import BagNetExplainer
+from bagnet.experiments.options import Aggregate, Method
+
 STEPS = 32  # of Integrated Gradients
 DRAWS, NOISE = 16, 0.15  # of SmoothGrad
 
 
 def attribute(
-    method: str, model: nn.Module, images: Tensor, targets: Tensor, sample_ids: Tensor, seed: int
+    method: Method,
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    sample_ids: Tensor,
+    seed: int,
 ) -> Tensor:
     """The importance of each pixel for one class of each image.
 
-    What is drawn at random comes from the seed and the sample ids.
-
     Args:
-        method: One of ``METHODS``, but not "evidence".
-        model: Gives logits (B, classes).
-        images: Normalised, float (B, 3, H, W).
+        method: The method.
+        model: Network that returns logits (B, classes).
+        images: Normalized images, float (B, 3, H, W).
         targets: The class of each image, int64 (B,).
-        sample_ids: int64 (B,).
-        seed: Of random and smoothgrad.
+        sample_ids: Sample ids, int64 (B,): with the seed, they determine all random numbers.
+        seed: Seed of `random` and `smoothgrad`.
 
     Returns:
-        (B, 1, H, W), summed over the colours.
+        The importance, summed over the colours, (B, 1, H, W).
 
     Raises:
-        ValueError: "gradcam" for a network whose last feature maps are not known.
+        ValueError: "evidence" of a network that is not a BagNet, or "gradcam" of one whose last
+            feature maps are not known.
     """
+    if method == "evidence":
+        return BagNetExplainer(model).explain(images, targets)
     if method == "saliency":
         inputs = images.detach().requires_grad_()
-        return Saliency(model).attribute(inputs, targets).sum(1, keepdim=True)
+        gradients: Tensor = Saliency(model).attribute(inputs, targets)
+        return gradients.sum(1, keepdim=True)
     if method == "gradcam":
         gradcam = LayerGradCam(model, last_maps(model))
         maps = gradcam.attribute(images, targets, relu_attributions=True).detach()
         return F.interpolate(maps, images.shape[2:], mode="bilinear")
-    # Image by image: what is drawn for one must not depend on its batch, and the steps of one make a batch of their own.
+    # Image by image: random numbers must not depend on the batch, and one image's steps fill it.
     rows = []
-    for image, target, sample_id in zip(images.split(1), targets.tolist(), sample_ids, strict=True):
-        chance = np.random.default_rng((seed, int(sample_id)))
+    for image, target, sample_id in zip(images[:, None], targets.tolist(), sample_ids, strict=True):
+        rng = np.random.default_rng((seed, int(sample_id)))
         if method == "random":
-            scores = torch.from_numpy(chance.random((1, 1, *images.shape[2:]), np.float32))
+            scores = torch.from_numpy(rng.random((1, 1, *images.shape[2:]), np.float32))
             rows.append(scores.to(images))
         elif method == "smoothgrad":
-            rows.append(smoothgrad(model, image, target, int(chance.integers(2**63))))
+            rows.append(smoothgrad(model, image, target, int(rng.integers(2**63))))
         else:
-            gradients = IntegratedGradients(model)
-            path = gradients.attribute(image, target=target, n_steps=STEPS)
+            integrated = IntegratedGradients(model)
+            path = integrated.attribute(image, target=target, n_steps=STEPS)
             rows.append(path.sum(1, keepdim=True))
     return torch.cat(rows).detach()
 
 
 def smoothgrad(model: nn.Module, image: Tensor, target: int, seed: int) -> Tensor:
-    """SmoothGrad of one normalised image (1, 3, H, W) for a class -> (1, 1, H, W)."""
+    """SmoothGrad of one normalized image (1, 3, H, W) for a class -> (1, 1, H, W)."""
     spread = NOISE * float(image.max() - image.min())
     devices = [image.device] if image.device.type == "cuda" else []
     with torch.random.fork_rng(devices):  # Captum draws from the global generator
         torch.manual_seed(seed)
-        gradient = NoiseTunnel(Saliency(model)).attribute(
+        gradient: Tensor = NoiseTunnel(Saliency(model)).attribute(
             image, nt_samples=DRAWS, stdevs=spread, target=target
         )
     return gradient.sum(1, keepdim=True)
@@ -88,18 +99,19 @@ def last_maps(model: nn.Module) -> nn.Module:
         if isinstance(module := getattr(model, name, None), nn.Module):
             return module
     raise ValueError(
-        f"the last feature maps of {type(model).__name__} are not known, and Grad-CAM needs them: leave gradcam out "
-        "of --methods"
+        f"Grad-CAM needs the last feature maps, and those of {type(model).__name__} are not known: "
+        "leave gradcam out of --methods"
     )
 
 
-def by_cell(scores: Tensor, cell: int, aggregate: str) -> Tensor:
-    """The importance of each cell, those at the right and at the bottom perhaps cut off.
+def by_cell(scores: Tensor, cell: int, aggregate: Aggregate) -> Tensor:
+    """The importance of each cell; those at the right and at the bottom may be cut off.
 
     Args:
-        scores: Of each pixel, (B, 1, H, W).
-        cell: Its side in pixels.
-        aggregate: One of ``AGGREGATES``.
+        scores: Importance of each pixel, (B, 1, H, W).
+        cell: Side of a cell, in pixels.
+        aggregate: How the pixels of a cell become one number: their mean, the mean of their
+            magnitudes ("absolute"), or the largest ("max").
 
     Returns:
         (B, ceil(H / cell), ceil(W / cell)).

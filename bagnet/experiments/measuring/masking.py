@@ -1,30 +1,34 @@
-"""Squares of an image, replaced by something that says nothing.
+"""Replacing squares of images, and how a class's probability changes as more are replaced.
 
-All this happens to normalised images, so that every network sees the same and zero is the mean colour of ImageNet.
+Everything works on normalized images, so that all networks see the same and zero is ImageNet's mean
+colour.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
+from bagnet.experiments.options import Fill
 from datamodules.common.batch import Box
 
 
-def replace(images: Tensor, boxes: Iterable[Box], fill: str) -> Tensor:
-    """Copies of the images in which every box is filled.
+def replace(images: Tensor, boxes: Iterable[Box], fill: Fill) -> Tensor:
+    """Copy images and fill every box.
 
     Args:
-        images: Normalised, float (B, 3, H, W).
-        boxes: (top, left, bottom, right), half-open, in pixels; the same for all images. They do not overlap.
-        fill: One of ``FILLS``: "mean", the box's own mean colour; "image", that of the image; "zero", that of ImageNet; or
-            "blur", the image under a Gaussian whose standard deviation is half of the box's height.
+        images: Normalized images, float (B, 3, H, W).
+        boxes: Boxes (top, left, bottom, right) in pixels, the same for all images, without overlap.
+        fill: "mean" is the box's own mean colour, "image" that of the image, "zero" that of
+            ImageNet; "blur" is the image under a Gaussian whose standard deviation is half of the
+            box's height.
 
     Returns:
-        The same shape, dtype and device.
+        Images of the same shape and dtype, on the same device.
     """
     filled = images.clone()
     whole = images.mean((2, 3), keepdim=True)
@@ -46,18 +50,74 @@ def replace(images: Tensor, boxes: Iterable[Box], fill: str) -> Tensor:
 
 
 def _blurred(images: Tensor, side: int) -> Tensor:
-    """The image at the scale of a box; beyond its border, it is mirrored."""
+    """The images at the scale of a box, mirrored at their borders."""
     radius = min(side, *(size - 1 for size in images.shape[2:]))
-    return F.gaussian_blur(images, [2 * radius + 1] * 2, [side / 2] * 2)
+    blurred: Tensor = F.gaussian_blur(images, [2 * radius + 1] * 2, [side / 2] * 2)
+    return blurred
+
+
+@torch.no_grad()
+def probability_curves(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    priority: Tensor,
+    counts: Sequence[int],
+    *,
+    cell: int,
+    fill: Fill,
+    insert: bool = False,
+) -> Tensor:
+    """The probability of a class after the cells with the highest priority are masked, or shown.
+
+    Args:
+        model: Network that returns logits (B, classes).
+        images: Normalized images, float (B, 3, H, W).
+        targets: The class of each image, int64 (B,).
+        priority: Priority of each cell, (B, ceil(H / cell), ceil(W / cell)), as from
+            `attribution.by_cell`; of equal ones, the upper and then the left comes first.
+        counts: Numbers of cells.
+        cell: Side of a cell, in pixels.
+        fill: What a masked cell becomes; see `replace`.
+        insert: Whether to start from the masked image and show the cells, instead of masking them.
+
+    Returns:
+        Probabilities, float64 (B, counts).
+
+    Raises:
+        ValueError: The image has fewer cells.
+    """
+    height, width = images.shape[2:]
+    rows, columns = priority.shape[1:]
+    if not 0 <= min(counts) <= max(counts) <= rows * columns:
+        raise ValueError(
+            f"--counts {min(counts)} to {max(counts)}: an image of {height}x{width} px has "
+            f"{rows * columns} cells of {cell} px to mask; give numbers from 0 to that, or another "
+            "--cell"
+        )
+    masked = replace(images, cells(height, width, cell), fill)
+    before, after = (masked, images) if insert else (images, masked)
+    order = priority.flatten(1).argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(dim=1).view(-1, 1, rows, columns)
+    rank = rank.repeat_interleave(cell, 2).repeat_interleave(cell, 3)[..., :height, :width]
+    curves = [
+        probabilities(model(torch.where(rank < count, after, before)), targets) for count in counts
+    ]
+    return torch.stack(curves, 1)
+
+
+def probabilities(logits: Tensor, targets: Tensor) -> Tensor:
+    """The softmax of one class for each image: (B, classes) and (B,) -> float64 (B,)."""
+    return target_logits(logits.double().softmax(1), targets)
 
 
 def target_logits(logits: Tensor, targets: Tensor) -> Tensor:
-    """The logits (B,) of one class for each image, out of all of them (B, classes)."""
+    """The logits of one class for each image: (B, classes) and (B,) -> (B,)."""
     return logits.gather(1, targets[:, None])[:, 0]
 
 
 def cells(height: int, width: int, side: int) -> list[Box]:
-    """All squares of a grid, row by row; the last ones may be cut off."""
+    """All squares of a grid, row by row; those at the right and bottom may be cut off."""
     return [
         (top, left, min(top + side, height), min(left + side, width))
         for top in range(0, height, side)
@@ -66,10 +126,10 @@ def cells(height: int, width: int, side: int) -> list[Box]:
 
 
 def every_second(height: int, width: int, side: int) -> list[Box]:
-    """Every second square of every second row of a grid, as far as they are whole.
+    """Every second whole square of every second row of a grid.
 
     Raises:
-        ValueError: There are not even two of them.
+        ValueError: There are fewer than two.
     """
     boxes = [
         (top, left, top + side, left + side)
@@ -78,31 +138,40 @@ def every_second(height: int, width: int, side: int) -> list[Box]:
     ]
     if len(boxes) < 2:
         raise ValueError(
-            f"--sides {side}: a grid of squares of {side} px has fewer than two to replace in {height}x{width} px; "
-            f"give sides of at most {max(height, width) // 3}, or a larger --data.image_size"
+            f"--sides {side}: a grid of squares of {side} px has fewer than two to replace in "
+            f"{height}x{width} px; give sides of at most {max(height, width) // 3}, or a larger "
+            "--data.image_size"
         )
     return boxes
 
 
 def draw_pairs(
-    height: int, width: int, side: int, gap: int, count: int, chance: np.random.Generator
+    height: int, width: int, side: int, gap: int, count: int, rng: np.random.Generator
 ) -> list[list[Box]]:
-    """Places for two squares beside and, in turn, below each other.
+    """Draw places of two squares, alternately side by side and one below the other.
+
+    Args:
+        height: Height of the image, in pixels.
+        width: Its width.
+        side: Side of the squares, in pixels.
+        gap: Pixels between the two, at least 0.
+        count: Number of pairs.
+        rng: Source of the places.
 
     Raises:
         ValueError: The image is too small for them.
     """
     length = 2 * side + gap
-    if gap < 0 or length > min(height, width):
+    if length > min(height, width):
         raise ValueError(
-            f"no pair of squares of {side} px with a gap of {gap} px fits into {height}x{width} px: give a smaller "
-            f"--pair_side, or --gaps of at most {min(height, width) - 2 * side}"
+            f"no pair of squares of {side} px with a gap of {gap} px fits into {height}x{width} "
+            f"px: give a smaller --pair_side, or --gaps of at most {min(height, width) - 2 * side}"
         )
     pairs = []
     for number in range(count):
         down, right = ((0, side + gap), (side + gap, 0))[number % 2]
-        top = int(chance.integers(height - down - side + 1))
-        left = int(chance.integers(width - right - side + 1))
+        top = int(rng.integers(height - down - side + 1))
+        left = int(rng.integers(width - right - side + 1))
         first = (top, left, top + side, left + side)
         second = (top + down, left + right, top + down + side, left + right + side)
         pairs.append([first, second])

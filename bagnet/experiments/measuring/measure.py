@@ -1,8 +1,8 @@
-"""Measures models image by image on any number of processes; after a stop, the same command resumes.
+"""Measures models image by image on any number of processes, and resumes after a stop.
 
-The chosen images are cut into parts of at most 512. A part is written when all its images are measured, so a stop costs
-each process at most one part, and what is in a part does not depend on the number of processes. When all parts of a model
-exist, they become one file:
+The chosen images are cut into parts of at most 512. A part is written when all its images are
+measured, so a stop costs each process at most one part, and what is in a part does not depend on
+the number of processes. When all parts of a model exist, they become one file:
 
     OUT/NAME/parts/LABEL/part-00012.parquet
     OUT/NAME/LABEL.parquet                    one row for each image, by sample_id
@@ -23,7 +23,13 @@ import torch
 from rich.console import Console
 
 from bagnet.experiments.measuring.models import ModelFile, parse_models
-from bagnet.experiments.measuring.parts import PartFiles, read_file, read_record, record_in
+from bagnet.experiments.measuring.parts import (
+    PartFiles,
+    read_file,
+    read_record,
+    record_in,
+    result_files,
+)
 from bagnet.experiments.measuring.processes import Job, Measurement, Task, run_job
 from bagnet.experiments.options import MeasureOptions
 from bagnet.model.registry import MODELS
@@ -48,23 +54,24 @@ def measure(
         options: The experiment's options.
         models: The models to measure; None takes those of the options.
 
-    Returns:
-        A table for each label, in the order of `registry.MODELS` and then by name. It has a row for each readable
-        image, ordered by sample_id, with the columns sample_id, label and those of the measurement.
+    Returns: A table for each label, in the order of `registry.MODELS` and then by name. It has a
+        row for each readable image, ordered by sample_id, with the columns sample_id, label and
+        those of the measurement.
 
     Raises:
-        ValueError: Options that do not fit each other or the machine; results of another measurement in the folder;
-            weights that do not fit; or nothing to draw.
+        ValueError: Options that do not fit each other or the machine; results of another
+            measurement in the folder; weights that do not fit; or nothing to draw.
     """
     folder = options.out / name
     models = parse_models(options.models) if models is None else models
     if models:
         _measure_missing(folder, measurement, models, options)
-    files = sorted(folder.glob("*.parquet"), key=_place)
+    files = sorted(result_files(folder), key=_place)
     tables = {file.stem: read_file(file) for file in files}
     if not tables:
         raise ValueError(
-            f"{folder} has no results to draw: measure first (--models LABEL=FILE ... --data.root DIR)"
+            f"{folder} has no results to draw: measure first (--models LABEL=FILE ... "
+            "--data.root DIR)"
         )
     _check_comparable(folder, {label: record_of(table) for label, table in tables.items()})
     for label, table in tables.items():
@@ -99,7 +106,7 @@ def open_data(options: MeasureOptions) -> ImageNetDataModule:
 
 
 def part_size(images: int) -> int:
-    """Images in a part: few if there are few images, so that many processes have work, but a GPU's batch."""
+    """Images in a part: fewer of few images, so that many processes have work."""
     return min(PART, max(64, -(-images // 32)))
 
 
@@ -113,7 +120,7 @@ def _measure_missing(
     size = part_size(images)
     parts = -(-images // size)
     ids = np.arange(images, dtype=np.int64) * total // images  # spread: shards may be sorted
-    records = {file.stem: read_record(file) for file in folder.glob("*.parquet")}
+    records = {file.stem: read_record(file) for file in result_files(folder)}
     tasks = []
     for model in models:
         record = records[model.label] = {
@@ -150,7 +157,8 @@ def _devices(gpus: int | None, processes: int) -> list[str]:
         )
     if gpus and processes > 1:
         raise ValueError(
-            f"--processes {processes} is for the CPU, and each GPU has one process: leave it out, or add --gpus 0"
+            f"--processes {processes} is for the CPU, and each GPU has one process: leave it "
+            "out, or add --gpus 0"
         )
     return [f"cuda:{number}" for number in range(gpus)] or ["cpu"] * processes
 
@@ -162,8 +170,9 @@ def _check_comparable(folder: Path, records: Mapping[str, Mapping[str, Any]]) ->
         for key in expected:
             if key != "weights" and record[key] != expected[key]:
                 raise ValueError(
-                    f"{folder} has results that cannot be compared: {key} is {expected[key]} for {first} and "
-                    f"{record[key]} for {label}; delete one file, or measure into another --out"
+                    f"{folder} has results that cannot be compared: {key} is {expected[key]} "
+                    f"for {first} and {record[key]} for {label}; delete one file, or measure "
+                    "into another --out"
                 )
 
 

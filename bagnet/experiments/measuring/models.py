@@ -22,8 +22,8 @@ class ModelFile:
     """A file of weights, and the label that its results go by.
 
     Attributes:
-        label: A name in `registry.MODELS`; or anything that can name a file, for a checkpoint of ours, which knows
-            the name of its network.
+        label: A name in `registry.MODELS`; or anything that can name a file, for a checkpoint of
+            ours, which knows the name of its network.
         path: The weights.
     """
 
@@ -48,14 +48,15 @@ class ModelFile:
         """Load the network in evaluation mode onto a device.
 
         Raises:
-            ValueError: The file has no weights of this network, or they are for another number of classes.
+            ValueError: The file has no weights of this network, or they are for another number of
+                classes.
         """
         model = load_model(self.path, self.label if self.label in MODELS else None)
         classes = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)][-1]
         if classes != num_classes:
             raise ValueError(
-                f"{self.label} ({self.path}) has {classes} classes and the data has {num_classes}: give the "
-                "weights of a network trained on this data, or the data it was trained on"
+                f"{self.label} ({self.path}) has {classes} classes and the data has {num_classes}: "
+                "give the weights of a network trained on this data, or the data it was trained on"
             )
         return model.to(device)
 

@@ -1,9 +1,8 @@
-"""The files of ``persample.py``: a network's results, whole and in parts."""
+"""The Parquet files of a model's results: the parts while it is measured, then one file."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,17 +13,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.common.files import replacing
+
 _RECORD = b"bagnet"
 
 
 @dataclass(frozen=True)
 class PartFiles:
-    """The files of one network's results.
+    """The files of one model's results.
 
     Attributes:
-        folder: ``OUT/NAME``.
-        label: Of the network.
-        record: What they hold; it goes into each.
+        folder: `OUT/NAME`.
+        label: Label of the model.
+        record: What was measured; it is stored in each file.
     """
 
     folder: Path
@@ -33,7 +34,7 @@ class PartFiles:
 
     @property
     def whole(self) -> Path:
-        """The file of all rows."""
+        """The file with all rows."""
         return self.folder / f"{self.label}.parquet"
 
     def part(self, number: int) -> Path:
@@ -41,10 +42,10 @@ class PartFiles:
         return self._parts / f"part-{number:05d}.parquet"
 
     def exists(self, path: Path) -> bool:
-        """Whether a file is there.
+        """Whether a file exists.
 
         Raises:
-            ValueError: It holds something else.
+            ValueError: It holds the results of another measurement.
         """
         if not path.exists():
             return False
@@ -52,21 +53,17 @@ class PartFiles:
         for key, value in self.record.items():
             if found.get(key) != value:
                 raise ValueError(
-                    f"{path} holds the results of another measurement: its {key} is {found.get(key)}, and this "
-                    f"one's {value}; give another --out, or delete the file"
+                    f"{path} holds the results of another measurement: there, {key} is "
+                    f"{found.get(key)}, and here it is {value}; give another --out, or delete the "
+                    "file"
                 )
         return True
 
     def write(self, path: Path, table: pa.Table) -> None:
-        """Write a table with the record; the file appears complete or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            table = table.replace_schema_metadata({_RECORD: json.dumps(self.record)})
-            pq.write_table(table, unfinished, compression="zstd")
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        """Write a table and the record."""
+        table = table.replace_schema_metadata({_RECORD: json.dumps(self.record)})
+        with replacing(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
 
     def join(self, parts: int) -> None:
         """Make one file of the parts 0, 1, ... and remove them."""
@@ -75,11 +72,12 @@ class PartFiles:
         whole = pa.concat_tables(tables, promote_options="permissive")
         if not whole.num_rows:
             raise ValueError(
-                "none of the images could be read: check the data (python -m datamodules.pack verify)"
+                "none of the images could be read: check the data "
+                "(python -m datamodules.pack verify)"
             )
         self.write(self.whole, whole)
         shutil.rmtree(self._parts)
-        with suppress(OSError):  # another network still has some
+        with suppress(OSError):  # parts of another model are left
             self._parts.parent.rmdir()
 
     @property
@@ -87,38 +85,44 @@ class PartFiles:
         return self.folder / "parts" / self.label
 
 
+def result_files(folder: Path) -> list[Path]:
+    """The complete files of a folder, without temporary ones that a kill may have left."""
+    return sorted(folder.glob("[!.]*.parquet"))
+
+
 def read_file(path: Path) -> pa.Table:
-    """Read one of these files.
+    """Read a file of results.
 
     Raises:
-        ValueError: It is none, or damaged.
+        ValueError: The file is damaged, or was not written by an experiment.
     """
     read_record(path)
-    return _opened(path, pq.read_table)
+    return _read(path, pq.read_table)
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read what one of these files holds, and none of its rows.
+    """Read what was measured, without the rows.
 
     Raises:
-        ValueError: It is none, or damaged.
+        ValueError: The file is damaged, or was not written by an experiment.
     """
-    record = record_in(_opened(path, pq.read_schema))
+    record = record_in(_read(path, pq.read_schema))
     if not record:
-        raise ValueError(f"{path} was not written by an experiment: take it away")
+        raise ValueError(f"{path} was not written by an experiment: remove it")
     return record
 
 
 def record_in(schema: pa.Schema) -> dict[str, Any]:
-    """The record in the schema of a table; empty where there is none."""
-    return json.loads((schema.metadata or {}).get(_RECORD, b"{}"))
+    """The record in the schema of a table; empty if it has none."""
+    record: dict[str, Any] = json.loads((schema.metadata or {}).get(_RECORD, b"{}"))
+    return record
 
 
-def _opened(path: Path, read: Callable[[Path], Any]) -> Any:
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(path)
     except pa.ArrowInvalid as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{path} is damaged ({reason}): delete it, and it is measured again"
+            f"{path} is damaged ({reason}): delete it, and the same command measures it again"
         ) from None

@@ -1,4 +1,4 @@
-"""The processes of ``persample.py``: each measures parts on a device of its own."""
+"""The processes that measure, each on its own device; see `measure.py`."""
 
 from __future__ import annotations
 
@@ -29,35 +29,40 @@ from bagnet.experiments.measuring.models import ModelFile
 from bagnet.experiments.measuring.parts import PartFiles
 from bagnet.run.signals import held_back
 from datamodules.common.batch import UNREADABLE
+from datamodules.common.forkserver import become_worker
 from datamodules.imagenet import ImageNetDataModule
-from datamodules.loading.workers import Workers, settle
+from datamodules.loading.workers import Workers
 from datamodules.plan import Ids
 
 
 class Measurement(Protocol):
-    """What is computed for each image. A frozen dataclass: it is pickled, and its repr is the record of its options.
+    """What is computed for each image.
 
-    What it draws at random must come from its options and the sample ids, or the rows would depend on the batches.
-    Gradients are on unless it turns them off.
+    A frozen dataclass: it is pickled, and its repr is stored with the results. Random numbers must
+    come from its fields and the sample ids, or the rows would depend on the batches. Gradients are
+    on unless it turns them off.
     """
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
     ) -> Mapping[str, Sequence[Any] | np.ndarray]:
-        """Columns with B entries each; an entry may be a list of numbers.
+        """Measure a batch.
 
         Args:
-            model: In evaluation mode, on the device.
+            model: The network in evaluation mode, on the device.
             images: uint8 (B, 3, H, W), on the device.
-            labels: int64 (B,), on the device; none is of an unreadable image.
+            labels: int64 (B,), on the device; all images are readable.
             sample_ids: int64 (B,), on the CPU.
+
+        Returns:
+            Columns with B entries each; an entry may be a list of numbers.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Task:
-    """The parts that one network still lacks."""
+    """The parts that one model still lacks."""
 
     model: ModelFile
     files: PartFiles
@@ -66,16 +71,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a process needs to know.
+    """Everything that a process needs to know.
 
     Attributes:
         measurement: What to compute.
-        data: Whose validation images are meant.
-        ids: The chosen images, int64, ascending.
-        tasks: One for each network.
-        part_size: Images in a part; part n has those from n * part_size on.
+        data: Data whose validation images are measured.
+        ids: Sample ids of the chosen images, int64, ascending.
+        tasks: A task for each model.
+        part_size: Images in a part; part n begins with image n * part_size.
         batch_size: Images at once.
-        workers: Processes that decode, for each that measures.
+        workers: Decoding processes for each process that measures.
     """
 
     measurement: Measurement
@@ -97,7 +102,7 @@ class Job:
 
 
 def run_job(title: str, job: Job, devices: Sequence[str], console: Console) -> None:
-    """Measure all missing parts, one process for each device, and show how far it is."""
+    """Measure all missing parts with a process for each device, and show the progress."""
     missing = sum(len(job.part(number)) for task in job.tasks for number in task.missing)
     total = len(job.tasks) * len(job.ids)
     if not missing:
@@ -120,16 +125,16 @@ class _Speed(ProgressColumn):
 
 
 def _in_processes(job: Job, devices: Sequence[str], done: Callable[[float], None]) -> None:
-    """Start them all and hear them out; the first that fails, or Ctrl-C, ends all."""
+    """Run all processes; the first failure, or Ctrl-C, ends all of them."""
     context = multiprocessing.get_context("spawn")
     processes, pipes = [], []
     try:
         for rank in range(len(devices)):
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_process, args=(job, rank, devices, theirs))
-            with held_back():  # Ctrl-C reaches this process alone
+            with held_back():  # only this process handles Ctrl-C
                 process.start()
-            theirs.close()  # so that the end of the process is the end of the pipe
+            theirs.close()  # so that the pipe ends with the process
             processes.append(process)
             pipes.append(ours)
         while pipes:
@@ -138,8 +143,9 @@ def _in_processes(job: Job, devices: Sequence[str], done: Callable[[float], None
                     message = cast(Connection, pipe).recv()
                 except EOFError:
                     raise ValueError(
-                        "a process has died, perhaps for want of memory; the same command resumes "
-                        "with what is left (smaller --data.batch_size, --processes or --data.workers need less)"
+                        "a process has died, perhaps for lack of memory; the same command resumes "
+                        "with what is left (a smaller --data.batch_size, --processes or "
+                        "--data.workers needs less)"
                     ) from None
                 if isinstance(message, Exception):
                     raise message
@@ -147,14 +153,16 @@ def _in_processes(job: Job, devices: Sequence[str], done: Callable[[float], None
                     pipes.remove(cast(Connection, pipe))
                 else:
                     done(message)
+        for process in processes:
+            process.join()  # not killed, as it still removes its decoding processes' semaphores
     finally:
         for process in processes:
-            process.kill()  # parts appear whole or not at all, and the decoding ones follow
+            process.kill()  # safe, as parts are written atomically; decoding processes follow
             process.join()
 
 
 def _process(job: Job, rank: int, devices: Sequence[str], pipe: Connection) -> None:
-    settle()  # end when the main process does
+    become_worker()  # end when the main process does
     try:
         _work(job, rank, devices, pipe.send)
         pipe.send(None)
@@ -163,14 +171,18 @@ def _process(job: Job, rank: int, devices: Sequence[str], pipe: Connection) -> N
 
 
 def _work(job: Job, rank: int, devices: Sequence[str], done: Callable[[float], None]) -> None:
-    """Measure every so many-th of the missing parts of all networks: some may have fewer parts than there are processes."""
+    """Measure this process's share of the missing parts.
+
+    The parts of all models are dealt out in turn, as a model may have fewer parts than there are
+    processes.
+    """
     device = torch.device(devices[rank])
     torch.backends.cudnn.allow_tf32 = False  # it costs the authors' BagNet-33 2.5 points of top-1
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # or pinning memory would take some of the first GPU's
+        torch.cuda.set_device(device)  # or pinned memory would take some of the first GPU's
     else:
         torch.set_num_threads(max(1, torch.get_num_threads() // len(devices)))
-    before = 0  # parts of the networks that came earlier
+    before = 0  # missing parts of earlier models
     for task in job.tasks:
         parts = task.missing[(rank - before) % len(devices) :: len(devices)]
         before += len(task.missing)
@@ -178,7 +190,7 @@ def _work(job: Job, rank: int, devices: Sequence[str], done: Callable[[float], N
             model = task.model.load(device, job.data.num_classes)
             with_gpu = device.type == "cuda"
             indices = [(0, ids) for part in parts for ids in job.batches(part)]
-            reader = Workers(job.data.batches("val"), indices, job.workers, with_gpu, None)
+            reader = Workers(job.data.batches("val"), indices, job.workers, with_gpu)
             batches = iter(reader)
             try:
                 for part in parts:
@@ -196,7 +208,7 @@ def _work(job: Job, rank: int, devices: Sequence[str], done: Callable[[float], N
 def _rows(
     job: Job, model: nn.Module, device: torch.device, images: Tensor, labels: Tensor, ids: Tensor
 ) -> pa.Table:
-    """Measure a batch, without what could not be read."""
+    """Measure the readable images of a batch."""
     is_read = labels != UNREADABLE
     images, labels, ids = images[is_read], labels[is_read], ids[is_read]
     columns: dict[str, Any] = {"sample_id": ids.numpy(), "label": labels.numpy()}
@@ -205,12 +217,13 @@ def _rows(
             measured = job.measurement(model, images.to(device), labels.to(device), ids)
         except torch.OutOfMemoryError:
             raise ValueError(
-                f"the GPU has not enough memory for {job.batch_size} images at once: give a smaller --data.batch_size"
+                f"the GPU has too little memory for {job.batch_size} images at once: give a "
+                "smaller --data.batch_size"
             ) from None
         columns |= {key: _column(values) for key, values in measured.items()}
     return pa.table(columns)
 
 
 def _column(values: Sequence[Any] | np.ndarray) -> Sequence[Any] | np.ndarray:
-    """What pyarrow takes: it wants arrays flat, and lists of them."""
+    """What pyarrow accepts: flat arrays, or lists of them."""
     return list(values) if isinstance(values, np.ndarray) and values.ndim > 1 else values

@@ -1,10 +1,9 @@
-"""What an experiment leaves: tables (CSV and Markdown), figures (PNG and SVG), and all of it in W&B when asked."""
+"""What an experiment writes: tables (CSV, Markdown), figures (PNG, SVG), and all of it to W&B."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,21 +16,24 @@ from rich.console import Console
 from rich.table import Table
 
 from bagnet.evidence.pictures.plots import save_png
+from bagnet.experiments.measuring.parts import result_files
 from bagnet.experiments.measuring.statistics import Interval
+from datamodules.common.files import write_text
 
 NOTHING = "–"
 
 Columns = Mapping[str, tuple[str, str]]
-"""By key of a row: the title, and the format spec of its values, such as ``.1%``."""
+"""For each key of a row: the title, and the format spec of its values, such as `.1%`."""
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], columns: Columns, stem: Path) -> None:
-    """Print a table and write it to ``STEM.csv``, raw, and ``STEM.md``, for people.
+    """Print a table and write it to `STEM.csv`, in full precision, and to `STEM.md`, for people.
 
     Args:
-        rows: What is missing or None is a dash. An ``Interval`` has three columns in the CSV.
-        columns: Which entries of the rows, in this order.
-        stem: The files without their suffixes.
+        rows: The rows; an entry that is missing or None is shown as a dash. An `Interval` becomes
+            three columns of the CSV.
+        columns: The entries to show, in this order.
+        stem: Path of the files without their suffixes.
     """
     titles = [title for title, _ in columns.values()]
     cells = [[_formatted(row.get(key), spec) for key, (_, spec) in columns.items()] for row in rows]
@@ -51,7 +53,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], columns: Columns, stem: Path)
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The titles and cells of a Markdown file of ``write_table``."""
+    """Read the titles and cells of a Markdown file of `write_table`."""
     titles, _, *rows = (
         [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in path.read_text(encoding="utf-8").splitlines()
@@ -60,7 +62,7 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
-    """Write ``STEM.png`` and ``STEM.svg``; the same figure gives the same bytes."""
+    """Write `STEM.png` and `STEM.svg`; the same figure gives the same bytes."""
     save_png(figure, stem.with_suffix(".png"))
     text = io.StringIO()
     # Matplotlib would write the time, its version and random names into the file.
@@ -69,19 +71,8 @@ def save_figure(figure: Figure, stem: Path) -> None:
     write_text(text.getvalue(), stem.with_suffix(".svg"))
 
 
-def write_text(text: str, path: Path) -> None:
-    """Write a file; it appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def log_to_wandb(name: str, folder: Path) -> None:
-    """Give W&B all tables and figures of a folder, and its per-sample results as an artifact.
+    """Log all tables and figures of a folder to W&B, and its per-sample results as an artifact.
 
     `bagnet.run.wandb.start_run` says when W&B works offline, in the folder.
     """
@@ -94,7 +85,7 @@ def log_to_wandb(name: str, folder: Path) -> None:
         for file in sorted(folder.glob("*.png")):
             run.log({f"{name}/{file.stem}": wandb.Image(str(file))})
         artifact = wandb.Artifact(name, type="results")
-        for file in sorted([*folder.glob("*.parquet"), *folder.glob("*.csv")]):
+        for file in sorted([*result_files(folder), *folder.glob("*.csv")]):
             artifact.add_file(str(file))
         run.log_artifact(artifact)
         where = location(run, folder)
@@ -111,7 +102,7 @@ def _escaped(cell: str) -> str:
 
 
 def _csv(rows: Sequence[Mapping[str, Any]], columns: Columns) -> str:
-    """All rows, with full precision; an interval is the columns KEY, KEY_low and KEY_high."""
+    """All rows, in full precision; an interval becomes the columns KEY, KEY_low and KEY_high."""
     intervals = {key for row in rows for key in columns if isinstance(row.get(key), Interval)}
     names = [
         name

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bagnet.model.network import BagNet
+from datamodules.demo.generate import generate
 
 CLASSES = 6
 
@@ -36,6 +37,14 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(shards: Path, networks: Path, tmp_path: Path) -> list[str]:
     """Flags of `MeasureOptions` for two models, `bagnet9` and `mine`; --out is the folder `out`."""
     return flags(shards, networks, tmp_path / "out")
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data of the demo: 9 classes, 12 validation images."""
+    folder = tmp_path_factory.mktemp("demo")
+    generate(folder, {"train": 9, "val": 12}, seed=0)
+    return folder
 
 
 def flags(shards: Path, networks: Path, out: Path) -> list[str]:

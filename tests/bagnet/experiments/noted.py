@@ -10,16 +10,18 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from bagnet.experiments.__main__ import EXPERIMENTS, main
-from bagnet.experiments.measuring import measure
+from bagnet.experiments.measuring import measure as measuring
 from bagnet.experiments.options import MeasureOptions
 from bagnet.model.registry import normalize
-from datamodules.common.commands import Command
+from datamodules.common.commands import Command, parse
 
 NOTES = "notes.txt"
 
@@ -67,12 +69,26 @@ COMMAND = Command("tests.bagnet.experiments.noted", NotedOptions)
 
 
 def run(options: NotedOptions) -> None:
-    tables = measure.measure("noted", Noted(options.notes, options.seconds), options)
+    tables = measuring.measure("noted", Noted(options.notes, options.seconds), options)
     print({label: table.num_rows for label, table in tables.items()})
 
 
+def measure(command: list[str], *more: str) -> dict[str, pa.Table]:
+    options: NotedOptions = parse("noted", COMMAND, [*command, *more])
+    return measuring.measure("noted", Noted(options.notes, options.seconds), options)
+
+
+def notes(folder: Path) -> list[list[str]]:
+    file = folder / NOTES
+    return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def same(a: dict[str, pa.Table], b: dict[str, pa.Table]) -> bool:
+    return a.keys() == b.keys() and all(a[label].equals(b[label]) for label in a)
+
+
 if __name__ == "__main__":
-    measure.PART = 10
+    measuring.PART = 10
     torch.set_num_threads(1)
     EXPERIMENTS["noted"] = COMMAND
     sys.exit(main(sys.argv[1:]))

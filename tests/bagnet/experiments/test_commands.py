@@ -1,8 +1,7 @@
-"""The commands interactions, scrambling and sensitivity: what they leave, and what they refuse."""
+"""What commands write, what they draw again without models, and what they refuse."""
 
 from __future__ import annotations
 
-import csv
 import pickle
 from pathlib import Path
 
@@ -11,62 +10,34 @@ import pytest
 import torch
 
 from bagnet.experiments.__main__ import main
+from bagnet.experiments.aggregation import Aggregated
+from bagnet.experiments.deletion import Deletion
 from bagnet.experiments.interactions import Interactions
 from bagnet.experiments.measuring.models import ModelFile
 from bagnet.experiments.measuring.textures import Synthesis
 from bagnet.experiments.scrambling import ShuffledTiles, Textures
 from bagnet.experiments.sensitivity import Sensitivity
-from bagnet.model.network import BagNet
 from bagnet.model.registry import build_model
+from tests.bagnet.experiments.conftest import CLASSES, read_csv
 from tests.bagnet.experiments.measuring.test_textures import tiny_vgg
 
-CLASSES = 6
-SIZES = [
-    "--data.image_size",
-    "36",
-    "--data.resize_size",
-    "36",
-    "--gpus",
-    "0",
-    "--data.workers",
-    "0",
-]
 SMALL = {
-    "interactions": ["--sides", "9", "12", "--gaps", "0", "8", "--pair_side", "8", "--pairs", "2"],
-    "scrambling": ["--tiles", "2", "4"],
-    "sensitivity": [
-        "--explainer",
-        "bagnet9",
-        "--counts",
-        "1",
-        "5",
-        "--methods",
-        "evidence",
-        "random",
-    ],
+    name: words.split()
+    for name, words in {
+        "interactions": "--sides 9 12 --gaps 0 8 --pair_side 8 --pairs 2",
+        "scrambling": "--tiles 2 4",
+        "sensitivity": "--explainer bagnet9 --counts 1 5 --methods evidence random",
+        "deletion": "--steps 4",
+        "aggregation": "--thresholds 0 1 --attacks 8",
+    }.items()
 }
 
 
-@pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("networks")
-    for patch in (9, 17):
-        torch.manual_seed(patch)
-        model = BagNet(patch, CLASSES, width=4)
-        torch.save(model.state_dict(), folder / f"bagnet{patch}.pth")
-    return folder
-
-
 @pytest.fixture
-def words(shards: Path, networks: Path, tmp_path: Path) -> list[str]:
-    models = [f"{name}={networks / name}.pth" for name in ("bagnet9", "bagnet17")]
-    data = ["--data.root", str(shards), "--limit", "10", "--data.batch_size", "4"]
-    return ["--models", *models, *data, "--out", str(tmp_path), *SIZES]
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def words(command: list[str], networks: Path, tmp_path: Path) -> list[str]:
+    models = [f"bagnet{patch}={networks / f'{patch}.ckpt'}" for patch in (9, 17)]
+    sizes = ["--data.image_size", "36", "--limit", "10", "--out", str(tmp_path)]
+    return [*command, *sizes, "--models", *models]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -81,7 +52,7 @@ def test_a_command_leaves_tables_figures_and_rows_and_draws_them_again_from_the_
     drawn = [p for p in folder.iterdir() if p.suffix in (".csv", ".md", ".png", ".svg")]
     again = {p: p.read_bytes() for p in drawn if p.stem != "examples"}
     assert {p.name for p in again} >= {"table.csv", "table.md", "figure.png", "figure.svg"}
-    assert {row["model"] for row in table(folder / "table.csv")} == {"bagnet9", "bagnet17"}
+    assert {row["model"] for row in read_csv(folder / "table.csv")} == {"bagnet9", "bagnet17"}
     for path in again:
         path.unlink()
     assert main([name, "--out", str(tmp_path)]) == 0
@@ -92,32 +63,34 @@ def test_a_command_leaves_tables_figures_and_rows_and_draws_them_again_from_the_
 def test_measurements_reach_other_processes_whole_and_their_record_tells_weights_and_not_paths(
     tmp_path,
 ):
-    subject = ModelFile("bagnet9", tmp_path / "bagnet9.pth")
+    explainer = ModelFile("bagnet9", tmp_path / "bagnet9.pth")
     settings = {"methods": ("evidence",), "counts": (1,), "cell": 8, "fill": "zero"}
     settings |= {"aggregate": "mean", "seed": 0, "explainer_weights": "0123abcd"}
     for measurement in (
+        Aggregated((0.0,), (23,)),
+        Deletion(("evidence",), 16, 8, "zero", "mean", 0),
         Interactions((8,), "mean", (0,), 16, 4, 0),
-        Sensitivity(**settings, explainer=subject),
+        Sensitivity(**settings, explainer=explainer),
         Synthesis(tmp_path, ("pool1",), 5, 0),
         Textures("by vgg16", tmp_path),
         ShuffledTiles((2,), 0),
     ):
         assert pickle.loads(pickle.dumps(measurement)) == measurement
         assert str(tmp_path) not in repr(measurement)
-    assert "0123abcd" in repr(Sensitivity(**settings, explainer=subject))
+    assert "0123abcd" in repr(Sensitivity(**settings, explainer=explainer))
 
 
 def test_bagnets_are_measured_without_interactions_where_no_patch_sees_two_squares(words, tmp_path):
     assert main(["interactions", *words, *SMALL["interactions"]]) == 0
     rows = {
         (row["model"], row["side"]): float(row["r"])
-        for row in table(tmp_path / "interactions" / "table.csv")
+        for row in read_csv(tmp_path / "interactions" / "table.csv")
     }
     assert rows["bagnet9", "9"] == pytest.approx(1, abs=1e-3)
     assert rows["bagnet9", "12"] == pytest.approx(1, abs=1e-3)
     pairs = {
         (row["model"], row["gap"]): float(row["interaction"])
-        for row in table(tmp_path / "interactions" / "distance.csv")
+        for row in read_csv(tmp_path / "interactions" / "distance.csv")
     }
     assert pairs["bagnet9", "8"] < 1e-4
     assert min(pairs["bagnet9", "0"], pairs["bagnet17", "0"]) > 0.01
@@ -145,13 +118,13 @@ def test_textures_are_made_once_and_measured_like_the_images(words, tmp_path, mo
     assert (losses["loss"].to_numpy() < losses["loss_start"].to_numpy()).all()
     assert (tmp_path / "scrambling" / "examples.png").is_file()
     before = (tmp_path / "texturised" / "table.csv").read_bytes()
-    rows = table(tmp_path / "texturised" / "table.csv")
+    rows = read_csv(tmp_path / "texturised" / "table.csv")
     assert [(row["model"], row["order"]) for row in rows] == [
         (model, order) for model in ("bagnet9", "bagnet17") for order in ("image", "texture")
     ]
     clean = {
         r["model"]: r["top1"]
-        for r in table(tmp_path / "scrambling" / "table.csv")
+        for r in read_csv(tmp_path / "scrambling" / "table.csv")
         if r["order"] == "as it is"
     }
     assert clean == {row["model"]: row["top1"] for row in rows if row["order"] == "image"}
@@ -192,7 +165,7 @@ def test_what_cannot_be_measured_is_one_message(name, more, message, words, caps
 
 def test_an_explainer_must_be_a_bagnet(words, tmp_path, capsys):
     torch.save(build_model("resnet50", CLASSES, 4).state_dict(), tmp_path / "weights.pth")
-    words[1] = f"resnet50={tmp_path / 'weights.pth'}"
+    words += ["--models", f"resnet50={tmp_path / 'weights.pth'}"]
     options = [*words, *SMALL["sensitivity"], "--explainer", "resnet50"]
     assert main(["sensitivity", *options]) == 2
     assert "ResNet is not a BagNet" in capsys.readouterr().err

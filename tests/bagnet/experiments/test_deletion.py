@@ -1,24 +1,20 @@
-"""Deletion and insertion: the areas where they are known, and evidence against chance."""
+"""Deletion and insertion: areas that can be worked out, and evidence against chance."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bagnet.experiments import deletion
-from bagnet.experiments.__main__ import main
+from bagnet.experiments.deletion import Deletion, areas
+from bagnet.experiments.measuring.masking import probability_curves
 from bagnet.model.network import BagNet
-from datamodules.demo.generate import generate
 from datamodules.demo.pictures import SIZE
+from datamodules.imagenet import ImageNetDataModule
 
-CLASSES = 9
 
-
-class Counting(BagNet):
+class Counting(nn.Module):
     """The probability of class 1 is the share of the pixels that are 1."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -26,48 +22,45 @@ class Counting(BagNet):
         return torch.stack([1 - share, share], dim=1).log()
 
 
+def both_areas(image: Tensor, priority: Tensor) -> list[float]:
+    counts = np.linspace(0, priority.numel(), 17).round().astype(int).tolist()
+    target = torch.tensor([1])
+    return [
+        areas(
+            probability_curves(
+                Counting(), image[None], target, priority[None], counts, cell=8, fill="zero", insert=insert
+            ).numpy()
+        ).item()
+        for insert in (False, True)
+    ]  # fmt: skip
+
+
 def test_the_areas_of_a_decision_that_each_pixel_has_an_equal_part_in_are_one_half():
-    model, image = Counting(9, 2, width=2), torch.ones(3, 32, 32)
     priority = torch.arange(16.0).view(4, 4)
-    areas = deletion.areas(model, image, 1, priority)
-    assert [area.item() for area in areas] == pytest.approx([0.5, 0.5], abs=1e-6)
+    assert both_areas(torch.ones(3, 32, 32), priority) == pytest.approx([0.5, 0.5], abs=1e-6)
 
 
-def test_the_largest_priority_goes_first_and_comes_first():
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_priority_goes_first_and_comes_first(sign):
     image = torch.zeros(3, 32, 30)  # the last cells of a row are cut off
     image[:, 8:16, 24:] = 1
     priority = torch.zeros(4, 4)
-    model = Counting(9, 2, width=2)
+    priority[1, 3] = sign
     share = 8 * 6 / (32 * 30)
-    priority[1, 3] = 1
-    deleted, inserted = deletion.areas(model, image, 1, priority)
-    assert deleted.item() == pytest.approx(share / 32, abs=1e-6)  # half of the first of 16 steps
-    assert inserted.item() == pytest.approx(share * 31 / 32, abs=1e-6)
-    priority[1, 3] = -1
-    deleted, inserted = deletion.areas(model, image, 1, priority)
-    assert deleted.item() == pytest.approx(share * 31 / 32, abs=1e-6)
-    assert inserted.item() == pytest.approx(share / 32, abs=1e-6)
+    first, last = share / 32, share * 31 / 32  # half of the first of 16 steps; all but half of one
+    expected = [first, last] if sign > 0 else [last, first]
+    assert both_areas(image, priority) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    """A network with fresh weights, to which the mean colour looks like no class more than another."""
+def test_evidence_finds_what_a_decision_relies_on_sooner_than_chance(demo):
+    """Whatever a network looks for: it has fresh weights and sees images of the demo."""
     torch.manual_seed(0)
-    model = BagNet(9, CLASSES, width=4)
-    nn.init.zeros_(model.fc.bias)
-    torch.save(model.state_dict(), tmp_path / "weights.pth")
-    return tmp_path / "weights.pth"
-
-
-def test_evidence_finds_what_a_decision_rests_on_sooner_than_chance(checkpoint, tmp_path, capsys):
-    """Whatever a network looks for: these are images of the demo, and nothing was learned."""
-    generate(tmp_path / "demo", {"train": CLASSES, "val": CLASSES}, seed=0)
-    words = ["deletion", "--checkpoint", str(checkpoint), "--name", "bagnet9", "--images", "6"]
-    words += ["--data.root", str(tmp_path / "demo"), "--out", str(tmp_path / "out")]
-    words += ["--data.image_size", str(SIZE), "--data.resize_size", str(SIZE)]
-    assert main(words) == 0
-    result = json.loads((tmp_path / "out" / "deletion.json").read_text())
-    assert result["images"] == 6
-    assert result["deletion"] < result["deletion_random"] - 0.1
-    assert result["insertion"] > result["insertion_random"] + 0.03
-    assert f"{result['deletion']:.3f}" in capsys.readouterr().out
+    model = BagNet(9, 9, width=4).eval()
+    nn.init.zeros_(model.fc.bias)  # the mean colour should look like no class more than another
+    data = ImageNetDataModule(str(demo), workers=0, image_size=SIZE, resize_size=SIZE)
+    (images, labels, ids), _ = data.batches("val")[0, np.arange(6)]
+    measurement = Deletion(("evidence", "random"), 16, 8, "zero", "mean", 0)
+    columns = measurement(model, images, labels, ids)
+    area = {name: areas(column).mean() for name, column in columns.items() if name != "target"}
+    assert area["deletion_evidence"] < area["deletion_random"] - 0.1
+    assert area["insertion_evidence"] > area["insertion_random"] + 0.03

@@ -19,7 +19,7 @@ def test_the_help_of_each_experiment_is_its_protocol(name, capsys):
     assert exit_.value.code == 0
     out = capsys.readouterr().out
     assert docstring_of(EXPERIMENTS[name].module).splitlines()[-1] in out
-    assert "--out OUT" in out
+    assert "--out PATH" in out
     # Every option is explained, also those that are inherited.
     assert ("Weights to measure" in out) == ("--models" in out)
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from bagnet.experiments.measuring.attribution import attribute, by_cell, last_maps
-from bagnet.experiments.sensitivity import Sensitivity, masking_curves
+from bagnet.experiments.measuring.masking import probability_curves
+from bagnet.experiments.sensitivity import Sensitivity
 from bagnet.model.registry import build_model, normalize
 from tests.bagnet.experiments.bags import Linear, Pixel, pictures, tiny_bagnet
 
@@ -44,7 +45,7 @@ def test_the_curve_of_a_linear_bag_is_the_sigmoid_of_what_is_left():
     x = torch.ones(1, 3, 16, 16) / 100
     shares = (model.weight.detach() / 100).unflatten(2, (2, 8)).unflatten(1, (2, 8)).sum((0, 2, 4))
     priority = shares[None]
-    curves = masking_curves(
+    curves = probability_curves(
         model, x, torch.tensor([1]), priority, (0, 1, 2, 3, 4), cell=8, fill="zero"
     )
     left = shares.sum() - torch.cat(
@@ -80,7 +81,7 @@ def test_cells_at_the_border_are_masked_as_far_as_they_go():
         seen.append(images)
         return torch.zeros(1, 2)
 
-    masking_curves(model, x, torch.tensor([0]), priority, (1,), cell=8, fill="zero")
+    probability_curves(model, x, torch.tensor([0]), priority, (1,), cell=8, fill="zero")
     (masked,) = seen
     assert masked.sum() == 3 * (120 - 2 * 4)
     assert masked[..., 8:, 8:].sum() == 0

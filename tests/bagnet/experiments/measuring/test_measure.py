@@ -1,15 +1,8 @@
-"""Measuring image by image: what is in the rows, real processes, stops, and what is refused."""
+"""Measuring image by image: what is in the rows, resuming, and what is refused."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,59 +16,10 @@ from bagnet.experiments.measuring import models
 from bagnet.experiments.measuring.models import ModelFile
 from bagnet.model.registry import normalize
 from bagnet.model.weights import load_model
-from datamodules.common.commands import parse
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.shards.manifest import Manifest
 from tests.bagnet.experiments.conftest import CLASSES, save_network
-from tests.bagnet.experiments.noted import COMMAND, NOTES, Noted, NotedOptions
-
-SCRIPT = Path(__file__).parents[1] / "noted.py"
-
-
-@pytest.fixture
-def command(command: list[str], tmp_path: Path) -> list[str]:
-    return [*command, "--notes", str(tmp_path)]
-
-
-def parsed(command: list[str], *more: str) -> NotedOptions:
-    return parse("noted", COMMAND, [*command, *more])
-
-
-def measure(command: list[str], *more: str) -> dict[str, pa.Table]:
-    options = parsed(command, *more)
-    return measuring.measure("noted", Noted(options.notes), options)
-
-
-def notes(tmp_path: Path) -> list[list[str]]:
-    file = tmp_path / NOTES
-    return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def start(command: list[str], *more: str) -> subprocess.Popen:
-    arguments = [sys.executable, str(SCRIPT), "noted", *command, *more]
-    root = str(Path(measuring.__file__).parents[3])
-    return subprocess.Popen(
-        arguments,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # As in a terminal: what a shell starts with & ignores Ctrl-C, and so would this.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-        env={**os.environ, "PYTHONPATH": root},
-    )
-
-
-def wait_for(condition, process: subprocess.Popen) -> None:
-    end = time.monotonic() + 180
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def same(a: dict[str, pa.Table], b: dict[str, pa.Table]) -> bool:
-    return a.keys() == b.keys() and all(a[label].equals(b[label]) for label in a)
+from tests.bagnet.experiments.noted import NOTES, measure, notes, same
 
 
 def test_each_image_has_its_row_with_what_its_network_says(command, shards, networks):
@@ -108,14 +52,13 @@ def test_what_is_there_is_not_measured_again_and_is_read_without_a_model(
 ):
     first = measure(command)
     measured = notes(tmp_path)
+    (tmp_path / "out" / "noted" / ".mine.1.tmp.parquet").write_bytes(b"")  # left by a kill
     monkeypatch.setattr(models, "load_model", None)  # would fail if it were touched
     assert same(measure(command), first)
     assert same(measure(["--out", str(tmp_path / "out")]), first)
     assert notes(tmp_path) == measured
-    assert sorted(file.name for file in (tmp_path / "out" / "noted").iterdir()) == [
-        "bagnet9.parquet",
-        "mine.parquet",
-    ]
+    names = {file.name for file in (tmp_path / "out" / "noted").glob("[!.]*")}
+    assert names == {"bagnet9.parquet", "mine.parquet"}
 
 
 def test_a_network_can_be_added_later(command, tmp_path):
@@ -137,85 +80,35 @@ def test_a_limit_takes_images_from_the_whole_split(command):
     assert ids == [0, 10, 21, 31, 42]
 
 
-def test_two_processes_give_the_same_rows(command, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_with_the_parts_that_are_left(command, tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "PART", 10)
-    alone = measure(command)
+    expected = measure(command)
     shutil.rmtree(tmp_path / "out")
     (tmp_path / NOTES).unlink()
-    assert same(measure(command, "--processes", "2"), alone)
-    assert len({pid for _, pid in notes(tmp_path)} - {str(os.getpid())}) == 2
 
+    def stop(seconds):
+        if len(notes(tmp_path)) == 8:  # the second batch of the third part
+            raise KeyboardInterrupt
 
-def test_networks_of_one_part_each_are_shared_out_too(command, tmp_path):
-    tables = measure(command, "--limit", "5", "--processes", "2")
-    assert len(tables) == len({pid for _, pid in notes(tmp_path)}) == 2
-
-
-def test_a_killed_run_goes_on_with_the_parts_that_are_left(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(measuring, "PART", 10)
-    expected = {label: table.to_pydict() for label, table in measure(command).items()}
-    shutil.rmtree(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.bagnet.experiments.noted.time.sleep", stop)
+        with pytest.raises(KeyboardInterrupt):
+            measure(command)
+    parts = tmp_path / "out" / "noted" / "parts"
+    assert [path.name[:10] for path in sorted(parts.glob("*/part-*"))] == [
+        "part-00000",
+        "part-00001",
+    ]
     (tmp_path / NOTES).unlink()
-    parts = tmp_path / "out" / "noted" / "parts" / "bagnet9"
-    process = start(command, "--processes", "2", "--seconds", "0.2")
-    wait_for(lambda: len(list(parts.glob("part-*"))) >= 2, process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    gone = {int(pid) for _, pid in notes(tmp_path)}
-    wait_for_end(gone)
-    whole = list(parts.glob("part-*"))
-    (tmp_path / NOTES).unlink()
-
-    tables = measure(command)
-    assert {label: table.to_pydict() for label, table in tables.items()} == expected
-    # Of the first network only what was missing, of the second all: 4 + 4 + 2 images a part, 3 of the last.
-    assert len(notes(tmp_path)) == 16 + 16 - 3 * len(whole)
-    assert not parts.parent.exists()
-
-
-def wait_for_end(pids: set[int]) -> None:
-    end = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def test_ctrl_c_ends_all_processes_at_once_and_quietly(command, tmp_path):
-    process = start(command, "--processes", "2", "--seconds", "0.5")
-    wait_for(lambda: len({pid for _, pid in notes(tmp_path)}) == 2, process)
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=10)
-    assert process.returncode == 130
-    assert "Traceback" not in err
-    assert "the same command resumes" in err
-    wait_for_end({int(pid) for _, pid in notes(tmp_path)})
-
-
-def test_a_process_that_dies_ends_the_run_with_one_message(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(measuring, "PART", 10)
-
-    def kill_one() -> None:
-        while len({pid for _, pid in notes(tmp_path)}) < 2:
-            time.sleep(0.02)
-        os.kill(int(notes(tmp_path)[0][1]), signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_one, daemon=True)
-    killer.start()
-    options = parsed(command, "--processes", "2")
-    with pytest.raises(ValueError, match="a process has died.*the same command resumes"):
-        measuring.measure("noted", Noted(str(tmp_path), seconds=0.5), options)
-    killer.join(10)
-    wait_for_end({int(pid) for _, pid in notes(tmp_path)})
+    assert same(measure(command), expected)
+    # A part of 10 images has 3 batches, the last part (3 images) one: 16 for each model.
+    assert len(notes(tmp_path)) == 16 - 6 + 16
+    assert not parts.exists()
 
 
 @pytest.mark.parametrize(("images", "size"), [(50_000, 512), (10_000, 313), (2_000, 64), (7, 64)])
 def test_parts_are_large_and_yet_many(images, size):
     assert measuring.part_size(images) == size
-
-
-def test_what_a_process_finds_wrong_is_told_by_the_main_one(command, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        measure(command, "--notes", str(tmp_path / "nowhere"), "--processes", "2")
 
 
 def damaged(shards: Path, folder: Path, ids: list[int]) -> Path:
@@ -261,10 +154,10 @@ def refused(command: list[str], *more: str) -> str:
 def test_results_of_something_else_are_not_mixed_with(command, tmp_path, networks):
     measure(command)
     message = refused(command, "--data.image_size", "32")
-    assert "its image_size is 33, and this one's 32" in message
+    assert "there, image_size is 33, and here it is 32" in message
     assert "another --out" in message
     save_network(tmp_path / "other.ckpt", 17)
-    assert "its weights is" in refused(command, "--models", f"mine={tmp_path / 'other.ckpt'}")
+    assert "there, weights is" in refused(command, "--models", f"mine={tmp_path / 'other.ckpt'}")
     # Nor may networks be compared that were measured differently; it says so before it measures.
     measured = notes(tmp_path)
     other = [*command, "--models", f"third={networks / '9.ckpt'}", "--limit", "7"]
