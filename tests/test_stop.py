@@ -27,6 +27,7 @@ FLAGS = [
     *("--data.batch_size", "12", "--data.image_size", "24", "--data.resize_size", "28"),
     *("--data.audit_dir", "audit"),
     *("--trainer.max_epochs", str(EPOCHS), "--trainer.enable_progress_bar", "false"),
+    *("--evidence_images", "0"),
 ]
 SAVE_EVERY_OTHER_STEP = [
     *("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath=runs/x/checkpoints"),
@@ -34,7 +35,7 @@ SAVE_EVERY_OTHER_STEP = [
     "--trainer.callbacks.enable_version_counter=false",
 ]
 RESUME = ("--resume", "auto")
-LONG = ("--trainer.max_epochs", "40", "--trainer.log_every_n_steps", "5")
+LONG = ("--trainer.max_epochs", "20", "--trainer.log_every_n_steps", "5")
 ENDLESS = ("--trainer.max_epochs", "4000")
 
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
-PATIENCE = 300.0
+PATIENCE = 1200.0
 """Seconds to wait for anything that takes a few seconds on an idle machine."""
 
 NAMESPACES = (

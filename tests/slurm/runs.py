@@ -20,7 +20,7 @@ TINY = [
     *("--data.batch_size", "12", "--data.image_size", "24", "--data.resize_size", "28"),
     *("--data.workers", "1"),
     *("--trainer.max_epochs", "10", "--trainer.log_every_n_steps", "5"),
-    *("--trainer.enable_progress_bar", "false"),
+    *("--trainer.enable_progress_bar", "false", "--evidence_images", "0"),
 ]
 RUN = "bagnet9"
 CPU = ("--cpus-per-task=1", "--gpus-per-node=0")

@@ -23,7 +23,7 @@ def test_twenty_signals_during_batches_of_milliseconds_never_leave_two_ranks_wai
     flags += ["--data.image_size", "16", "--data.resize_size", "16", "--data.audit_dir", "audit"]
     flags += ["--trainer.accelerator", "cpu", "--trainer.num_nodes", "2", "--trainer.devices", "1"]
     flags += ["--trainer.max_epochs", "100000", "--trainer.enable_progress_bar", "false"]
-    flags += ["--resume", "auto"]
+    flags += ["--evidence_images", "0", "--resume", "auto"]
     script = Path(__file__).with_name("short_steps.py")
     words = shlex.join([sys.executable, str(script), str(SIGNALS), *flags])
     variables = f"PYTHONPATH={REPOSITORY} WANDB_MODE=disabled OMP_NUM_THREADS=1"

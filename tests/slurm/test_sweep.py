@@ -18,6 +18,7 @@ def sweep(workplace: Workplace) -> list[Job]:
     where = ("--nodes=1", "--ntasks-per-node=1", *CPU, "--cpus-per-task=32")
     flags = ("--data.image_size", "40", "--data.resize_size", "44", "--data.workers", "0")
     words = [*TINY, "--data.root", str(workplace.shards), *flags, "--trainer.max_epochs", "4"]
+    words += ["--evidence_images", "2"]
     array = workplace.queue(*where, "slurm/sweep.sbatch", "list.txt", *words)
     return [Job(array.cluster, f"{array.number}_{task}", array.folder) for task in range(3)]
 
