@@ -1,10 +1,9 @@
-"""An index of shards that stay where they are says exactly what webdataset reads from them."""
+"""Indexing shards that stay where they are: what webdataset reads, for all kinds of locations."""
 
 from __future__ import annotations
 
 import hashlib
 import http.server
-import io
 import json
 import tarfile
 import threading
@@ -12,30 +11,15 @@ import zlib
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import webdataset as wds
-from PIL import Image
 
-from datamodules.pack.__main__ import main
 from datamodules.shards.manifest import Manifest
-
-
-def image(seed, kind="JPEG"):
-    pixels = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
-    return file.getvalue()
+from tests.datamodules.pack.builders import cut, image, pack, refused, tar_of, write
 
 
 def write_tar(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
+    return write(path, tar_of(members))
 
 
 def sample(key, label, suffix="jpg", seed=0):
@@ -80,10 +64,6 @@ def server(root, monkeypatch):
         yield f"http://127.0.0.1:{http_server.server_port}"
         http_server.shutdown()
         thread.join()
-
-
-def pack(*words, workers=1):
-    return main([*map(str, words), "--workers", str(workers)])
 
 
 def facts(manifest):
@@ -174,9 +154,8 @@ def test_through_commands(root, tmp_path, capsys):
     manifest = Manifest.load(out / "train", allow_pipe=True)
     assert indexed(manifest, root) == webdataset_reads(sorted(root.glob("train*.tar")))
     assert Manifest.load(out / "val", allow_pipe=True).shards[0].name == "source-000000"
-    assert pack("verify", out) == 2
-    assert "--allow-pipe" in capsys.readouterr().err
-    assert pack("verify", out, "--allow-pipe") == 0
+    assert "--allow_pipe" in refused(capsys, "verify", out)
+    assert pack("verify", out, "--allow_pipe") == 0
 
 
 def test_each_shard_once_and_each_name_once(root, tmp_path):
@@ -192,13 +171,13 @@ def test_each_shard_once_and_each_name_once(root, tmp_path):
 
 def test_a_second_split_has_the_classes_of_the_first(root, tmp_path, capsys):
     (tmp_path / "names").write_text("".join(f"c{n}\tname\n" for n in range(4)))
-    words = (tmp_path / "out", "--class-names", tmp_path / "names")
+    words = (tmp_path / "out", "--class_names", tmp_path / "names")
     assert pack("index", f"{root}/train-*", *words) == 0
     assert pack("index", root / "val.tar", tmp_path / "out") == 0
     assert Manifest.load(tmp_path / "out/val").classes == ("c0", "c1", "c2", "c3")
     write_tar(tmp_path / "val-9.tar", sample("z", 4))
-    assert pack("index", tmp_path / "val-9.tar", tmp_path / "out") == 2
-    assert "holds an index of other shards" in capsys.readouterr().err
+    error = refused(capsys, "index", tmp_path / "val-9.tar", tmp_path / "out")
+    assert "holds an index of other shards" in error
 
 
 def test_samples_that_cannot_be_used_are_left_out_and_told(tmp_path, capsys):
@@ -212,15 +191,10 @@ def test_samples_that_cannot_be_used_are_left_out_and_told(tmp_path, capsys):
     assert "3 skipped" in capsys.readouterr().out
     assert Manifest.load(tmp_path / "out/train").counts.tolist() == [3000, 0]
     write_tar(tmp_path / "train-0.tar", [*good, *bad, ("d.jpg", b"x"), ("d.cls", b"cat")])
-    assert pack("index", tmp_path / "train-0.tar", tmp_path / "new") == 2
-    assert "4 of the 3,004 images of train are unreadable" in capsys.readouterr().err
+    error = refused(capsys, "index", tmp_path / "train-0.tar", tmp_path / "new")
+    assert "4 of the 3,004 images of train are unreadable" in error
     assert "d\tinvalid literal" in (tmp_path / "new/train/skipped.tsv").read_text()
     assert not (tmp_path / "new/train/manifest.json").exists()
-
-
-def cut(path, length):
-    path.write_bytes(path.read_bytes()[:length])
-    return path
 
 
 @pytest.mark.parametrize(
@@ -228,31 +202,32 @@ def cut(path, length):
     [
         (lambda r, s: r / "train-0009.tar", "no such shard: "),
         (lambda r, s: r / "*.zip", "no shards (.tar) match"),
-        (lambda r, s: cut(r / "train-0001.tar", 1700), "train-0001.tar is no complete"),
-        (lambda r, s: cut(r / "train-0001.tar", 0), "train-0001.tar is no complete"),
+        (lambda r, s: cut(r / "train-0001.tar", 1700), "train-0001.tar is not a complete"),
+        (lambda r, s: cut(r / "train-0001.tar", 0), "train-0001.tar is not a complete"),
         (lambda r, s: (r / "val.tar").rename(r / "x.tar"), "x.tar says neither train nor val"),
-        (
-            lambda r, s: write_tar(r / "train-1.tar", [("a", b"")]),
-            "the train shards have no sample",
-        ),
+        (lambda r, s: write_tar(r / "train-1.tar", [("a", b"")]), "train shards have no sample"),
         (lambda r, s: f"{s}/train-0009.tar", "/train-0009.tar: no such file"),
         (lambda r, s: f"{s}/", "says neither train nor val"),
         (
             lambda r, s: f"{s}/{cut(r / 'train-0001.tar', 1700).name}",
-            "/train-0001.tar is no complete",
+            "/train-0001.tar is not a complete",
         ),
         (lambda r, s: f"{s}/train-{{0..1.tar", "Unbalanced braces"),
         (lambda r, s: "nosuch://host/train-0.tar", "nothing installed opens nosuch:"),
-        (lambda r, s: "pipe:no-such-program train-0.tar", "exit status 127"),
-        (lambda r, s: "pipe:echo train-0.tar", "is no complete, uncompressed tar"),
+        pytest.param(
+            lambda r, s: "pipe:no-such-program train-0.tar",
+            "exit status 127",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda r, s: "pipe:echo train-0.tar",
+            "is not a complete, uncompressed tar",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_makes_no_sense_is_one_clear_error(root, server, tmp_path, capsys, source, message):
-    assert pack("index", source(root, server), tmp_path / "out") == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert message in error
+    assert message in refused(capsys, "index", source(root, server), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -261,19 +236,11 @@ def test_other_data_in_the_folder_is_never_touched(root, tmp_path, capsys):
     assert pack("index", f"{root}/train-000[01]*", tmp_path / "indexed") == 0
     for out in ("packed", "indexed"):
         before = {path: path.read_bytes() for path in (tmp_path / out).rglob("*.*")}
-        capsys.readouterr()
-        assert pack("index", f"{root}/train*", tmp_path / out) == 2
-        assert "choose another OUT" in capsys.readouterr().err
+        assert "choose another OUT" in refused(capsys, "index", f"{root}/train*", tmp_path / out)
         assert before == {path: path.read_bytes() for path in (tmp_path / out).rglob("*.*")}
-    assert pack("wds", f"{root}/train*", tmp_path / "indexed") == 2
-    assert "choose another OUT" in capsys.readouterr().err
+    assert "choose another OUT" in refused(capsys, "wds", f"{root}/train*", tmp_path / "indexed")
     assert pack("index", root / "val.tar", tmp_path / "packed") == 0  # one of each is fine
     assert pack("verify", tmp_path / "packed") == 0
-
-
-def test_remote_shards_are_not_packed(server, tmp_path, capsys):
-    assert pack("wds", f"{server}/val.tar", tmp_path / "out") == 2
-    assert "python -m datamodules.pack index" in capsys.readouterr().err
 
 
 def flip(path, suffix):
@@ -290,7 +257,7 @@ def flip(path, suffix):
         (lambda p: flip(p, ".jpg"), ["sha256 differs", "x0: the CRC-32 of the image differs"], 2),
         (lambda p: flip(p, ".cls"), ["sha256 differs"], 1),
         (lambda p: cut(p, 3000), ["has 3,000 bytes", "sha256", "x4: the shard ends after 0 of"], 6),
-        (Path.unlink, ["the file is gone"], 1),
+        (Path.unlink, ["the file is missing"], 1),
     ],
 )
 def test_damage_is_found_and_named(root, tmp_path, capsys, damage, messages, problems):
@@ -322,7 +289,7 @@ def test_packed_images_have_checksums_too(root, tmp_path, capsys):
 def test_a_damaged_index_is_made_again_after_deleting_it(root, tmp_path, capsys):
     assert pack("index", root / "val.tar", tmp_path / "out") == 0
     cut(tmp_path / "out/val/samples.npy", 100)
-    assert pack("index", root / "val.tar", tmp_path / "out") == 2
-    assert f"after deleting {tmp_path}/out/val" in capsys.readouterr().err
+    error = refused(capsys, "index", root / "val.tar", tmp_path / "out")
+    assert f"after deleting {tmp_path}/out/val" in error
     (tmp_path / "out/val/manifest.json").unlink()  # as where it was interrupted
     assert pack("index", root / "val.tar", tmp_path / "out") == 0

@@ -1,4 +1,4 @@
-"""``verify`` finds every kind of damage and names it."""
+"""`verify` finds every kind of damage and names it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.pack.__main__ import main
 from datamodules.shards.manifest import Manifest
 from datamodules.shards.writer import shard_name, write_shard
-
-
-def jpeg(seed):
-    pixels = np.random.default_rng(seed).integers(0, 255, (16, 16, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
+from tests.datamodules.pack.builders import cut, image, pack
 
 
 def make(out, change=lambda key, image, label: (key, image, label)):
-    """Two splits of two shards of three samples; ``change`` is what the second shard gets."""
+    """Two splits of two shards of three samples; `change` makes those of the second shard."""
     for split in ("train", "val"):
         folder = out / split
         folder.mkdir(parents=True)
         parts = []
         for at in range(2):
-            samples = [(f"k{at}_{i}", jpeg(i), i) for i in range(3)]
+            samples = [(f"k{at}_{i}", image(i), i) for i in range(3)]
             samples = [change(*s) for s in samples] if at == 1 else samples
             parts.append(write_shard(folder / shard_name(at), samples))
         Manifest.assemble(folder, "abc", "abc", parts).save()
@@ -39,8 +32,7 @@ def make(out, change=lambda key, image, label: (key, image, label)):
 
 
 def verify(out, capsys):
-    code = main(["verify", str(out), "--workers", "1"])
-    return code, capsys.readouterr()
+    return pack("verify", out), capsys.readouterr()
 
 
 def test_whole_data_is_whole(tmp_path, capsys):
@@ -57,11 +49,6 @@ def flip_a_byte(folder):
         old = file.read(1)
         file.seek(-1, 1)
         file.write(bytes([old[0] ^ 1]))
-
-
-def truncate(folder):
-    path = folder / shard_name(1)
-    path.write_bytes(path.read_bytes()[:2000])
 
 
 def rewrite_label(folder):
@@ -101,12 +88,15 @@ def append(folder):
     ("damage", "messages"),
     [
         (flip_a_byte, ["shard-000001.tar: its sha256 differs"]),
-        (truncate, ["has 2,000 bytes and not", "sha256 differs", "k1_2: "]),
+        (
+            lambda f: cut(f / shard_name(1), 2000),
+            ["has 2,000 bytes and not", "sha256 differs", "k1_2: "],
+        ),
         (rewrite_label, ["shard-000001.tar: k1_1: 'k1_1.cls' says b'2', the manifest 1"]),
-        (shift_index, ["k1_1: lies at byte"]),
+        (shift_index, ["k1_1: is at byte"]),
         (relabel_index, ["k1_1: 'k1_1.cls' says b'1', the manifest 0"]),
         (append, ["bytes and not", "its samples end at byte"]),
-        (lambda f: (f / shard_name(1)).unlink(), ["shard-000001.tar: the file is gone"]),
+        (lambda f: (f / shard_name(1)).unlink(), ["shard-000001.tar: the file is missing"]),
         (lambda f: write_shard(f / "x.tar", [("k", b"", 0)]), ["x.tar: not in the manifest"]),
     ],
 )
@@ -128,7 +118,7 @@ def test_damage_is_found_and_named(tmp_path, capsys, damage, messages):
     [
         (lambda k, i, n: (k, i[: len(i) // 2], n), "k1_0: the image cannot be decoded"),
         (lambda k, i, n: (k, b"text", n), "k1_2: the image cannot be decoded"),
-        (lambda k, i, n: (k.replace("k1", "k0"), i, n), "the key k0_0 comes more than once"),
+        (lambda k, i, n: (k.replace("k1", "k0"), i, n), "the key k0_0 appears more than once"),
     ],
 )
 def test_bad_samples_in_whole_shards_are_found(tmp_path, capsys, change, message):

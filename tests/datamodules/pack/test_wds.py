@@ -1,0 +1,159 @@
+"""Packing WebDataset shards that others wrote."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import webdataset as wds
+
+from datamodules.shards.manifest import Manifest
+from tests.datamodules.pack.builders import cut, image, images, pack, refused
+
+
+def write_wds(path, samples):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wds.TarWriter(str(path), mtime=0) as writer:
+        for sample in samples:
+            writer.write(sample)
+
+
+def sample(key, label, **others):
+    return {"__key__": str(key), "jpg": image(label), "cls": label, **others}
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Shards as timm publishes them: four of train, one of validation."""
+    root = tmp_path / "imagenet-1k-wds"
+    for shard in range(4):
+        samples = [
+            {
+                "__key__": f"n{n % 3:08d}_{n}",
+                "jpg": image(n),
+                "cls": n % 3,
+                "json": {"filename": f"n{n % 3:08d}_{n}.JPEG", "label": n % 3},
+            }
+            for n in range(3 * shard, 3 * shard + 3)
+        ]
+        write_wds(root / f"imagenet1k-train-{shard:04d}.tar", samples)
+    val = [{"__key__": f"val_{n}", "png": image(50 + n, "PNG"), "cls": n} for n in range(3)]
+    write_wds(root / "imagenet1k-validation-00.tar", val)
+    return root
+
+
+def test_a_folder_of_shards_as_timm_publishes_them(shards, tmp_path):
+    (shards / ".imagenet1k-train-0009.tmp.tar").write_bytes(b"left by a process that was killed")
+    assert pack("wds", shards, tmp_path / "out") == 0
+    train = images(tmp_path / "out/train")
+    assert train == {f"n{n % 3:08d}_{n}": (image(n), f"n{n % 3:08d}") for n in range(12)}
+    val = images(tmp_path / "out/val")
+    assert {key: label for key, (_, label) in val.items()} == {
+        f"val_{n}": f"n{n:08d}" for n in range(3)
+    }
+    assert pack("verify", tmp_path / "out") == 0
+
+
+def test_brace_lists_globs_and_one_split_after_the_other(shards, tmp_path):
+    out = tmp_path / "out"
+    assert pack("wds", shards / "imagenet1k-train-{0000..0002}.tar", out) == 0
+    assert len(images(out / "train")) == 9
+    assert pack("wds", f"{shards}/*validation*", out, "--split", "val") == 0
+    assert Manifest.load(out / "val").classes == Manifest.load(out / "train").classes
+
+
+def test_labels_without_ids_are_numbers_or_come_from_a_list(tmp_path):
+    source = tmp_path / "foreign-0.tar"
+    write_wds(source, [sample(n, n) for n in (0, 2)])
+    assert pack("wds", source, tmp_path / "a", "--split", "train") == 0
+    assert Manifest.load(tmp_path / "a/train").classes == ("0", "1", "2")
+    (tmp_path / "names.tsv").write_text("n9\tnine\nn7\tseven\nn8\teight\nn6\tsix\n")
+    words = ("--split", "train", "--class_names", tmp_path / "names.tsv")
+    assert pack("wds", source, tmp_path / "b", *words) == 0
+    manifest = Manifest.load(tmp_path / "b/train")
+    assert manifest.classes == ("n9", "n7", "n8", "n6")
+    assert manifest.class_names == ("nine", "seven", "eight", "six")
+
+
+def test_the_same_key_in_two_shards_is_two_samples(tmp_path):
+    for n in range(2):
+        write_wds(tmp_path / f"train-{n}.tar", [{"__key__": "a/0000", "jpg": image(n), "cls": n}])
+    assert pack("wds", tmp_path / "train-{0..1}.tar", tmp_path / "out") == 0
+    packed = images(tmp_path / "out/train")
+    assert packed == {"a_0000": (image(0), "0"), "a_0000-2": (image(1), "1")}
+
+
+def test_samples_without_a_label_or_an_image_are_reported(tmp_path, capsys):
+    broken = [{"__key__": "x", "jpg": image(0)}, {"__key__": "y", "cls": 0}]
+    broken += [sample("z", 0) | {"cls": b"cat"}]
+    write_wds(tmp_path / "train-0.tar", [sample(n, 0) for n in range(3)] + broken)
+    error = refused(capsys, "wds", tmp_path / "train-0.tar", tmp_path / "out")
+    assert "3 of the 6 images of train are unreadable" in error
+    skipped = (tmp_path / "out/train/skipped.tsv").read_text()
+    assert "train-0.tar: x\tno cls\n" in skipped
+    assert "train-0.tar: y\tno image\n" in skipped
+    assert "train-0.tar: z\t" in skipped
+
+
+def wrong_class_count(root):
+    write_wds(root / "imagenet1k-train-0009.tar", [sample("x", 99)])
+    (root.parent / "names.tsv").write_text("a\tA\nb\tB\n")
+    return ["--class_names", root.parent / "names.tsv"]
+
+
+def mute_name(root):
+    (root / "imagenet1k-train-0000.tar").rename(root / "part-0.tar")
+    return []
+
+
+def cut_at(length):
+    def damage(root):
+        cut(root / "imagenet1k-train-0001.tar", length)
+        return []
+
+    return damage
+
+
+def no_shards(root):
+    for path in root.glob("*"):
+        path.unlink()
+    return []
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (wrong_class_count, "label 99 but there are 2 classes"),
+        (mute_name, "give --split train or val"),
+        (cut_at(0), "imagenet1k-train-0001.tar is not a complete"),  # nothing
+        (cut_at(1700), "imagenet1k-train-0001.tar is not a complete"),  # in an image
+        (cut_at(3000), "imagenet1k-train-0001.tar is not a complete"),  # in a header
+        (cut_at(3584), "imagenet1k-train-0001.tar is not a complete"),  # between two members
+        (no_shards, "no shards"),
+    ],
+)
+def test_shards_that_make_no_sense_are_one_clear_error(shards, tmp_path, capsys, damage, message):
+    words = damage(shards)
+    assert message in refused(capsys, "wds", shards, tmp_path / "out", *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_val_that_does_not_fit_the_packed_train_is_refused(shards, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert pack("wds", shards / "imagenet1k-train-0000.tar", out) == 0
+    write_wds(tmp_path / "val-0.tar", [sample("x", 3)])
+    assert "classes" in refused(capsys, "wds", tmp_path / "val-0.tar", out)
+    assert not (out / "val").exists()
+
+
+def test_classes_are_named_by_the_json_of_their_samples(tmp_path):
+    about = [json.dumps({"class_id": f"n{n}", "class_name": f"name {n}"}).encode() for n in (0, 1)]
+    write_wds(tmp_path / "train-0.tar", [sample(n, n, json=about[n]) for n in (0, 1)])
+    assert pack("wds", tmp_path / "train-0.tar", tmp_path / "out") == 0
+    manifest = Manifest.load(tmp_path / "out/train")
+    assert (manifest.classes, manifest.class_names) == (("n0", "n1"), ("name 0", "name 1"))
+
+
+def test_remote_shards_are_not_packed(tmp_path, capsys):
+    error = refused(capsys, "wds", "http://127.0.0.1:9/val.tar", tmp_path / "out")
+    assert "python -m datamodules.pack index" in error
