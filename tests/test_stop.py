@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,15 @@ def different(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
     return [name for name in first if not torch.equal(first[name], second[name])]
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Restores the handler of SIGTERM, which a training that was stopped ignores from then on."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("handlers")
 def test_asked_to_stop_in_one_process_the_weights_are_the_same_to_the_bit(
     shards, tmp_path, monkeypatch, capsys
 ):
