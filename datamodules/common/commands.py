@@ -154,6 +154,7 @@ def one_line(message: str) -> str:
     )
     reasons = [line for line in lines if re.match(r"(- )?(Expected|Not|Unexpected|Invalid)", line)]
     reason = (reasons or lines[1:] or lines)[0].removeprefix("- ").split(". Got value")[0]
+    reason = reason.removeprefix(f'Parser key "{key[1]}": ')
     given = next((f" {text}" for text in value.groups() if text), "") if value else ""
     return f"--{key[1]}{given}: {_in_words(reason.rstrip('.'))}"
 
