@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import Cluster, why_not
+from tests.slurm.cluster import Cluster, install, why_not
 from tests.slurm.runs import Workplace, curve
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Three nodes; all tests that need them are skipped on a machine that cannot have them."""
-    reason = why_not()
+    reason = why_not() or install()
     if reason is not None:
         pytest.skip(reason)
     # munged wants a folder that all users may enter, unlike pytest's.
