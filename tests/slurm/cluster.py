@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client")
+PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"  # the daemons are not on everybody's
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 PATIENCE = 1200.0
 """Seconds to wait for anything that takes a few seconds on an idle machine."""
@@ -71,9 +72,8 @@ def why_not() -> str | None:
     """Why this machine cannot run the cluster, or None if it can."""
     if os.geteuid() != 0:
         return "the SLURM tests need root"
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    if missing and shutil.which("apt-get") is None:
-        return f"no {missing[0]}, and no apt-get to install {' '.join(PACKAGES)}"
+    if not is_installed() and shutil.which("apt-get") is None:
+        return f"no SLURM, and no apt-get to install {' '.join(PACKAGES)}"
     try:
         tried = subprocess.run([*NAMESPACES, "hostname", "test"], capture_output=True, text=True)
     except OSError as error:
@@ -110,7 +110,7 @@ class Cluster:
         self._prefix, self._port = f"t{secrets.token_hex(2)}n", _free_ports(4)
         self.nodes = [f"{self._prefix}{number}" for number in (1, 2, 3)]
         ours = {name: text for name, text in os.environ.items() if not name.startswith("SLURM")}
-        self._environment = {**ours, "SLURM_CONF": str(self.conf)}
+        self._environment = {**ours, "SLURM_CONF": str(self.conf), "PATH": PATH}
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def up(self) -> None:
@@ -200,11 +200,15 @@ class Cluster:
         (self.folder / "hosts").write_text(f"{Path('/etc/hosts').read_text()}\n{''.join(hosts)}")
 
 
+def is_installed() -> bool:
+    return all(shutil.which(program, path=PATH) for program in PROGRAMS)
+
+
 def install() -> str | None:
     """Install SLURM if it is missing, without starting its services; return why that failed."""
     with (Path(tempfile.gettempdir()) / "slurm-tests-install.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may come here at once
-        if all(shutil.which(program) for program in PROGRAMS):
+        if is_installed():
             return None
         policy = Path("/usr/sbin/policy-rc.d")
         is_ours = not policy.exists()
