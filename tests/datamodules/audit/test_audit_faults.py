@@ -85,7 +85,11 @@ def test_the_missing_file_of_a_rank_is_found(run, capsys):
 
 def test_a_rank_that_stops_recording_is_found(tmp_path, capsys):
     train(tmp_path, 100, 0, (20, 11))
-    finds(tmp_path, capsys, r"epoch 1, step 3: no record of rank 1, session 100, although other ranks did 9 more steps\n")
+    finds(
+        tmp_path,
+        capsys,
+        r"epoch 1, step 3: no record of rank 1, session 100, although .* 9 more steps\n",
+    )
 
 
 def test_a_restart_that_leaves_a_gap_is_found(tmp_path, capsys):

@@ -1,19 +1,18 @@
-"""What can be opened, which failures are tried again, and that none of them tells a secret."""
+"""What can be opened, which failures are tried again, and that no error shows a secret."""
 
 import errno
 import gc
 import multiprocessing
 import pickle
-import time
 import traceback
 
 import fsspec
 import numpy as np
 import pytest
 
-from datamodules.remote import sources
+from datamodules.remote import openers, sources
 from datamodules.remote.sources import SourceError, open_source, read_source, with_retries
-from datamodules.remote.urls import is_remote, local_path, name_for_people
+from datamodules.remote.urls import is_remote, local_path, redacted
 
 QUICK = (0.01, 0.01)
 DATA = np.random.default_rng(0).bytes(300_000)
@@ -62,8 +61,8 @@ def test_paths_and_file_urls_are_local(location, path):
 )
 def test_names_for_people_have_no_secrets(location, name):
     assert is_remote(location)
-    assert name_for_people(location) == name
-    with pytest.raises(ValueError, match="no local path") as raised:
+    assert redacted(location) == name
+    with pytest.raises(ValueError, match="not a local path") as raised:
         local_path(location)
     assert "pw" not in str(raised.value)
 
@@ -78,18 +77,18 @@ def test_reads_http_with_one_request(url, http_server):
     assert http_server.transfers("/a.tar") == [(None, len(DATA))]
 
 
-def test_begins_in_the_middle_where_the_server_can(url, http_server):
+def test_begins_in_the_middle_if_the_server_can(url, http_server):
     assert whole(url, 123_456) == (123_456, DATA[123_456:])
     assert http_server.transfers("/a.tar") == [("bytes=123456-299999", len(DATA) - 123_456)]
 
 
 @pytest.mark.parametrize("lengths", [True, False])
-def test_begins_at_zero_where_the_server_cannot(url, http_server, lengths):
+def test_begins_at_zero_if_the_server_cannot(url, http_server, lengths):
     http_server.ranges, http_server.lengths = False, lengths
     assert whole(url, 123_456) == (0, DATA)
 
 
-def test_begins_at_zero_where_the_server_has_less(url):
+def test_begins_at_zero_if_the_server_has_less(url):
     assert whole(url, 300_000, None) == (0, DATA)
 
 
@@ -120,14 +119,12 @@ def test_commands_that_do_not_exist_are_tried_once():
 
 
 def test_a_command_that_says_nothing_or_never_ends_is_given_up():
-    start = time.monotonic()
     with pytest.raises(SourceError, match="no answer for 0.2 s"):
-        whole("pipe:exec sleep 20", timeout=0.2)
+        whole("pipe:exec sleep 600", timeout=0.2)
     with pytest.raises(SourceError, match="closed its output and did not end"):
-        whole("pipe:exec sleep 20 >&-", size=None, timeout=0.2)
+        whole("pipe:exec sleep 600 >&-", size=None, timeout=0.2)
     with open_source("pipe:cat /dev/zero") as source:
         assert source.read(10) == bytes(10)
-    assert time.monotonic() - start < 15
 
 
 @pytest.mark.parametrize(
@@ -231,8 +228,8 @@ def test_schemes_that_nothing_opens_are_named_with_the_remedy(location, remedy, 
 
     if not location.startswith("foo"):  # whether or not the plugin is installed here
         monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
-        monkeypatch.setattr(sources, "find_spec", lambda _: None)
-        monkeypatch.setattr(sources.shutil, "which", lambda _: None)
+        monkeypatch.setattr(openers, "find_spec", lambda _: None)
+        monkeypatch.setattr(openers.shutil, "which", lambda _: None)
     with pytest.raises(ValueError, match=remedy) as raised:
         read_source(location, QUICK)
     assert location.partition(":")[0] in str(raised.value)
@@ -259,24 +256,24 @@ def test_errors_survive_pickling_and_being_made_from_their_text():
     assert str(SourceError(str(error))) == str(error)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    "method", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)]
+)
 def test_works_in_processes_of_one_that_has_used_it(url, method):
     assert read_source(url) == DATA  # fsspec's thread runs now
     with multiprocessing.get_context(method).Pool(2) as pool:
         assert pool.map(read_source, [url] * 4) == [DATA] * 4
-        start = time.monotonic()
-        assert read_source(url) == DATA
-        assert time.monotonic() - start < 5
+        assert read_source(url, (), 30.0) == DATA
 
 
 def test_a_forked_process_leaves_the_connections_of_its_parent_alone(url):
     def child():
-        assert read_source(url, (), 3.0) == DATA
+        assert read_source(url, (), 30.0) == DATA
         gc.collect()  # drops the client that it has inherited
 
-    assert read_source(url, (), 3.0) == DATA
+    assert read_source(url, (), 30.0) == DATA
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
-    process.join(30)
+    process.join(60)
     assert process.exitcode == 0
-    assert read_source(url, (), 3.0) == DATA
+    assert read_source(url, (), 30.0) == DATA

@@ -11,7 +11,7 @@ import torch
 from datamodules.common.batch import UNREADABLE
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.remote.cache import ShardCache
-from datamodules.remote.packed import cached_bytes, check_cache
+from datamodules.remote.dataset import cached_bytes, check_cache
 from datamodules.remote.sources import open_source
 from datamodules.shards.manifest import Manifest
 
@@ -67,7 +67,7 @@ def test_two_processes_copy_a_shard_once(root, tmp_path, monkeypatch):
             file.write(f"{location}\n")
         return open_source(location, *rest)
 
-    monkeypatch.setattr("datamodules.remote.cache.open_source", open_and_note)
+    monkeypatch.setattr("datamodules.remote.sources.open_source", open_and_note)
     manifest = Manifest.load(root / "train")
     cache = ShardCache(tmp_path / "node", 1 << 30, local=True)
     context = multiprocessing.get_context("fork")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
-import time
 
 import numpy as np
 import pytest
 
 from datamodules.shards import manifest as module
-from datamodules.shards.manifest import INDEX, MANIFEST, Manifest, Sample, Shard, sample_dtype
+from datamodules.shards.entries import Sample, Shard, sample_dtype
+from datamodules.shards.manifest import INDEX, MANIFEST, Manifest
 
 
 def make(root, counts=(3, 1, 4), label=None):
@@ -70,9 +70,10 @@ def test_digest_follows_the_data_and_not_the_place(tmp_path):
     assert dataclasses.replace(manifest, root=tmp_path / "moved").digest == manifest.digest
 
 
-def test_a_loaded_manifest_travels_to_workers_as_a_path(tmp_path):
+def test_a_loaded_manifest_is_memory_mapped_and_travels_to_workers_as_a_path(tmp_path):
     make(tmp_path, counts=(20_000,)).save()
     loaded = Manifest.load(tmp_path)
+    assert isinstance(loaded.samples, np.memmap)
     pickled = pickle.dumps(loaded)
     assert len(pickled) < 1000
     again = pickle.loads(pickled)
@@ -210,11 +211,3 @@ def test_a_save_that_fails_leaves_no_manifest_and_no_half_file(tmp_path, monkeyp
     with pytest.raises(OSError, match="No space"):
         make(tmp_path, counts=(5, 5)).save()
     assert [p.name for p in tmp_path.iterdir()] == [INDEX]  # the old index, without a manifest
-
-
-def test_imagenet_loads_in_well_under_a_second(tmp_path):
-    make(tmp_path, counts=(1281,) * 999 + (1448,)).save()
-    started = time.perf_counter()
-    loaded = Manifest.load(tmp_path)
-    assert time.perf_counter() - started < 0.5
-    assert loaded.num_samples == 1_281_167
