@@ -19,23 +19,10 @@ from bagnet.evidence import dense
 from bagnet.evidence.dense import dense_evidence
 from bagnet.evidence.maps import evidence_map
 from bagnet.model.network import BagNet
+from tests.bagnet.evidence.networks import network
 from tests.bagnet.model.test_network import GOLDEN, golden_image, golden_tensor
 
 REPOSITORY = Path(__file__).parents[3]
-GENERAL = {17: (1, 1, 1, 0), 25: (1, 1, 0, 1), 29: (2, 2, 1, 0), 65: (1, 1, 1, 3)}  # by patch
-
-
-def network(patch: int, width: int = 2, classes: int = 4) -> BagNet:
-    """A narrow network in float64 whose statistics matter."""
-    torch.manual_seed(patch)
-    model = BagNet(patch, classes, width, blocks3x3=GENERAL.get(patch)).double()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, 0, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 2)
-            nn.init.normal_(module.bias, 0, 0.1)
-    return model.eval()
 
 
 def patch_by_patch(model: BagNet, image: Tensor) -> Tensor:

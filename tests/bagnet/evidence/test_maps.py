@@ -8,17 +8,12 @@ from torch import nn
 
 from bagnet.evidence.maps import evidence_map
 from bagnet.model.network import BagNet
+from tests.bagnet.evidence.networks import network
 
 
 @pytest.fixture
 def model() -> BagNet:
-    torch.manual_seed(0)
-    model = BagNet(9, num_classes=3, width=4).double()
-    for module in model.modules():  # statistics that matter in evaluation mode
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 2)
-    return model
+    return network(9, width=4, classes=3)
 
 
 def test_an_entry_is_the_logits_of_its_patch(model: BagNet) -> None:
