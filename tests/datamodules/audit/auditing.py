@@ -1,4 +1,4 @@
-"""Runs whose audit is right, and hands that change it."""
+"""Writes records of runs, and changes them."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def facts(**others):
 
 
 def train(folder, session, begin, ends, unreadable=(), **others):
-    """A start of the run at step `begin` of all epochs, with a rank for each of the `ends`."""
+    """Record one session: from step `begin` (counted over all epochs) to each rank's end."""
     own = facts(**others)
     length = SAMPLES // (BATCH * own["accumulate"]) * own["accumulate"]
     for rank, end in enumerate(ends):
@@ -50,15 +50,8 @@ def file(folder, session, rank):
     return folder / f"{session}-rank{rank:05d}.jsonl"
 
 
-def killed_and_resumed(tmp_path):
-    """Two epochs and 3 steps; killed in step 5 of epoch 1, resumed at its step 2 on 3 ranks."""
-    train(tmp_path, 100, 0, (14, 13))
-    train(tmp_path, 200, 10, (19, 19, 19))
-    return tmp_path
-
-
 def edit(folder, session, rank, place, change):
-    """Change the record of a step; what `change` returns takes its place."""
+    """Replace the record of a step with what `change` returns; returns its line number."""
     path = file(folder, session, rank)
     header, *lines = path.read_text().splitlines(keepends=True)
     epoch, step = divmod(place, STEPS)
@@ -85,7 +78,7 @@ def replace_first(sample):
 
 
 def finds(folder, capsys, pattern):
-    """The command says this, and exits with 1; returns all it says."""
+    """Check that the command prints this and exits with 1; returns all it prints."""
     assert main([str(folder)]) == 1
     out = capsys.readouterr().out
     assert re.search(pattern, out), out

@@ -15,18 +15,9 @@ from tests.datamodules.audit.auditing import (
     facts,
     file,
     finds,
-    killed_and_resumed,
     remove,
     train,
 )
-
-
-@pytest.fixture
-def run(tmp_path):
-    return killed_and_resumed(tmp_path)
-
-
-# --- the command -------------------------------------------------------------------------------
 
 
 def test_the_command_prints_a_table(run, capsys, monkeypatch):
@@ -56,21 +47,7 @@ def test_an_imagenet_run_fits_into_80_columns(tmp_path, capsys, monkeypatch):
     assert main([str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert lines[1].split() == [
-        "0",
-        "6",
-        "of",
-        "5004",
-        "1,536",
-        "0",
-        "0",
-        "1,",
-        "2,",
-        "256",
-        "exact",
-        "so",
-        "far",
-    ]
+    assert " ".join(lines[1].split()) == "0 6 of 5004 1,536 0 0 1, 2, 256 exact so far"
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
@@ -112,9 +89,3 @@ def test_nothing_to_check_is_an_error_that_says_where_to_look(tmp_path, capsys):
     file(tmp_path, 1, 0).write_text('{"session":1,"ra')  # killed in the first write
     assert main([str(tmp_path)]) == 2
     assert re.match(r"error: .* has no records: .*--data.audit_dir", capsys.readouterr().err)
-
-
-def test_the_help_has_an_example(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    assert "python -m datamodules.audit audit/" in capsys.readouterr().out

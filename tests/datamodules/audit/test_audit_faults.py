@@ -12,19 +12,10 @@ from tests.datamodules.audit.auditing import (
     edit,
     file,
     finds,
-    killed_and_resumed,
     remove,
     replace_first,
     train,
 )
-
-
-@pytest.fixture
-def run(tmp_path):
-    return killed_and_resumed(tmp_path)
-
-
-# --- what is not -------------------------------------------------------------------------------
 
 
 def test_a_sample_that_comes_again_is_found(run, capsys):
