@@ -1,4 +1,4 @@
-"""Loaders of small data, and a real HTTP server that fails as told."""
+"""Loaders of small data, and a real HTTP server that fails on request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def train(folder):
-    """Makes training loaders, and stops their workers."""
+    """Makes training loaders. Stops their workers at the end."""
     with training_loaders(folder) as make:
         yield make
 
@@ -46,9 +46,9 @@ class Request:
 
 @dataclass
 class HttpServer:
-    """Serves the files of ``root`` under ``url``.
+    """Serves the files of `root` under `url`.
 
-    ``ranges``, ``lengths`` and ``pause`` (seconds after each 64 KiB) hold for all answers.
+    `ranges`, `lengths` and `pause` (seconds after each 64 KiB) apply to all answers.
     """
 
     url: str
@@ -61,10 +61,10 @@ class HttpServer:
     _scripts: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
 
     def fail(self, path: str, *actions: Any) -> None:
-        """Say what the next GETs of a path such as "/a.tar" get, one action for each of them.
+        """Set what the next GETs of a path such as "/a.tar" receive, one action for each of them.
 
         An action is a status such as 503; ("cut", n): the connection breaks after n bytes of body;
-        ("stall", n): nothing more comes after n bytes, and the connection stays; "wrong": the right
+        ("stall", n): nothing follows n bytes, but the connection stays open; "wrong": the right
         number of wrong bytes; ("more", n): n bytes more than the file has; "silent": not even a
         status; None: the file.
         """
@@ -118,17 +118,17 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(body[:count] if kind in ("cut", "stall") else body, request)
         if kind == "stall":
             server.stopped.wait(30)
-        if kind == "cut":  # shut down, for a forked test process may have the socket open too
+        if kind == "cut":  # shut down, because a forked test process may have the socket open too
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
 
     def do_HEAD(self) -> None:
-        self.send_error(405)  # as for a URL that is signed for GET
+        self.send_error(405)  # as for a URL that is signed for GET only
 
     def _send(self, body: bytes, request: Request) -> None:
         for start in range(0, len(body), 1 << 16):
             block = body[start : start + (1 << 16)]
-            request.sent += len(block)  # before the client has it, and its test looks
+            request.sent += len(block)  # before the client has it, and its test checks
             self.wfile.write(block)
             if self.server.state.pause:
                 self.server.state.stopped.wait(self.server.state.pause)
@@ -141,7 +141,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, *_: Any) -> None:
-        """Clients that go away, some of them killed, are what the tests are about."""
+        """Ignore clients that disappear, because the tests kill some."""
 
 
 @pytest.fixture

@@ -19,27 +19,36 @@ BATCH = 8
 STEPS = SAMPLES // BATCH
 
 
-def write_data(folder):
-    """52 noisy images of 4 classes in 4 uneven shards."""
-    folder.mkdir()
-    parts, ids = [], iter(range(SAMPLES))
-    for shard, count in enumerate(COUNTS):
-        samples = [(f"key{i}", jpeg(i), i % 4) for i in itertools.islice(ids, count)]
-        parts.append(write_shard(folder / shard_name(shard), samples))
-    Manifest.assemble(folder, "abcd", "abcd", parts).save()
-    return folder
-
-
-def jpeg(number):
-    pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+def image_file(pixels, image_format="JPEG", mode="RGB", **options):
+    """The bytes of an image file of these pixels, uint8 (H, W, 3)."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
+    Image.fromarray(pixels).convert(mode).save(file, image_format, **options)
     return file.getvalue()
+
+
+def noise(height, width, seed=0):
+    """Pixels that differ everywhere: uint8 (height, width, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def write_data(folder, counts=COUNTS, classes="abcd", names=None, image=None):
+    """Sample i is `image(i)`, has the label i mod the number of classes, and is called `key{i}`.
+
+    Without `image`, it is noise.
+    """
+    folder.mkdir(parents=True)
+    image = image or (lambda number: image_file(noise(20, 24, number)))
+    parts, ids = [], iter(range(sum(counts)))
+    for shard, count in enumerate(counts):
+        samples = [(f"key{i}", image(i), i % len(classes)) for i in itertools.islice(ids, count)]
+        parts.append(write_shard(folder / shard_name(shard), samples))
+    Manifest.assemble(folder, classes, names or classes, parts).save()
+    return folder
 
 
 @contextmanager
 def training_loaders(folder):
-    """What makes loaders of this data; their workers stop at the end."""
+    """Gives a function that makes loaders of this data. Their workers stop at the end."""
     loaders = []
 
     def make(seed=3, batch=BATCH, **options):

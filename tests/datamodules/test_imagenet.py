@@ -1,18 +1,16 @@
 """The data module: what it says about the data, its errors, and an exact resume under Lightning."""
 
-import io
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from datamodules.imagenet import ImageNetDataModule
-from datamodules.shards.manifest import Manifest
-from datamodules.shards.writer import shard_name, write_shard
+from tests.datamodules.loaders import image_file, write_data
 
 CLASSES = ("n01", "n02", "n03")
 NAMES = ("tench", "goldfish", "shark")
@@ -21,19 +19,11 @@ BATCH, STEPS = 8, 5
 
 
 def write_split(folder, counts, classes=CLASSES, names=NAMES):
-    folder.mkdir(parents=True)
-    parts, first = [], 0
-    for shard, count in enumerate(counts):
-        samples = [(f"key{i}", jpeg(i), i % 3) for i in range(first, first + count)]
-        parts.append(write_shard(folder / shard_name(shard), samples))
-        first += count
-    Manifest.assemble(folder, classes, names, parts).save()
+    write_data(folder, counts, classes, names, plain_image)
 
 
-def jpeg(number):
-    file = io.BytesIO()
-    Image.new("RGB", (18, 14), (number * 4, 0, 99)).save(file, "JPEG")
-    return file.getvalue()
+def plain_image(number):
+    return image_file(np.full((14, 18, 3), (number * 4, 0, 99), np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -107,18 +97,25 @@ def test_evaluation_takes_any_number_of_ranks(root):
     assert ids == list(range(sum(VAL)))
 
 
-def test_one_line_says_why_images_are_decoded_whole_and_none_that_they_are_not(
-    root, monkeypatch, caplog
-):
-    monkeypatch.setattr("datamodules.imagenet.why_not", lambda: "there is no C compiler")
+@pytest.mark.parametrize("reason", ["there is no C compiler", None])
+def test_one_line_says_why_images_are_decoded_whole(root, monkeypatch, caplog, reason):
+    monkeypatch.setattr("datamodules.imagenet.why_not", lambda: reason)
     datamodule(root).setup("validate")
-    (line,) = caplog.messages
-    assert "decoded whole" in line
-    assert "no C compiler" in line
-    caplog.clear()
-    monkeypatch.setattr("datamodules.imagenet.why_not", lambda: None)
-    datamodule(root).setup("validate")
-    assert not caplog.messages
+    assert caplog.messages == [
+        f"images are decoded whole, although only parts are used: {why}" for why in [reason] if why
+    ]
+
+
+def test_by_default_there_are_no_more_workers_than_cpus(root, monkeypatch):
+    for cpus, expected in ((1, 1), (3, 3), (96, 4)):
+        monkeypatch.setattr("datamodules.imagenet.available_cpus", lambda cpus=cpus: cpus)
+        assert datamodule(root, workers=None).workers == expected
+    monkeypatch.undo()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of more workers than CPUs
+        data = datamodule(root, workers=None)
+        next(iter(data.train_dataloader()))
+    data.teardown("fit")
 
 
 def test_only_training_needs_training_data_and_a_batch_that_the_ranks_divide(root, tmp_path):
@@ -134,7 +131,7 @@ def test_only_training_needs_training_data_and_a_batch_that_the_ranks_divide(roo
         simulated(root, 0, 3).setup("fit")
 
 
-def test_data_that_is_not_there_is_an_error_with_the_remedy(tmp_path):
+def test_missing_data_is_an_error_with_the_remedy(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere does not exist; pack .*`make demo`"):
         _ = datamodule(tmp_path / "nowhere").num_classes
     (tmp_path / "val").mkdir()
@@ -149,10 +146,13 @@ def test_splits_with_different_classes_are_an_error(root, tmp_path):
         datamodule(tmp_path).setup("fit")
 
 
-@pytest.mark.parametrize("name", ["batch_size", "window", "streams"])
-def test_a_size_below_one_is_an_error(root, name):
-    with pytest.raises(ValueError, match=f"{name} is 0"):
-        datamodule(root, **{name: 0})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("batch_size", 0), ("window", 0), ("streams", 0), ("seed", -1), ("max_unreadable", 1.5)],
+)
+def test_a_value_out_of_its_range_is_an_error(root, name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        datamodule(root, **{name: value})
 
 
 def test_a_training_set_smaller_than_a_batch_is_an_error(root):
@@ -180,7 +180,7 @@ class Mean(LightningModule):
 
 
 class Record(Callback):
-    """Writes down what was trained on; saves after some batch and kills the run after another."""
+    """Records the batches; saves after some batch and kills the run after another."""
 
     def __init__(self, save_after=None, kill_after=None, path=None):
         self.save_after, self.kill_after, self.path = save_after, kill_after, path
@@ -241,10 +241,13 @@ def test_lightning_trains_on_exact_epochs_and_validates_on_everything(reference)
     assert record.validated[-11:] == list(range(11))
 
 
-@pytest.mark.parametrize("limit", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 3 * STEPS}])
+@pytest.mark.parametrize("by_steps", [False, True])
 @pytest.mark.parametrize("step", [1, 4, STEPS, STEPS + 1, 2 * STEPS + 3])
-def test_a_killed_run_goes_on_with_exactly_what_was_left(root, tmp_path, reference, step, limit):
+def test_a_killed_run_resumes_with_exactly_the_batches_left(
+    root, tmp_path, reference, step, by_steps
+):
     path = tmp_path / "killed.ckpt"
+    limit = {"max_epochs": -1, "max_steps": 3 * STEPS} if by_steps else {"max_epochs": 3}
     with pytest.raises(KilledError):  # two batches after the checkpoint, or at once
         fit(root, tmp_path, Record(step, min(step + 2, 3 * STEPS), path), **limit)
     resumed = Record()
@@ -254,7 +257,7 @@ def test_a_killed_run_goes_on_with_exactly_what_was_left(root, tmp_path, referen
         assert torch.equal(model.state_dict()[name], value), name
 
 
-def test_a_killed_run_with_workers_goes_on_with_exactly_what_was_left(root, tmp_path, reference):
+def test_a_killed_run_with_workers_resumes_with_exactly_the_batches_left(root, tmp_path, reference):
     path = tmp_path / "killed.ckpt"
     with pytest.raises(KilledError):
         fit(root, tmp_path, Record(7, 8, path), workers=2)
@@ -263,7 +266,7 @@ def test_a_killed_run_with_workers_goes_on_with_exactly_what_was_left(root, tmp_
     assert resumed.steps == reference[0].steps[7:]
 
 
-def test_workers_end_with_the_run_also_when_it_fails(root, tmp_path):
+def test_workers_end_with_the_run_even_if_it_fails(root, tmp_path):
     fit(root, tmp_path, workers=1, max_epochs=1)
     assert not torch.multiprocessing.active_children()
     with pytest.raises(KilledError):
@@ -271,8 +274,9 @@ def test_workers_end_with_the_run_also_when_it_fails(root, tmp_path):
     assert not torch.multiprocessing.active_children()
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 @pytest.mark.parametrize("on_train_epoch_end", [True, False])
-def test_a_run_goes_on_from_the_checkpoint_of_an_epoch(
+def test_a_run_resumes_from_the_checkpoint_of_an_epoch(
     root, tmp_path, reference, on_train_epoch_end
 ):
     save = ModelCheckpoint(
@@ -285,7 +289,7 @@ def test_a_run_goes_on_from_the_checkpoint_of_an_epoch(
         assert resumed.steps == reference[0].steps[(epoch + 1) * STEPS :]
 
 
-def test_a_run_with_another_batch_size_cannot_go_on(root, tmp_path):
+def test_a_run_with_another_batch_size_cannot_resume(root, tmp_path):
     path = tmp_path / "killed.ckpt"
     with pytest.raises(KilledError):
         fit(root, tmp_path, Record(2, 2, path))

@@ -8,14 +8,9 @@ from PIL import Image
 
 from datamodules.decoding.images import UnreadableImage, image_size, pixels
 from datamodules.decoding.region import Region
+from tests.datamodules.loaders import image_file, noise
 
-PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-
-
-def encoded(image_format, mode="RGB", **options):
-    file = io.BytesIO()
-    Image.fromarray(PIXELS).convert(mode).save(file, image_format, **options)
-    return file.getvalue()
+PIXELS = noise(30, 40)
 
 
 def decode(data):
@@ -38,12 +33,12 @@ def decode(data):
     ],
 )
 def test_decoding_gives_the_rgb_pixels_that_pillow_gives(image_format, mode, options):
-    data = encoded(image_format, mode, **options)
+    data = image_file(PIXELS, image_format, mode, **options)
     image = decode(data)
     reference = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     assert image.shape == (30, 40, 3)
     assert image.dtype == np.uint8
-    # the decoders may differ in the rounding of a colour space
+    # the decoders may round the conversion of a colour space differently
     assert np.abs(image.astype(int) - reference).max() <= 2
 
 
@@ -64,7 +59,9 @@ def test_an_animation_gives_its_first_frame():
     assert image[0, 0].tolist() == [255, 0, 0]
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", encoded("JPEG")[:300], encoded("PNG")[:300]])
-def test_what_is_no_whole_image_is_an_error(data):
+@pytest.mark.parametrize(
+    "data", [b"", b"no image", image_file(PIXELS)[:300], image_file(PIXELS, "PNG")[:300]]
+)
+def test_anything_but_a_complete_image_is_an_error(data):
     with pytest.raises(UnreadableImage, match="not a readable image"):
         decode(data)

@@ -1,4 +1,4 @@
-"""Crops and flips: drawn from a seed and from nothing else, resized as PIL resizes."""
+"""Crops and flips: drawn from a seed and nothing else, resized as PIL does."""
 
 import io
 import pickle
@@ -11,19 +11,12 @@ from torchvision.transforms import v2
 
 from datamodules.decoding import images
 from datamodules.decoding.transforms import EvalTransform, TrainTransform, drawing_from
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-
-
-def encoded(image_format, pixels=PIXELS, **options):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, image_format, **options)
-    return file.getvalue()
+from tests.datamodules.loaders import image_file, noise
 
 
 def png(image):
     """A file of these pixels, uint8 (3, H, W)."""
-    return encoded("PNG", image.permute(1, 2, 0).contiguous().numpy())
+    return image_file(image.permute(1, 2, 0).contiguous().numpy(), "PNG")
 
 
 def photo(height, width):
@@ -35,7 +28,7 @@ def photo(height, width):
 
 
 @pytest.mark.parametrize("shape", [(30, 40), (40, 30), (20, 500), (5, 5)])
-def test_both_transforms_give_the_size_asked_for_from_any_image(shape):
+def test_both_transforms_give_the_requested_size_from_any_image(shape):
     image = png(torch.randint(0, 256, (3, *shape), dtype=torch.uint8))
     for transform in (TrainTransform(24), EvalTransform(24, 28)):
         result = transform(image)
@@ -52,17 +45,17 @@ def test_evaluation_sees_the_centre_of_the_whole_image():
     assert (EvalTransform(40, 50)(small) == 9).all()
 
 
-@pytest.mark.parametrize("decoder", ["of the region", "of the whole"])
+@pytest.mark.parametrize("decoder", ["of a region", "of whole images"])
 @pytest.mark.parametrize("shape", [(90, 130), (301, 203), (40, 33)])
 def test_pixels_are_within_1_of_those_of_pillow_and_torchvision(shape, decoder, monkeypatch):
-    """Same draws, same crop box: the usual pipeline is the reference."""
-    if decoder == "of the whole":
+    """The reference is the usual pipeline, with the same draws."""
+    if decoder == "of whole images":
         monkeypatch.setattr(images, "decode_region", lambda data, box: None)
     usual = {
         TrainTransform(56): [v2.RandomResizedCrop(56), v2.RandomHorizontalFlip()],
         EvalTransform(56, 64): [v2.Resize(64), v2.CenterCrop(56)],
     }
-    data = encoded("JPEG", photo(*shape), quality=90)
+    data = image_file(photo(*shape), quality=90)
     for transform, steps in usual.items():
         reference = v2.Compose([*steps, v2.PILToTensor()])
         for seed in range(12):
@@ -73,10 +66,9 @@ def test_pixels_are_within_1_of_those_of_pillow_and_torchvision(shape, decoder, 
             assert (found.int() - expected.int()).abs().max() <= 1
 
 
-def test_training_crops_are_no_smaller_than_asked_for():
-    ramp = png(
-        torch.arange(100, dtype=torch.uint8).expand(3, 100, 100)
-    )  # a column's value is its place
+def test_training_crops_are_no_smaller_than_requested():
+    # The value of a column is its place.
+    ramp = png(torch.arange(100, dtype=torch.uint8).expand(3, 100, 100))
     whole, small = TrainTransform(50, min_scale=1.0), TrainTransform(50, min_scale=0.01)
     spans = {name: [] for name in ("whole", "small")}
     for seed in range(50):
@@ -88,8 +80,8 @@ def test_training_crops_are_no_smaller_than_asked_for():
     assert min(spans["small"]) < 40
 
 
-def test_augmentation_depends_on_the_seed_only_and_disturbs_nobody():
-    image = encoded("PNG")
+def test_augmentation_depends_on_the_seed_only_and_leaves_the_random_state_alone():
+    image = image_file(noise(30, 40), "PNG")
     transform = pickle.loads(pickle.dumps(TrainTransform(16)))
 
     def drawn(seed):

@@ -1,50 +1,36 @@
-"""From ids to a batch: the right bytes, in the order asked for, or an error that names them."""
+"""From ids to a batch: the right samples, in the requested order, or an error that names them."""
 
 import dataclasses
 import errno
-import io
 import pickle
 import tarfile
-import time
 import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from datamodules.common.batch import UNREADABLE
-from datamodules.common.unreadable import SampleError
+from datamodules.common.errors import SampleError
 from datamodules.decoding import images as image_files
 from datamodules.decoding.transforms import EvalTransform, TrainTransform
 from datamodules.loading.batches import Batches
 from datamodules.shards import reader as members
 from datamodules.shards.manifest import Manifest
-from datamodules.shards.reader import MemberReader
-from datamodules.shards.writer import shard_name, write_shard
+from datamodules.shards.reader import SampleReader
+from datamodules.shards.writer import shard_name
+from tests.datamodules.loaders import image_file, noise, write_data
 
 
 def jpeg(number):
-    """An image that shows its number: flat grey, so that it survives JPEG and resizing."""
-    return jpeg_of(np.full((16, 20, 3), number, np.uint8))
-
-
-def jpeg_of(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
+    """An image that shows its number: plain grey, so that it survives JPEG and resizing."""
+    return image_file(np.full((16, 20, 3), number, np.uint8))
 
 
 @pytest.fixture
 def manifest(tmp_path):
     """40 samples in 5 shards; sample 7 shows the grey value 7 and has the label 7 % 3."""
-    folder, parts = tmp_path / "data" / "train", []
-    folder.mkdir(parents=True)
-    for shard in range(5):
-        samples = [(f"key{i}", jpeg(i), i % 3) for i in range(shard * 8, shard * 8 + 8)]
-        parts.append(write_shard(folder / shard_name(shard), samples))
-    Manifest.assemble(folder, "abc", "abc", parts).save()
-    return Manifest.load(folder)
+    return Manifest.load(write_data(tmp_path / "data" / "train", (8,) * 5, "abc", image=jpeg))
 
 
 @pytest.fixture
@@ -52,7 +38,7 @@ def batches(manifest):
     return Batches(manifest, EvalTransform(12, 14))
 
 
-def test_a_batch_has_the_samples_asked_for_in_their_order(batches):
+def test_a_batch_has_the_requested_samples_in_order(batches):
     ids = np.array([39, 0, 17, 8, 7, 17])
     (images, labels, sample_ids), unreadable = batches[0, ids]
     assert unreadable == ()
@@ -67,10 +53,10 @@ def test_a_batch_has_the_samples_asked_for_in_their_order(batches):
 
 def test_augmentation_depends_on_seed_epoch_and_sample_only(manifest):
     transform = TrainTransform(12, min_scale=0.1)
-    noise = jpeg_of(np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8))
+    file = image_file(noise(16, 20))
 
     def image(seed, epoch, ids, sample):
-        batches = Batches(manifest, lambda _: transform(noise), seed)
+        batches = Batches(manifest, lambda _: transform(file), seed)
         (images, _, sample_ids), _ = batches[epoch, np.array(ids)]
         return images[sample_ids.tolist().index(sample)]
 
@@ -102,7 +88,7 @@ def test_few_files_are_open_at_once_and_pickling_leaves_them_behind(manifest, mo
 
 
 def read_around(batches, ids, bad):
-    """Read a batch in which some samples are bad; returns what is said of them."""
+    """Read a batch in which some samples are bad; returns their errors."""
     whole = np.array([i for i in ids if i not in bad])
     (images, labels, sample_ids), unreadable = batches[0, np.array(ids)]
     assert sample_ids.tolist() == ids
@@ -110,7 +96,7 @@ def read_around(batches, ids, bad):
     at = torch.tensor([i in bad for i in ids])
     assert (labels[at] == UNREADABLE).all()
     assert (images[at] == 128).all()
-    if len(whole):  # nobody else's pixels change
+    if len(whole):  # the other pixels do not change
         (expected, expected_labels, _), _ = batches[0, whole]
         assert torch.equal(images[~at], expected)
         assert torch.equal(labels[~at], expected_labels)
@@ -125,14 +111,14 @@ def overwrite(manifest, sample_id, data, offset=0):
 
 
 def vouch_for(manifest, sample_id, **values):
-    """Change what the index says of a sample, as if it had been packed like this."""
+    """Change the entry of a sample in the index, as if it had been packed like this."""
     samples = np.array(manifest.samples)
     for name, value in values.items():
         samples[name][sample_id] = value
     return dataclasses.replace(manifest, samples=samples)
 
 
-def test_a_shard_that_is_gone_is_named_with_its_samples(manifest, batches):
+def test_a_missing_shard_is_named_with_its_samples(manifest, batches):
     (manifest.root / "shard-000002.tar").unlink()
     said = read_around(batches, [15, 16, 3, 23], {16, 23})
     shard = manifest.root / "shard-000002.tar"
@@ -147,7 +133,7 @@ def test_a_shard_cut_short_gives_what_is_before_the_cut(manifest, batches):
     assert said.endswith("the shard ends before the sample does")
 
 
-def test_a_member_that_is_missing_shifts_the_others_and_all_of_them_are_noticed(manifest, batches):
+def test_a_missing_member_shifts_the_others_and_all_of_them_are_noticed(manifest, batches):
     path = manifest.root / "shard-000001.tar"
     content = path.read_bytes()
     begin, end = manifest.sample(10).offset - 512, manifest.sample(11).offset - 512
@@ -186,7 +172,7 @@ def test_a_jpeg_that_was_packed_cut_short_or_is_none(manifest):
 
 
 def test_a_decompression_bomb_is_known_by_its_header(manifest, monkeypatch):
-    """20 x 16 pixels in all others, and their header says 40,000 x 40,000 in this one."""
+    """The header of one image claims 40,000 x 40,000 pixels; all images have 20 x 16."""
     data = bytearray(jpeg(9))
     frame = data.index(b"\xff\xc0")  # length 2, precision 1, height 2, width 2
     data[frame + 5 : frame + 9] = (40_000).to_bytes(2, "big") * 2
@@ -213,7 +199,7 @@ def test_a_decompression_bomb_is_known_by_its_header(manifest, monkeypatch):
 def test_a_label_outside_the_classes_is_named(manifest, label):
     batches = Batches(vouch_for(manifest, 5, label=label), EvalTransform(12, 14))
     (said,) = read_around(batches, [4, 5, 6], {5})
-    assert said.endswith(f"its label is {label}, and there are 3 classes")
+    assert said.endswith(f"its label is {label}, but there are 3 classes")
 
 
 def test_a_batch_of_nothing_but_bad_samples_has_its_shape(manifest, batches):
@@ -235,7 +221,7 @@ def test_filling_a_place_leaves_the_random_state_alone(manifest):
 def test_a_server_that_comes_back_is_waited_for(manifest, monkeypatch):
     """Network file systems answer with an error while their server is away."""
     batches = Batches(manifest, EvalTransform(12, 14))
-    batches._read_members = MemberReader(delays=(0, 0))
+    batches._read_bytes = SampleReader(delays=(0, 0))
     real, failures = members.os.pread, []
 
     def pread(file, size, offset):
@@ -251,23 +237,23 @@ def test_a_server_that_comes_back_is_waited_for(manifest, monkeypatch):
 
 def test_a_shard_on_a_server_that_stays_away_is_not_waited_for_again(manifest, monkeypatch):
     batches = Batches(manifest, EvalTransform(12, 14))
-    batches._read_members = MemberReader(delays=(0.2, 0.2))
-    calls = []
+    batches._read_bytes = SampleReader(delays=(1, 2))
+    calls, pauses = [], []
+    monkeypatch.setattr(members.time, "sleep", pauses.append)
 
     def pread(file, size, offset):
         calls.append(offset)
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(members.os, "pread", pread)
-    started = time.monotonic()
     _, unreadable = batches[0, np.arange(8)]
     assert len(unreadable) == 8
     assert len(calls) == 3 + 7
-    assert 0.4 <= time.monotonic() - started < 1.5
+    assert pauses == [1, 2]
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM])
-def test_what_this_machine_refuses_is_no_bad_data(batches, monkeypatch, number):
+def test_an_error_of_this_machine_is_not_bad_data(batches, monkeypatch, number):
     def refuse(*args):
         raise OSError(number, "refused")
 
@@ -284,7 +270,7 @@ def test_an_error_in_the_code_is_not_taken_for_bad_data(manifest, monkeypatch):
         Batches(manifest, EvalTransform(12, 14))[0, np.array([0])]
 
 
-def test_an_error_keeps_all_it_says_on_its_way_from_a_worker():
+def test_an_error_survives_the_way_from_a_worker():
     error = SampleError(7, "key7", "a.tar", "it is gone")
     copy = pickle.loads(pickle.dumps(error))
     assert str(copy) == str(error) == "cannot read sample 'key7' of a.tar: it is gone"
@@ -295,5 +281,5 @@ def test_the_bytes_are_those_that_tar_gives(manifest):
     with tarfile.open(manifest.root / "shard-000003.tar") as tar:
         expected = tar.extractfile("key28.jpg").read()
     (sample,) = Batches(manifest, EvalTransform(12, 14)).samples(np.array([28]))
-    (read,) = MemberReader()([sample], handler=bool)
+    (read,) = SampleReader()([sample], handler=bool)
     assert read["image"] == expected

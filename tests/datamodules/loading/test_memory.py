@@ -1,4 +1,4 @@
-"""Memory does not grow over epochs, neither that of the workers nor that of the training process."""
+"""Memory does not grow over epochs, in the workers and in the training process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 from datamodules.decoding.transforms import TrainTransform
@@ -18,11 +19,12 @@ WARM_UP, EPOCHS = 25, 60
 
 
 def private_megabytes(pid: int) -> float:
-    """What would be free if the process ended: neither code nor pages that it shares with others."""
+    """Memory that would be free if the process ended: without code and shared pages."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return sum(map(int, re.findall(r"^Private_\w+:\s+(\d+) kB", rollup, re.MULTILINE))) / 1024
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_epochs(shards, tmp_path):
     manifest = Manifest.load(shards / "train")
     loader = TrainLoader(
@@ -41,7 +43,7 @@ def test_memory_does_not_grow_over_epochs(shards, tmp_path):
         assert len(processes) == 3
         sizes.append([private_megabytes(pid) for pid in processes])
     loader.close()
-    # The first epochs fill the allocator's pools and stop at about 36 MB. After them, a batch of
-    # 400 kB that was kept in each epoch would make 14 MB.
+    # The first epochs fill the allocator's pools, up to about 36 MB. After them, keeping a batch of
+    # 400 kB in each epoch would add 14 MB.
     growth = [last - first for first, last in zip(sizes[WARM_UP], sizes[-1], strict=True)]
     assert max(growth) < 5.0, sizes

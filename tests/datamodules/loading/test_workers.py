@@ -1,4 +1,4 @@
-"""Worker processes: they change nothing in the batches, and live and die with the training."""
+"""Worker processes: they do not change the batches, and they end with the training process."""
 
 import errno
 import itertools
@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import subprocess
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,12 +18,9 @@ from datamodules.shards.manifest import Manifest
 from tests.datamodules.loaders import contents
 
 
-@pytest.mark.parametrize(
-    ("workers", "start_method"),
-    [(1, None), (3, None), (1, "fork"), (1, "forkserver"), (1, "spawn")],
-)
-def test_workers_and_the_way_they_start_change_nothing(train, reference, workers, start_method):
-    loader = train(workers=workers, start_method=start_method)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(train, reference, workers):
+    loader = train(workers=workers)
     for epoch in reference:
         found = contents(loader)
         assert [list(batch) for batch in found] == [list(batch) for batch in epoch]
@@ -31,7 +28,7 @@ def test_workers_and_the_way_they_start_change_nothing(train, reference, workers
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_full_disk_is_an_error_of_its_own_in_the_training_process(folder, workers):
+def test_a_full_disk_is_an_error_in_the_training_process(folder, workers):
     batches = Batches(Manifest.load(folder), no_space)
     loader = EvalLoader(batches, 4, workers=workers)
     with pytest.raises(OSError, match="No space") as info:
@@ -51,17 +48,17 @@ def test_workers_leave_interrupts_to_the_training_process(train, reference):
     (worker,) = torch.multiprocessing.active_children()
     for number in (signal.SIGINT, signal.SIGUSR1):
         os.kill(worker.pid, number)
-    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # not from the training
-    time.sleep(0.2)
-    assert worker.is_alive()
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # not from the parent
     assert contents(itertools.chain(head, batches)) == reference[0]
-    worker.terminate()  # from the training
+    assert contents(loader) == reference[1]
+    assert worker.is_alive()
+    worker.terminate()  # from the parent
     worker.join(30)
     assert not worker.is_alive()
 
 
 def test_workers_are_not_forked_from_the_training_process(train):
-    """Its threads may hold locks, which such workers would wait for, for ever."""
+    """Its threads may hold locks, for which such workers would wait forever."""
     loader = train(workers=1)
     next(iter(loader))
     (worker,) = torch.multiprocessing.active_children()
@@ -70,7 +67,7 @@ def test_workers_are_not_forked_from_the_training_process(train):
     assert int(parent) != os.getpid()
     server = Path(f"/proc/{parent}/status").read_text()
     assert re.search(r"^Threads:\s*1$", server, re.MULTILINE)
-    # And Slurm's signals do not end it.
+    # SLURM's signals do not end it.
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
         os.kill(int(parent), number)
     loader.close()
@@ -89,6 +86,17 @@ def test_workers_stay_between_epochs_and_stop_on_close(train):
     assert len(first) == 2
     loader.close()
     assert not torch.multiprocessing.active_children()
+
+
+def test_closing_waits_for_the_threads_of_the_queues(train):
+    """Python reports a leak if it ends while one of them deletes a semaphore."""
+    before = set(threading.enumerate())
+    loader = train(workers=2)
+    next(iter(loader))
+    started = set(threading.enumerate()) - before
+    assert started
+    loader.close()
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_a_negative_number_of_workers_is_an_error(train):
