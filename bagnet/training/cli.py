@@ -21,11 +21,11 @@ from bagnet.run.summary import Summary, describe
 from bagnet.run.wandb import ResumableWandbLogger
 from bagnet.training.aggregations import Aggregations
 from bagnet.training.evidence_logger import EvidenceLogger
-from bagnet.training.flags import Command, program
+from bagnet.training.flags import CommandLine, program
 from bagnet.training.throughput import Throughput
 from bagnet.training.trainer import (
     TRAINER_DEFAULTS,
-    Progress,
+    ProgressBar,
     prepare_devices,
     silence_lightning,
 )
@@ -42,7 +42,7 @@ class BagNetCLI(LightningCLI):
         command: The command line, with its short flags spelled out.
     """
 
-    def __init__(self, model: type[LightningModule], data: Any, command: Command) -> None:
+    def __init__(self, model: type[LightningModule], data: Any, command: CommandLine) -> None:
         self.command = command
         self.fitting = command.arguments[0] == "fit"
         self.lease = Lease(command.run.starts)
@@ -150,7 +150,7 @@ class BagNetCLI(LightningCLI):
         callbacks.append(SameEverywhere())
         callbacks.append(UnreadableLimit(self.datamodule.max_unreadable, every))
         if trainer["enable_progress_bar"] is not False:
-            callbacks.append(Progress())
+            callbacks.append(ProgressBar())
         if self.fitting:
             run = self.command.run
             best = ModelCheckpoint(

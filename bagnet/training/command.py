@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from bagnet.run import signals
-from bagnet.training.flags import Command, expand, program, short_help, wants_short_help
+from bagnet.training.flags import CommandLine, expand, program, short_help, wants_short_help
 
 ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 """File system errors that the user can fix: full, file too large, not writable."""
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(command: Command) -> None:
+def _run(command: CommandLine) -> None:
     from bagnet.training.classifier import BagNetClassifier
     from bagnet.training.cli import BagNetCLI
     from datamodules.imagenet import ImageNetDataModule

@@ -44,7 +44,7 @@ everything else, listed by `{program} fit --help` (also: validate, test)
 
 
 @dataclass(frozen=True)
-class Command:
+class CommandLine:
     """What the short flags said.
 
     Attributes:
@@ -73,7 +73,7 @@ def wants_short_help(arguments: list[str]) -> bool:
     return subcommand is None and ("--help" in arguments or "-h" in arguments)
 
 
-def expand(arguments: list[str]) -> Command:
+def expand(arguments: list[str]) -> CommandLine:
     """Spell out the short flags. Configs come first, so that flags win over them.
 
     Raises:
@@ -126,7 +126,7 @@ def expand(arguments: list[str]) -> Command:
             "(--model.weights FILE)"
         )
     words = [word for config in configs for word in ("--config", config)]
-    return Command([subcommand or "fit", *words, *spelled, *rest], run, flags.resume)
+    return CommandLine([subcommand or "fit", *words, *spelled, *rest], run, flags.resume)
 
 
 def _subcommand(arguments: list[str]) -> tuple[str | None, list[str]]:

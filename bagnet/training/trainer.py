@@ -110,7 +110,7 @@ def ddp_settings(accumulated: int) -> dict[str, Any]:
     return {"gradient_as_bucket_view": True, "static_graph": accumulated == 1}
 
 
-class Progress(TQDMProgressBar):
+class ProgressBar(TQDMProgressBar):
     """A bar of at most 80 columns; in a log file each refresh is a line, so there are fewer."""
 
     def __init__(self) -> None:
