@@ -11,19 +11,10 @@ import copy
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bagnet.model.network import BagNet, Bottleneck
-
-
-def stem_weight(model: BagNet) -> Tensor:
-    """Compose `conv1` and `conv2` into the weight of one convolution, (width, channels, 3, 3).
-
-    Gradients flow to both. Autocast is off because it would round the weights twice.
-    """
-    with torch.autocast(model.conv1.weight.device.type, enabled=False):
-        return torch.einsum("omhw,mc->ochw", model.conv2.weight, model.conv1.weight[..., 0, 0])
 
 
 def folded(model: BagNet) -> BagNet:
@@ -42,7 +33,8 @@ def folded(model: BagNet) -> BagNet:
     if isinstance(model.bn1, nn.Identity):
         raise ValueError("the network is folded already: fold the one with BatchNorm layers")
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    model.conv2.weight = nn.Parameter(stem_weight(model), requires_grad=False)
+    stem = torch.einsum("omhw,mc->ochw", model.conv2.weight, model.conv1.weight[..., 0, 0])
+    model.conv2.weight = nn.Parameter(stem, requires_grad=False)
     model.conv2.in_channels = model.conv1.in_channels
     model.conv1 = cast(nn.Conv2d, nn.Identity())
     _fold(model, "conv2", "bn1")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bagnet.evidence.maps import evidence_map
-from bagnet.model.folding import folded, stem_weight
+from bagnet.model.folding import folded
 from bagnet.model.network import BagNet
 
 
@@ -55,17 +55,3 @@ def test_the_network_itself_is_not_changed():
     assert plain.training
     assert all(parameter.requires_grad for parameter in plain.parameters())
     assert all(torch.equal(before[name], t) for name, t in plain.state_dict().items())
-
-
-def test_the_stems_convolutions_train_through_the_one_that_they_are():
-    plain = bagnet(9).double()
-    x = torch.randn(2, 3, 9, 8, dtype=torch.float64)
-    gradients = []
-    for y in (
-        plain.conv2(plain.conv1(x)),
-        nn.functional.conv2d(x, stem_weight(plain)),
-    ):
-        plain.zero_grad()
-        y.square().sum().backward()
-        gradients.append([plain.conv1.weight.grad.clone(), plain.conv2.weight.grad.clone()])
-    torch.testing.assert_close(*gradients)

@@ -16,7 +16,6 @@ from bagnet.model.registry import (
     BAGNETS,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    MODELS,
     build_model,
     normalize,
 )
@@ -99,13 +98,6 @@ def test_a_width_that_a_network_does_not_come_in(name, width, offer):
         build_model(name, width=width)
 
 
-def test_every_name_is_tested_above():
-    assert set(MODELS) == {
-        *("bagnet9", "bagnet17", "bagnet33", "alexnet", "vgg11", "vgg16", "vgg19"),
-        *("resnet50", "resnet152", "densenet169"),
-    }
-
-
 def test_an_unknown_name_is_an_error_that_lists_the_known():
     with pytest.raises(ValueError, match=r"no model 'bagnet12'.*bagnet9.*densenet169"):
         build_model("bagnet12")
@@ -168,12 +160,8 @@ def test_normalising_copies_nothing_from_the_host():
 
     images = torch.empty((2, 3, 5, 5), dtype=torch.uint8, device="meta")
     with Watch():
-        normalize(images)
+        assert normalize(images).device.type == "meta"
     assert devices == {"meta"}
-
-
-def test_normalize_keeps_the_device(pixels):
-    assert normalize(pixels.to("meta")).device.type == "meta"
 
 
 @pytest.mark.parametrize("spoil", [torch.Tensor.float, lambda x: x[0], lambda x: x[:, :1]])
