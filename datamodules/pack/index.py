@@ -16,10 +16,9 @@ import hashlib
 import itertools
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -48,19 +47,32 @@ _BLOCK = 1 << 20  # bytes read at a time
 def run(options: IndexOptions) -> None:
     """Run the command."""
     shards = shards_by_split(options.src, options.split)
-    indexes = [Index(split, locations, options.out / split) for split, locations in shards.items()]
+    for split, locations in shards.items():
+        _check_folder(options.out / split, locations)
     known = classes_of_other_split(options.out, shards)
-    scans = {}
+    parts: dict[str, list[_Part]] = {}
+    seconds = {}
     with Pool(options.workers) as pool:
-        for index in indexes:
-            with progress(console, index.split, None) as update:
-                scans[index.split] = index.read(pool, update)
+        for split, locations in shards.items():
+            started = time.monotonic()
+            tasks = list(zip(_unique_names(locations), locations, strict=True))
+            with progress(console, split, None) as update:
+                parts[split] = pool.run(_read, tasks, update)
+            seconds[split] = time.monotonic() - started
+    scans = {split: [part.scan for part in own] for split, own in parts.items()}
     classes, class_names = decide_classes(scans, options.class_names, known)
     check_classes(options.out, shards, classes)
-    for index in indexes:  # all of them, before the first one is complete
-        index.report()
-    for index in indexes:
-        tell(index.split, index.save(classes, class_names))
+    skipped: dict[str, tuple[Problem, ...]] = {}
+    for split, own in parts.items():  # all splits, before the first one is complete
+        skipped[split] = tuple(problem for part in own for problem in part.scan.problems)
+        total = len(skipped[split]) + sum(part.shard.samples for part in own)
+        remedy = "Repair them, or leave their shards out"
+        report_skipped(options.out / split, skipped[split], total, remedy)
+    for split, own in parts.items():
+        pairs = [(part.shard, part.rows) for part in own]
+        manifest = Manifest.assemble(options.out / split, classes, class_names, pairs)
+        manifest.save()
+        tell(split, Packed(manifest, skipped[split], manifest.num_samples, 0, seconds[split]))
     tell_next_step(options.out)
 
 
@@ -73,69 +85,20 @@ class _Part:
     rows: np.ndarray
 
 
-class Index:
-    """The manifest of one split's shards, which lie elsewhere.
-
-    Args:
-        split: `train` or `val`.
-        locations: The shards, as `shards_by_split` finds them.
-        folder: Where the manifest goes.
-
-    Raises:
-        ValueError: The folder holds anything but an index of the same shards.
-    """
-
-    def __init__(self, split: str, locations: Sequence[str], folder: Path) -> None:
-        self.split, self.folder = split, folder
-        self._locations = list(locations)
-        self._parts: list[_Part] = []
-        self._seconds = 0.0
-        if (folder / JOB).exists() or any(folder.glob("[!.]*.tar")):
+def _check_folder(folder: Path, locations: list[str]) -> None:
+    """Refuse a folder that holds anything but an index of the same shards."""
+    if (folder / JOB).exists() or any(folder.glob("[!.]*.tar")):
+        raise ValueError(f"{folder} has shards in it, and an index has none; choose another OUT")
+    if (folder / MANIFEST).exists():
+        try:
+            existing = Manifest.load(folder, allow_pipe=True)
+        except ValueError as error:
+            raise ValueError(f"{error}, after deleting {folder}") from None
+        if [shard.url for shard in existing.shards] != locations:
             raise ValueError(
-                f"{folder} has shards in it, and an index has none; choose another OUT"
+                f"{folder} holds an index of other shards, or of these in another order; "
+                f"choose another OUT, or delete {folder}"
             )
-        if (folder / MANIFEST).exists():
-            try:
-                existing = Manifest.load(folder, allow_pipe=True)
-            except ValueError as error:
-                raise ValueError(f"{error}, after deleting {folder}") from None
-            if [shard.url for shard in existing.shards] != self._locations:
-                raise ValueError(
-                    f"{folder} holds an index of other shards, or of these in another order; "
-                    f"choose another OUT, or delete {folder}"
-                )
-
-    def read(self, pool: Pool, progress: Callable[[int], Any]) -> list[Scan]:
-        """Read all shards.
-
-        Raises:
-            ValueError: A shard is not a complete, uncompressed tar file, or cannot be read.
-        """
-        started = time.monotonic()
-        tasks = list(zip(_unique_names(self._locations), self._locations, strict=True))
-        self._parts = pool.run(_read, tasks, progress)
-        self._seconds = time.monotonic() - started
-        return [part.scan for part in self._parts]
-
-    def report(self) -> None:
-        """Write the list of samples that cannot be used.
-
-        Raises:
-            ValueError: They are more than `MAX_SKIPPED` of all.
-        """
-        total = len(self._skipped) + sum(part.shard.samples for part in self._parts)
-        report_skipped(self.folder, self._skipped, total, "Repair them, or leave their shards out")
-
-    def save(self, classes: Sequence[str], class_names: Sequence[str]) -> Packed:
-        """Write the manifest."""
-        parts = [(part.shard, part.rows) for part in self._parts]
-        manifest = Manifest.assemble(self.folder, classes, class_names, parts)
-        manifest.save()
-        return Packed(manifest, self._skipped, manifest.num_samples, 0, self._seconds)
-
-    @property
-    def _skipped(self) -> tuple[Problem, ...]:
-        return tuple(problem for part in self._parts for problem in part.scan.problems)
 
 
 def _unique_names(locations: Sequence[str]) -> list[str]:

@@ -13,13 +13,14 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from datamodules.common.files import write_text
 from datamodules.common.pool import Pool
 from datamodules.pack.images import ImageOptions
+from datamodules.pack.options import PackOptions
 from datamodules.pack.shard import PARTIAL, Task, write
 from datamodules.pack.sources.listing import Listing, Problem
 from datamodules.shards.manifest import INDEX, MANIFEST, VERSION, Manifest
@@ -29,15 +30,6 @@ JOB = "pack.json"
 SKIPPED = "skipped.tsv"
 MAX_SKIPPED = 0.001
 """The largest share of a split that may be unreadable."""
-
-
-@dataclass(frozen=True)
-class JobOptions:
-    """What determines, with the input, the bytes that are written."""
-
-    samples_per_shard: int = 1000
-    seed: int = 0
-    images: ImageOptions = field(default_factory=ImageOptions)
 
 
 @dataclass(frozen=True)
@@ -62,10 +54,18 @@ class Packed:
 class Job:
     """The packing of one listing into one folder."""
 
-    def __init__(self, listing: Listing, folder: Path, options: JobOptions) -> None:
-        self.listing, self.folder, self.options = listing, folder, options
-        input_hash = listing.fingerprint()
-        self._record: dict[str, Any] = {"format": VERSION, "input": input_hash, **asdict(options)}
+    def __init__(self, listing: Listing, folder: Path, options: PackOptions) -> None:
+        self.listing, self.folder = listing, folder
+        self._seed, self._samples_per_shard = options.seed, options.samples_per_shard
+        self._images = ImageOptions(options.resize, options.quality)
+        # What determines the bytes that are written.
+        self._record: dict[str, Any] = {
+            "format": VERSION,
+            "input": listing.fingerprint(),
+            "samples_per_shard": self._samples_per_shard,
+            "seed": self._seed,
+            "images": asdict(self._images),
+        }
         self._fingerprint = hashlib.sha256(json.dumps(self._record).encode()).hexdigest()
 
     def check(self) -> None:
@@ -131,9 +131,9 @@ class Job:
         return Packed(manifest, tuple(skipped), written, len(reused), seconds)
 
     def _tasks(self) -> list[Task]:
-        order = self.listing.order(self.options.seed)
+        order = self.listing.order(self._seed)
         total = len(order)
-        count = -(-total // self.options.samples_per_shard)
+        count = -(-total // self._samples_per_shard)
         # Shards of equal length, give or take one, rather than a last one that is nearly empty.
         bounds = [total * at // count for at in range(count + 1)]
         return [
@@ -142,7 +142,7 @@ class Job:
                 fingerprint=self._fingerprint,
                 source=self.listing.source,
                 entries=self.listing.entries[order[bounds[at] : bounds[at + 1]]],
-                images=self.options.images,
+                images=self._images,
             )
             for at in range(count)
         ]

@@ -76,25 +76,12 @@ class IlsvrcOptions(PackOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WdsOptions(PackOptions):
-    """Options of `wds`.
-
-    Args:
-        src: Shards with jpg (or png, webp) and cls members: files, brace lists, globs, folders.
-        split: What the shards are, if their names do not say train or val(idation).
-    """
-
-    src: list[str]
-    split: Literal["train", "val"] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class IndexOptions(CommonOptions):
     """Options of `index`.
 
     Args:
-        src: Shards as for `wds`; also URLs (https, s3, gs, ...) and 'pipe:COMMAND', with brace
-            lists too.
+        src: Shards with jpg (or png, webp) and cls members: files, brace lists, globs, folders; for
+            `index` also URLs (https, s3, gs, ...) and 'pipe:COMMAND', with brace lists too.
         class_names: Text file with a line `id<TAB>name` for each class.
         split: What the shards are, if their names do not say train or val(idation).
     """
@@ -102,6 +89,11 @@ class IndexOptions(CommonOptions):
     src: list[str]
     class_names: Path | None = None
     split: Literal["train", "val"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WdsOptions(IndexOptions, PackOptions):
+    """Options of `wds`."""
 
 
 @dataclass(frozen=True, kw_only=True)

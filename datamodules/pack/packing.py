@@ -11,8 +11,7 @@ from rich.console import Console
 from datamodules.common.errors import DISK_FULL
 from datamodules.common.pool import Pool
 from datamodules.common.progress import progress
-from datamodules.pack.images import ImageOptions
-from datamodules.pack.job import SKIPPED, Job, JobOptions, Packed
+from datamodules.pack.job import SKIPPED, Job, Packed
 from datamodules.pack.options import PackOptions
 from datamodules.pack.sources.listing import Listing
 from datamodules.shards.manifest import MANIFEST, Manifest
@@ -38,12 +37,10 @@ def pack(
     """
     if options.out.resolve() in [source.resolve() for source in sources]:
         raise ValueError(f"OUT is {options.out}, the same as SRC; give another folder")
-    images = ImageOptions(resize=options.resize, quality=options.quality)
-    job_options = JobOptions(options.samples_per_shard, options.seed, images)
     with Pool(options.workers) as pool:
         with progress(console, "list", None) as update:
             listings = list_images(pool, update)
-        jobs = [Job(listing, options.out / listing.split, job_options) for listing in listings]
+        jobs = [Job(listing, options.out / listing.split, options) for listing in listings]
         for job in jobs:  # all of them, before the first one takes an hour
             job.check()
         check_classes(options.out, [job.listing.split for job in jobs], jobs[0].listing.classes)

@@ -21,7 +21,6 @@ import io
 import re
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -51,14 +50,6 @@ def run(options: IlsvrcOptions) -> None:
     )
 
 
-@dataclass(frozen=True)
-class Devkit:
-    """Names by wnid, and the wnid of each validation image in the order of the file names."""
-
-    names: dict[str, str]
-    val_wnids: tuple[str, ...]
-
-
 def list_ilsvrc(
     root: Path,
     pool: Pool,
@@ -81,8 +72,10 @@ def list_ilsvrc(
     train, val, devkit_path = root / TRAIN, root / VAL, root / DEVKIT
     if not train.is_file() and not val.is_file():
         raise ValueError(f"{root} has neither {TRAIN} nor {VAL}; SRC is the folder of downloads")
-    devkit = read_devkit(devkit_path) if devkit_path.is_file() else None
-    names = read_class_names(class_names) if class_names else devkit.names if devkit else {}
+    has_devkit = devkit_path.is_file()
+    names, val_wnids = read_devkit(devkit_path) if has_devkit else ({}, ())
+    if class_names:
+        names = read_class_names(class_names)
     listings = []
     classes: tuple[str, ...] = ()
     if train.is_file():
@@ -93,7 +86,7 @@ def list_ilsvrc(
         source = Source(root, (train,))
         listings.append(Listing("train", source, entries, classes, names_of(classes, names)))
     if val.is_file():
-        if val_labels is None and devkit is None:
+        if val_labels is None and not has_devkit:
             raise ValueError(
                 f"{root} has no {DEVKIT}, so the labels of {VAL} are unknown; "
                 "put it there or give --val_labels FILE"
@@ -102,7 +95,7 @@ def list_ilsvrc(
         labels = (
             _read_val_labels(val_labels, files)
             if val_labels is not None
-            else _in_order(files, devkit.val_wnids if devkit else (), devkit_path)
+            else _in_order(files, val_wnids, devkit_path)
         )
         classes = classes or tuple(sorted(set(labels.values())))
         if unknown := sorted(set(labels.values()) - set(classes)):
@@ -120,8 +113,11 @@ def list_ilsvrc(
     return listings
 
 
-def read_devkit(path: Path) -> Devkit:
+def read_devkit(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     """Read `meta.mat` and the ground truth from the devkit's archive.
+
+    Returns:
+        Names by wnid, and the wnid of each validation image in the order of the file names.
 
     Raises:
         ValueError: The file is not the devkit of ILSVRC2012 (task 1 and 2).
@@ -149,7 +145,7 @@ def read_devkit(path: Path) -> Devkit:
             f"{path} is not the devkit of ILSVRC2012, or is damaged "
             f"({type(error).__name__}: {error}); download it again"
         ) from None
-    return Devkit(names, val_wnids)
+    return names, val_wnids
 
 
 def _inner_archives(train: Path) -> list[tuple[str, int, int]]:
