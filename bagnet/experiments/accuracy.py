@@ -20,19 +20,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from bagnet.experiments.measuring.figures import bar_figure
 from bagnet.experiments.measuring.measure import measure, record_of
 from bagnet.experiments.measuring.models import parse_models
-from bagnet.experiments.measuring.networks import Facts, facts
+from bagnet.experiments.measuring.networks import facts
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import mean
 from bagnet.experiments.options import MeasureOptions
@@ -95,7 +95,9 @@ def run(options: MeasureOptions) -> None:
     networks = _networks(tables, options, folder / "networks.json")
     rows = [_row(label, table, networks.get(label, {})) for label, table in tables.items()]
     write_table(rows, COLUMNS, folder / "table")
-    save_figure(draw(rows), folder / "figure")
+    bars = {"top5": "top-5", "top1": "top-1"}
+    mark = "paper_top5", "top-5 in the paper (ImageNet)"
+    save_figure(bar_figure(rows, bars, mark, "accuracy, %"), folder / "figure")
     if options.wandb:
         log_to_wandb(NAME, folder)
 
@@ -119,43 +121,11 @@ def _networks(
     """Measure the networks of --models, and read the facts about all others."""
     known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
     if options.models:
-        device = torch.device(
-            "cuda:0" if torch.cuda.is_available() and options.gpus != 0 else "cpu"
-        )
+        on_gpu = torch.cuda.is_available() and options.gpus != 0
+        device = torch.device("cuda:0" if on_gpu else "cpu")
         classes = len(record_of(next(iter(tables.values())))["class_names"])
-        models = {
-            model.label: model.load(device, classes) for model in parse_models(options.models)
-        }
-        measured: dict[str, Facts] = facts(
-            models, options.data.image_size, options.data.batch_size, device
-        )
-        known |= {label: asdict(each) for label, each in measured.items()}
+        files = parse_models(options.models)
+        models = {file.label: file.load(device, classes) for file in files}
+        known |= facts(models, options.data.image_size, options.data.batch_size, device)
         write_text(json.dumps(known, indent=1) + "\n", path)
     return known
-
-
-def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Draw top-1 and top-5 of each network, and the paper's top-5 if it gives one."""
-    figure = Figure(figsize=(6.4, 1.3 + 0.5 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    places = np.arange(len(rows))
-    for offset, key, colour, name in (
-        (-0.19, "top5", "#5e3c99", "top-5"),
-        (0.19, "top1", "#b2abd2", "top-1"),
-    ):
-        values = np.array([[row[key].value, row[key].low, row[key].high] for row in rows]).T * 100
-        errors = np.abs(values[1:] - values[0])
-        axes.barh(places + offset, values[0], 0.36, color=colour, label=name)
-        axes.errorbar(values[0], places + offset, xerr=errors, fmt="none", color="0.2", capsize=2)
-    paper = [
-        (100 * row["paper_top5"], y) for y, row in enumerate(rows) if row["paper_top5"] is not None
-    ]
-    if paper:
-        x, y = np.array(paper).T
-        axes.plot(x, y - 0.19, "D", color="#e66101", label="top-5 in the paper (ImageNet)")
-    axes.set_yticks(places, [row["model"] for row in rows])
-    axes.set(xlim=(0, 100), xlabel="accuracy, %")
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return figure

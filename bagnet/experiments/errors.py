@@ -23,17 +23,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
+from scipy import stats
 
 from bagnet.experiments import accuracy
 from bagnet.experiments.measuring.measure import measure, record_of
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
-from bagnet.experiments.measuring.statistics import (
-    cohens_kappa,
-    error_consistency,
-    mcnemar,
-    pearson,
-    spearman,
-)
+from bagnet.experiments.measuring.statistics import bootstrap, kappa, pearson, spearman
 from bagnet.experiments.options import ErrorsOptions
 
 NAME = "errors"
@@ -87,14 +82,15 @@ class Pair:
     def of(cls, names: tuple[str, str], tables: Mapping[str, pa.Table], top: int) -> Pair:
         """Make a pair from tables of `accuracy`; images that only one table has are left out."""
         first, second = (tables[name] for name in names)
-        _, *rows = np.intersect1d(
-            first["sample_id"], second["sample_id"], assume_unique=True, return_indices=True
+        both = first.join(second, "sample_id", join_type="inner", right_suffix="_second")
+        both = both.sort_by("sample_id")
+        ranks, predicted = (
+            np.stack([both[name].to_numpy(), both[f"{name}_second"].to_numpy()])
+            for name in ("rank", "predicted")
         )
-        both = [table.take(where) for table, where in zip((first, second), rows, strict=True)]
-        labels = both[0]["label"].to_numpy()
-        ranks = np.stack([table["rank"].to_numpy() for table in both])
-        predicted = np.stack([table["predicted"].to_numpy() for table in both])
-        classes, index, images = np.unique(labels, return_inverse=True, return_counts=True)
+        classes, index, images = np.unique(
+            both["label"].to_numpy(), return_inverse=True, return_counts=True
+        )
         hits = np.stack([np.bincount(index, weights=each) for each in ranks < top])
         return cls(names, classes, images, hits / images, predicted, ranks < 1)
 
@@ -125,36 +121,37 @@ def run(options: ErrorsOptions) -> None:
 
 def _row(pair: Pair) -> dict[str, Any]:
     first, second = pair.right
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     return {
         "first": pair.names[0],
         "second": pair.names[1],
         "images": len(first),
         "classes": len(pair.classes),
-        "pearson": pearson(*pair.accuracies),
-        "spearman": spearman(*pair.accuracies),
-        "kappa": cohens_kappa(*pair.predicted),
-        "consistency": error_consistency(first, second),
-        "only_first": int((first & ~second).sum()),
-        "only_second": int((second & ~first).sum()),
-        "mcnemar": mcnemar(first, second),
+        "pearson": bootstrap(pearson, *pair.accuracies),
+        "spearman": bootstrap(spearman, *pair.accuracies),
+        "kappa": bootstrap(kappa, *pair.predicted),
+        "consistency": bootstrap(kappa, first, second),
+        "only_first": only_first,
+        "only_second": only_second,
+        # Without a differing image, as with one, there is nothing against equal accuracy: p = 1.
+        "mcnemar": stats.binomtest(only_first, max(1, only_first + only_second)).pvalue,
     }
 
 
 def most_different(pair: Pair, names: list[str], count: int) -> list[dict[str, Any]]:
     """The classes whose accuracies differ most, the largest difference first."""
-    first, second = pair.accuracies
-    order = np.argsort(-np.abs(first - second), kind="stable")[:count]
+    difference = pair.accuracies[0] - pair.accuracies[1]
     return [
         {
             "first": pair.names[0],
             "second": pair.names[1],
             "class": names[pair.classes[i]],
             "images": int(pair.images[i]),
-            "first_accuracy": float(first[i]),
-            "second_accuracy": float(second[i]),
-            "difference": float(first[i] - second[i]),
+            "first_accuracy": float(pair.accuracies[0, i]),
+            "second_accuracy": float(pair.accuracies[1, i]),
+            "difference": float(difference[i]),
         }
-        for i in order
+        for i in np.argsort(-np.abs(difference), kind="stable")[:count]
     ]
 
 

@@ -34,23 +34,17 @@ Writes table.* and figure.* of the correlations, and distance.* of the pairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.experiments.measuring.lines import draw_lines, scale_by_two
-from bagnet.experiments.measuring.masking import (
-    draw_pairs,
-    every_second,
-    replace,
-    target_logits,
-)
+from bagnet.experiments.measuring.figures import line_figure
+from bagnet.experiments.measuring.masking import draw_pairs, every_second, replace, target_logits
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import bootstrap, pearson
@@ -84,12 +78,15 @@ def run(options: InteractionsOptions) -> None:
     )
     tables = measure("interactions", measurement, options)
     folder = options.out / "interactions"
-    rows = correlations(tables)
+    rows = table_rows(tables, "side", "r", pearson, "all", "sum")
     write_table(rows, CORRELATION, folder / "table")
-    save_figure(correlation_figure(rows), folder / "figure")
-    rows = distances(tables)
+    title = "side and distance of the masked squares (px)"
+    save_figure(line_figure(rows, "side", {"r": "Pearson's r"}, title, log=True), folder / "figure")
+    rows = table_rows(tables, "gap", "interaction", ratio, "excess", "change")
     write_table(rows, DISTANCE, folder / "distance")
-    save_figure(distance_figure(rows), folder / "distance")
+    title = "gap between two squares (px)"
+    figure = line_figure(rows, "gap", {"interaction": "interaction"}, title, ylim=(0, None))
+    save_figure(figure, folder / "distance")
     if options.wandb:
         log_to_wandb("interactions", folder)
 
@@ -164,61 +161,45 @@ def effects(
     return before - logits(replace(images, boxes, fill)), torch.stack(alone)
 
 
-def correlations(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
-    """Pearson's r between the sides of the equation, for each network and side of the squares."""
+def table_rows(
+    tables: Mapping[str, pa.Table],
+    number: str,
+    statistic: str,
+    function: Callable[..., float],
+    first: str,
+    second: str,
+) -> list[dict[str, Any]]:
+    """Rows of a table: a statistic for each network and each side or gap.
+
+    Args:
+        tables: The results of each network.
+        number: Name of the sides or gaps.
+        statistic: Name of the statistic.
+        function: The statistic of two columns.
+        first: Name of the first column, before the side or gap.
+        second: Name of the second column, before the side or gap.
+    """
     return [
         {
             "model": label,
-            "side": side,
+            number: value,
             "images": table.num_rows,
-            "r": pearson(table[f"all_{side}"].to_numpy(), table[f"sum_{side}"].to_numpy()),
-        }
-        for label, table in tables.items()
-        for side in _numbers(table, "all_")
-    ]
-
-
-def distances(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
-    """The interaction of a pair, for each network and gap."""
-    return [
-        {
-            "model": label,
-            "gap": gap,
-            "images": table.num_rows,
-            "interaction": bootstrap(
-                _ratio, table[f"excess_{gap}"].to_numpy(), table[f"change_{gap}"].to_numpy()
+            statistic: bootstrap(
+                function,
+                table[f"{first}_{value}"].to_numpy(),
+                table[f"{second}_{value}"].to_numpy(),
             ),
         }
         for label, table in tables.items()
-        for gap in _numbers(table, "excess_")
+        for value in (
+            int(name.removeprefix(f"{first}_"))
+            for name in table.column_names
+            if name.startswith(f"{first}_")
+        )
     ]
 
 
-def correlation_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw Pearson's r against the side of the squares."""
-    figure = Figure(figsize=(5.5, 3.8), facecolor="white", layout="constrained")
-    axes = figure.add_subplot(
-        xlabel="side and distance of the masked squares (px)", ylabel="Pearson's r"
-    )
-    scale_by_two(axes, {row["side"] for row in rows})
-    draw_lines(axes, rows, "side", "r")
-    return figure
-
-
-def distance_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the interaction against the gap."""
-    figure = Figure(figsize=(5.5, 3.8), facecolor="white", layout="constrained")
-    axes = figure.add_subplot(xlabel="gap between two squares (px)", ylabel="interaction")
-    draw_lines(axes, rows, "gap", "interaction")
-    axes.set_ylim(bottom=0)
-    return figure
-
-
-def _numbers(table: pa.Table, prefix: str) -> list[int]:
-    """Sides or gaps that were measured, from the names of the columns."""
-    return [int(name[len(prefix) :]) for name in table.column_names if name.startswith(prefix)]
-
-
-def _ratio(excess: np.ndarray, change: np.ndarray) -> float:
+def ratio(excess: np.ndarray, change: np.ndarray) -> float:
+    """The interaction at a gap, from the columns `excess_d` and `change_d`."""
     total = float(change.sum())
     return float(excess.sum()) / total if total else math.nan

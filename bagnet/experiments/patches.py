@@ -22,22 +22,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from pyarrow.compute import list_value_length
+from pyarrow.compute import list_element, list_value_length
 from torch import Tensor, nn
 
 from bagnet.evidence.maps import evidence_map, require_bagnet
-from bagnet.evidence.pictures.sheets import Mistake, PatchRow, mistake_sheet, patch_sheet
-from bagnet.evidence.top_patches import OTHERS, OWN, TopPatches
+from bagnet.evidence.pictures.plots import BoxOf
+from bagnet.evidence.pictures.sheets import Mistake, mistake_sheet, patch_sheet
 from bagnet.experiments.measuring.measure import measure, open_data, record_of
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.options import PatchesOptions
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
-from datamodules.common.batch import Box
 from datamodules.imagenet import ImageNetDataModule
 
 NAME = "patches"
-ROWS = {OWN: "its own images", OTHERS: "other images"}
 COLUMNS = {
     "class": ("class", ""),
     "of": ("of", ""),
@@ -48,7 +46,6 @@ COLUMNS = {
     "top": ("top (px)", "d"),
     "left": ("left (px)", "d"),
 }
-ROWS_AT_ONCE = 256  # images; with 1,000 classes their rows take 2 MB
 
 
 @dataclass(frozen=True)
@@ -86,94 +83,111 @@ class StrongestPatches:
         }
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """The places of a network's map entries, without the network."""
-
-    map_width: int
-    patch: int
-    stride: int
-
-    def box(self, i: int, j: int) -> Box:
-        """The pixels of entry (i, j), as `BagNet.box`."""
-        top, left = self.stride * i, self.stride * j
-        return top, left, top + self.patch, left + self.patch
-
-
 def run(options: PatchesOptions) -> None:
-    """Measure, and write LABEL-patches and LABEL-mistakes for each network."""
+    """Measure, and write LABEL-patches and LABEL-mistakes for each network.
+
+    Raises:
+        ValueError: A class does not exist, or the data is not what was measured.
+    """
     folder = options.out / NAME
     for label, table in measure(NAME, StrongestPatches(), options).items():
         names = record_of(table)["class_names"]
-        shown = _shown(options.classes, names)
-        top, geometry = strongest(table, len(names), options.patches), geometry_of(table)
+        unknown = [name for name in options.classes if name not in names]
+        if unknown:
+            raise ValueError(
+                f"--classes {unknown[0]}: there is no such class; names look like "
+                f"{', '.join(names[:3])}"
+            )
         data = None if options.data.root is None else _open(options, table)
-        rows = [row for number in shown for row in _rows(top, number, geometry, names, data)]
+        rows = [
+            row
+            for name in options.classes or names[:8]
+            for own in (True, False)
+            for row in strongest(table, names, name, own, options.patches)
+        ]
+        for row in rows if data else ():
+            row["file"] = data.val_manifest.sample(row["sample_id"]).key
         write_table(rows, COLUMNS, folder / f"{label}-patches")
         if data is None:
             continue
-        pixels = _Pixels(data)
-        blocks = [(names[n], _sheet_rows(top, n, geometry, names, pixels)) for n in shown]
-        save_figure(patch_sheet(blocks), folder / f"{label}-patches")
-        if wrong := mistakes(table, options.mistakes, geometry, names, pixels):
-            save_figure(mistake_sheet(wrong, geometry.box), folder / f"{label}-mistakes")
+        save_figure(patch_sheet(_blocks(rows, data.batches("val"))), folder / f"{label}-patches")
+        if wrong := mistakes(table, options.mistakes, names, data):
+            save_figure(mistake_sheet(wrong, _box_of(table)), folder / f"{label}-mistakes")
     if options.wandb:
         log_to_wandb(NAME, folder)
 
 
-def strongest(table: pa.Table, classes: int, count: int) -> TopPatches:
-    """The strongest patches of each class over all images, from a table of `StrongestPatches`."""
-    top = TopPatches(classes, count)
-    width = geometry_of(table).map_width
-    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
-        evidence = torch.from_numpy(_matrix(batch["evidence"]).copy())
-        places = torch.from_numpy(_matrix(batch["place"]).astype(np.int64))
-        labels = torch.tensor(batch["label"].to_pylist())
-        ids = torch.tensor(batch["sample_id"].to_pylist())
-        top.update_best(evidence, places, width, labels, ids)
-    return top
+def strongest(
+    table: pa.Table, names: Sequence[str], name: str, own: bool, count: int
+) -> list[dict[str, Any]]:
+    """Find the strongest patches for a class, at most one of each image, the strongest first.
 
+    Among patches with equal evidence, the lower sample id comes first.
 
-def geometry_of(table: pa.Table) -> Geometry:
-    """The geometry of the network that was measured."""
-    return Geometry(*(table[name][0].as_py() for name in ("map_width", "patch", "stride")))
+    Args:
+        table: Results of `StrongestPatches`.
+        names: Names of all classes.
+        name: The class.
+        own: Whether to look at images with this label, or at all others.
+        count: The most patches to find.
+
+    Returns:
+        Rows of the table of patches, with two entries more: sample_id, and box, the pixels.
+    """
+    number, box = names.index(name), _box_of(table)
+    chosen = np.flatnonzero((table["label"].to_numpy() == number) == own)
+    evidence = list_element(table["evidence"], number).to_numpy()
+    order = chosen[np.argsort(-evidence[chosen], kind="stable")][:count]
+    rows = []
+    for rank, row in enumerate(table.take(order).to_pylist(), 1):
+        pixels = box(*divmod(row["place"][number], row["map_width"]))
+        rows.append(
+            {
+                "class": name,
+                "of": "its own images" if own else "other images",
+                "rank": rank,
+                "evidence": row["evidence"][number],
+                "label": names[row["label"]],
+                "top": pixels[0],
+                "left": pixels[1],
+                "sample_id": row["sample_id"],
+                "box": pixels,
+            }
+        )
+    return rows
 
 
 def mistakes(
-    table: pa.Table, count: int, geometry: Geometry, names: Sequence[str], pixels: _Pixels
+    table: pa.Table, count: int, names: Sequence[str], data: ImageNetDataModule
 ) -> list[Mistake]:
     """The misclassified images on which the predicted class leads by most; at most `count`."""
+    batches = data.batches("val")
     lead = table["logit_predicted"].to_numpy() - table["logit_true"].to_numpy()
     is_wrong = list_value_length(table["maps"]).to_numpy() > 0
     order = [int(n) for n in np.argsort(-lead, kind="stable") if is_wrong[n]][:count]
-    found = []
-    for row in table.take(order).to_pylist():
-        found.append(
-            Mistake(
-                image=pixels.image(row["sample_id"]),
-                name=pixels.name(row["sample_id"]),
-                true=names[row["label"]],
-                predicted=names[row["predicted"]],
-                logits=(row["logit_true"], row["logit_predicted"]),
-                evidence=np.array(row["maps"], np.float32).reshape(2, -1, geometry.map_width),
-            )
+    return [
+        Mistake(
+            image=_pixels(batches, row["sample_id"]),
+            name=data.val_manifest.sample(row["sample_id"]).key,
+            true=names[row["label"]],
+            predicted=names[row["predicted"]],
+            logits=(row["logit_true"], row["logit_predicted"]),
+            evidence=np.array(row["maps"], np.float32).reshape(2, -1, row["map_width"]),
         )
-    return found
+        for row in table.take(order).to_pylist()
+    ]
 
 
-class _Pixels:
-    """Images as the networks see them, by sample id."""
+def _box_of(table: pa.Table) -> BoxOf:
+    """`BagNet.box` of the network that was measured, without the network."""
+    patch, stride = table["patch"][0].as_py(), table["stride"][0].as_py()
+    return lambda i, j: (stride * i, stride * j, stride * i + patch, stride * j + patch)
 
-    def __init__(self, data: ImageNetDataModule) -> None:
-        self._manifest, self._batches = data.val_manifest, data.batches("val")
 
-    def image(self, sample_id: int) -> np.ndarray:
-        """RGB pixels, uint8 (H, W, 3)."""
-        (images, _, _), _ = self._batches[0, np.array([sample_id])]
-        return images[0].permute(1, 2, 0).numpy()
-
-    def name(self, sample_id: int) -> str:
-        return self._manifest.sample(sample_id).key
+def _pixels(batches: Batches, sample_id: int) -> np.ndarray:
+    """An image as the networks see it, uint8 (H, W, 3)."""
+    (images, _, _), _ = batches[0, np.array([sample_id])]
+    return images[0].permute(1, 2, 0).numpy()
 
 
 def _open(options: PatchesOptions, table: pa.Table) -> ImageNetDataModule:
@@ -189,62 +203,15 @@ def _open(options: PatchesOptions, table: pa.Table) -> ImageNetDataModule:
     return data
 
 
-def _shown(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
-    if not wanted:
-        return list(range(min(8, len(names))))
-    unknown = [name for name in wanted if name not in names]
-    if unknown:
-        raise ValueError(
-            f"--classes {unknown[0]}: there is no such class; names look like "
-            f"{', '.join(names[:3])}"
-        )
-    return [names.index(name) for name in wanted]
-
-
-def _rows(
-    top: TopPatches,
-    number: int,
-    geometry: Geometry,
-    names: Sequence[str],
-    data: ImageNetDataModule | None,
-) -> list[dict[str, Any]]:
-    """The table's rows of one class."""
-    rows = []
-    for of, title in ROWS.items():
-        for rank, patch in enumerate(top.best(number, of), 1):
-            above, left, _, _ = geometry.box(*patch.entry)
-            rows.append(
-                {
-                    "class": names[number],
-                    "of": title,
-                    "rank": rank,
-                    "evidence": patch.evidence,
-                    "label": names[patch.label],
-                    "file": data and data.val_manifest.sample(patch.sample_id).key,
-                    "top": above,
-                    "left": left,
-                }
-            )
-    return rows
-
-
-def _sheet_rows(
-    top: TopPatches, number: int, geometry: Geometry, names: Sequence[str], pixels: _Pixels
-) -> list[PatchRow]:
-    """The picture's rows of one class."""
-    rows = []
-    for of, title in ROWS.items():
-        patches, captions = [], []
-        for patch in top.best(number, of):
-            above, left, below, right = geometry.box(*patch.entry)
-            patches.append(pixels.image(patch.sample_id)[above:below, left:right])
-            of_class = "" if of == OWN else f" {names[patch.label][:11]}"
-            captions.append(f"{patch.evidence:.1f}{of_class}")
-        rows.append(PatchRow(title, patches, captions))
-    return rows
-
-
-def _matrix(column: pa.Array) -> np.ndarray:
-    """A column of lists of equal length as an array (rows, length)."""
-    values: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(column), -1)
+def _blocks(
+    rows: Sequence[Mapping[str, Any]], batches: Batches
+) -> dict[str, dict[str, list[tuple[np.ndarray, str]]]]:
+    """What `patch_sheet` shows for the rows of the table."""
+    blocks: dict[str, dict[str, list[tuple[np.ndarray, str]]]] = {}
+    for row in rows:
+        patches = blocks.setdefault(row["class"], {}).setdefault(row["of"], [])
+        top, left, bottom, right = row["box"]
+        patch = _pixels(batches, row["sample_id"])[top:bottom, left:right]
+        of_class = "" if row["label"] == row["class"] else f" {row['label'][:11]}"
+        patches.append((patch, f"{row['evidence']:.1f}{of_class}"))
+    return blocks

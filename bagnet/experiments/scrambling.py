@@ -17,8 +17,8 @@ The order is lost in two ways:
   pool1 to pool4 with equal weights, 500 steps of L-BFGS, Gaussian noise, max pooling) are those of
   Gatys et al. or close to them. Textures that exist are not made again.
 
-500 steps of VGG-16 take 14.6 tera multiply-adds for an image of 224x224 pixels: --limit sets the
-number of images. "Same class" is the share of images for which the network chooses the same class
+500 steps of VGG-16 take 14.6 to 18.3 tera multiply-adds for an image of 224x224 pixels: --limit
+sets the number of images. "Same class" is the share of images for which the network chooses the same class
 as for the unchanged image.
 
 Writes scrambling/table.* and figure.*, examples.png of some images, textures/LABEL/*.png, and
@@ -38,15 +38,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.experiments.measuring.lines import draw_lines, scale_by_two
+from bagnet.experiments.measuring.figures import line_figure
 from bagnet.experiments.measuring.measure import measure, open_data, record_of
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import mean
 from bagnet.experiments.measuring.textures import Synthesis, TextureNetwork, read_pictures
-from bagnet.experiments.measuring.tiles import check_divides, orders, shuffle_tiles
 from bagnet.experiments.options import ScramblingOptions
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
+from datamodules.plan import permutation
 
 TILES = (2, 4, 7, 8, 14, 16)  # in a row; those that divide the image's side
 SHOWN = 6  # images in examples.png
@@ -62,28 +62,45 @@ COLUMNS = {
 
 
 def run(options: ScramblingOptions) -> None:
-    """Measure what is missing, and draw all results."""
-    fitting = [n for n in TILES if options.data.image_size % n == 0]
-    tiles = options.tiles or fitting or TILES  # if none fits, the message says so
+    """Measure what is missing, and draw all results.
+
+    Raises:
+        ValueError: The images cannot be cut into so many equal tiles.
+    """
+    side = options.data.image_size
+    divisors = [n for n in range(2, side + 1) if side % n == 0]
+    tiles = options.tiles or [n for n in TILES if n in divisors] or TILES
     for count in tiles:
-        check_divides(options.data.image_size, count)
+        if count not in divisors:
+            raise ValueError(
+                f"--tiles {count} does not cut images of {side} px into equal tiles: give one of "
+                f"{', '.join(map(str, divisors))}, or another --data.image_size"
+            )
     folder = options.out / "scrambling"
     tables = measure("scrambling", ShuffledTiles(tuple(tiles), options.seed), options)
-    rows = tile_rows(tables)
+    first = next(iter(tables.values()))
+    rows = accuracy_rows(tables)
+    for row in rows:
+        count = row["count"] = int(row["order"])
+        tile = record_of(first)["image_size"] // count
+        row["order"] = f"{count}x{count} tiles of {tile} px" if count > 1 else "as it is"
     write_table(rows, COLUMNS, folder / "table")
-    save_figure(accuracy_figure(rows), folder / "figure")
+    panels = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+    title = "tiles in a row (1: as it is)"
+    figure = line_figure(rows, "count", panels, title, ylim=(0, 1.02), log=True)
+    save_figure(figure, folder / "figure")
     folders = [folder]
     if options.texture_network or (options.out / "texturised").is_dir():
-        texturised = _texturised(options)
+        texturised = accuracy_rows(_texturised(options))
+        for row in texturised:
+            row["paper"] = PAPER.get((row["model"], row["order"]))
         folders.append(options.out / "texturised")
         columns = COLUMNS | {"paper": ("paper's top-5", ".1%")}
-        write_table(texture_rows(texturised), columns, folders[-1] / "table")
+        write_table(texturised, columns, folders[-1] / "table")
     if options.models:  # so the options are those of the results
-        ids = next(iter(tables.values()))["sample_id"].to_numpy()[:SHOWN]
-        save_figure(
-            examples_figure(options, ids, sorted({row["count"] for row in rows})),
-            folder / "examples",
-        )
+        ids = first["sample_id"].to_numpy()[:SHOWN]
+        counts = sorted({row["count"] for row in rows})
+        save_figure(examples_figure(options, ids, counts), folder / "examples")
     if options.wandb:
         for written in folders:
             log_to_wandb(written.name, written)
@@ -139,11 +156,31 @@ class Textures:
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
     ) -> Mapping[str, np.ndarray]:
-        synthesised = read_pictures(self.folder, sample_ids).to(images.device)
-        return {
-            **decisions(model(normalize(images)), labels, "image"),
-            **decisions(model(normalize(synthesised)), labels, "texture"),
-        }
+        textures = read_pictures(self.folder, sample_ids).to(images.device)
+        columns = decisions(model(normalize(images)), labels, "image")
+        return columns | decisions(model(normalize(textures)), labels, "texture")
+
+
+def orders(count: int, sample_ids: Tensor, seed: int) -> Tensor:
+    """Draw the order of each image's count^2 tiles by seed and sample id, int64 (B, count^2)."""
+    drawn = [permutation(count**2, seed, number, count) for number in sample_ids.tolist()]
+    return torch.from_numpy(np.stack(drawn))
+
+
+def shuffle_tiles(images: Tensor, order: Tensor) -> Tensor:
+    """Put tile order[b, i] of image b in place i, row by row.
+
+    Args:
+        images: (B, C, H, W) of any dtype.
+        order: Orders of n^2 tiles, int64 (B, n^2), where n divides H and W.
+    """
+    batch, channels, height, width = images.shape
+    n = round(order.shape[1] ** 0.5)
+    tiles = images.reshape(batch, channels, n, height // n, n, width // n)
+    tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # (B, n^2, C, h, w)
+    rows = torch.arange(batch, device=images.device)[:, None]
+    shuffled = tiles[rows, order.to(images.device)].view(batch, n, n, *tiles.shape[2:])
+    return shuffled.permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
 
 
 def decisions(logits: Tensor, labels: Tensor, name: str) -> dict[str, np.ndarray]:
@@ -154,52 +191,26 @@ def decisions(logits: Tensor, labels: Tensor, name: str) -> dict[str, np.ndarray
     }
 
 
-def accuracy(table: pa.Table, name: str, before: str) -> dict[str, Any]:
-    """Accuracies on one kind of images, and how many decisions are those on another kind."""
-    ranks = table[f"rank_{name}"].to_numpy()
-    predicted = table[f"predicted_{name}"].to_numpy()
-    same = predicted == table[f"predicted_{before}"].to_numpy()
-    return {
-        "images": table.num_rows,
-        "top1": mean(ranks < 1),
-        "top5": mean(ranks < 5),
-        "same": None if name == before else mean(same),
-    }
-
-
-def tile_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
-    """Rows of the table: each network and number of tiles."""
+def accuracy_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
+    """Accuracies of each network on each kind of images, the first of which is unchanged images."""
     rows = []
     for label, table in tables.items():
-        side = record_of(table)["image_size"]
-        for name in table.column_names:
-            if name.startswith("rank_"):
-                count = int(name.removeprefix("rank_"))
-                order = f"{count}x{count} tiles of {side // count} px" if count > 1 else "as it is"
-                row = {"model": label, "count": count, "order": order}
-                rows.append(row | accuracy(table, str(count), "1"))
+        kinds = [n.removeprefix("rank_") for n in table.column_names if n.startswith("rank_")]
+        unchanged = table[f"predicted_{kinds[0]}"].to_numpy()
+        for kind in kinds:
+            ranks = table[f"rank_{kind}"].to_numpy()
+            same = table[f"predicted_{kind}"].to_numpy() == unchanged
+            rows.append(
+                {
+                    "model": label,
+                    "order": kind,
+                    "images": len(ranks),
+                    "top1": mean(ranks < 1),
+                    "top5": mean(ranks < 5),
+                    "same": None if kind == kinds[0] else mean(same),
+                }
+            )
     return rows
-
-
-def texture_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
-    """Rows of the table: each network on images and on their textures."""
-    return [
-        {"model": label, "order": name, "paper": PAPER.get((label, name))}
-        | accuracy(table, name, "image")
-        for label, table in tables.items()
-        for name in ("image", "texture")
-    ]
-
-
-def accuracy_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw accuracy against the number of tiles."""
-    figure = Figure(figsize=(8, 3.4), facecolor="white", layout="constrained")
-    for axes, key in zip(figure.subplots(1, 2), ("top1", "top5"), strict=True):
-        scale_by_two(axes, {row["count"] for row in rows})
-        draw_lines(axes, rows, "count", key)
-        title = f"{COLUMNS[key][0]} accuracy"
-        axes.set(xlabel="tiles in a row (1: as it is)", ylabel=title, ylim=(0, 1.02))
-    return figure
 
 
 def examples_figure(options: ScramblingOptions, ids: np.ndarray, counts: Sequence[int]) -> Figure:

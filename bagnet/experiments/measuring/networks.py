@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,40 +22,26 @@ SECONDS = 3.0
 FEWEST_ROUNDS = 3
 
 
-@dataclass(frozen=True)
-class Facts:
-    """Facts about a network.
-
-    Attributes:
-        parameters: Number of parameters.
-        multiply_adds: Multiply-adds for one image, in 10^9.
-        receptive_field: Side of the square that an entry of the last map sees, in pixels; it can be
-            larger than the image.
-        images_per_second: Speed of inference.
-        device: Device on which the speed was measured.
-    """
-
-    parameters: int
-    multiply_adds: float
-    receptive_field: int
-    images_per_second: float
-    device: str
-
-
 def facts(
     models: Mapping[str, nn.Module], image_size: int, batch_size: int, device: torch.device
-) -> dict[str, Facts]:
-    """Measure networks that are on the same device, all in one run."""
+) -> dict[str, dict[str, Any]]:
+    """Measure networks that are on the same device, all in one run.
+
+    Returns:
+        For each network: parameters; multiply_adds for one image, in 10^9; receptive_field, the
+        side of the square that an entry of the last map sees, in pixels, which can be larger than
+        the image; images_per_second, the speed of inference; device, where that was measured.
+    """
     speeds = images_per_second(models, image_size, batch_size, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return {
-        label: Facts(
-            sum(weights.numel() for weights in model.parameters()),
-            multiply_adds(model, image_size, device) / 1e9,
-            receptive_field(model)[0],
-            speeds[label],
-            name,
-        )
+        label: {
+            "parameters": sum(weights.numel() for weights in model.parameters()),
+            "multiply_adds": multiply_adds(model, image_size, device) / 1e9,
+            "receptive_field": receptive_field(model)[0],
+            "images_per_second": speeds[label],
+            "device": name,
+        }
         for label, model in models.items()
     }
 

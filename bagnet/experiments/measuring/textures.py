@@ -20,16 +20,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
 
-from bagnet.experiments.measuring.lbfgs import minimise
 from bagnet.experiments.measuring.models import ModelFile
-from bagnet.model.registry import IMAGENET_MEAN, IMAGENET_STD, MODELS, normalize
+from bagnet.model.registry import IMAGENET_MEAN, IMAGENET_STD, MODELS
 from bagnet.model.weights import load_model
 from datamodules.common.files import replacing
 
@@ -46,9 +45,7 @@ class TextureNetwork(ModelFile):
         """
         model = load_model(self.path, self.label if self.label in MODELS else None)
         features = getattr(model, "features", None)
-        if not isinstance(features, nn.Sequential) or not any(
-            isinstance(module, nn.MaxPool2d) for module in features
-        ):
+        if not isinstance(features, nn.Sequential):
             raise ValueError(
                 f"{self.label} ({self.path}) is not a VGG, whose layers describe textures: give "
                 "the weights of a VGG"
@@ -65,36 +62,57 @@ class Synthesis:
     Attributes:
         folder: Folder of the pictures.
         layers: Layers to compare.
-        steps: Evaluations of the loss.
+        steps: Steps of L-BFGS.
         seed: Seed of the noise, together with the sample id.
+        optimizer: How the loss is minimised, for the record.
     """
 
     folder: Path = field(repr=False)
     layers: tuple[str, ...]
     steps: int
     seed: int
+    optimizer: str = "torch.optim.LBFGS"
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
-    ) -> Mapping[str, Sequence[Any] | np.ndarray]:
-        loss = texture_loss(model, normalize(images), self.layers)
-        start = noise(images, sample_ids, self.seed)
-        with torch.no_grad():
-            before = loss(normalised(start))
-        z = minimise(lambda z: loss(normalised(z)), start, self.steps)
-        pictures = z.sigmoid().mul(255).round().to(torch.uint8)
-        with torch.no_grad():
-            after = loss(normalize(pictures))
-        for picture, sample_id in zip(pictures.cpu(), sample_ids.tolist(), strict=True):
+    ) -> Mapping[str, Sequence[float]]:
+        assert isinstance(model, nn.Sequential)
+        starts, ends = [], []
+        for image, sample_id in zip(images, sample_ids.tolist(), strict=True):
+            loss = texture_loss(model, image[None] / 255, self.layers)
+            chance = np.random.default_rng((self.seed, sample_id))
+            noise = torch.from_numpy(chance.standard_normal((1, *image.shape), np.float32))
+            texture = minimise(loss, noise.to(image.device), self.steps)
+            picture = texture.mul(255).round().to(torch.uint8)
+            with torch.no_grad():
+                starts.append(float(loss(noise.to(image.device).sigmoid())))
+                ends.append(float(loss(picture / 255)))
             with replacing(picture_file(self.folder, sample_id)) as path:
-                Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
-        return {"loss_start": before.cpu().numpy(), "loss": after.cpu().numpy()}
+                Image.fromarray(picture[0].permute(1, 2, 0).cpu().numpy()).save(path)
+        return {"loss_start": starts, "loss": ends}
+
+
+def minimise(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
+    """Minimise a function of pixels from 0 to 1, starting from the sigmoid of `start`."""
+    z = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(  # no tolerances, because the loss of a good texture is tiny
+        [z], max_iter=steps, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss(z.sigmoid())
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return z.detach().sigmoid()
 
 
 def gram(maps: Tensor) -> Tensor:
     """Mean products of channels, (B, C, H, W) -> (B, C, C)."""
     flat = maps.flatten(2)
-    return flat @ flat.transpose(1, 2) / flat.shape[2]
+    return flat @ flat.mT / flat.shape[2]
 
 
 def layer_outputs(
@@ -108,75 +126,59 @@ def layer_outputs(
     Raises:
         ValueError: The network lacks one of the layers.
     """
-    wanted = set(layers)
+    missing = set(layers)
     x, block, convolution, seen = images, 1, 0, []
     for module in features:
         x = module(x)
         if isinstance(module, nn.ReLU):
             convolution += 1
-            name = f"conv{block}_{convolution}"
+            seen.append(f"conv{block}_{convolution}")
         elif isinstance(module, nn.MaxPool2d):
-            name = f"pool{block}"
+            seen.append(f"pool{block}")
             block, convolution = block + 1, 0
-        else:
-            continue
-        seen.append(name)
-        if name in wanted:
-            wanted.remove(name)
-            yield name, x
-            if not wanted:
+        if seen and seen[-1] in missing:
+            missing.remove(seen[-1])
+            yield seen[-1], x
+            if not missing:
                 return
     raise ValueError(
-        f"--layers {' '.join(sorted(wanted))}: the network has no such layer; choose from "
+        f"--layers {' '.join(sorted(missing))}: the network has no such layer; choose from "
         f"{', '.join(seen)}"
     )
 
 
 def texture_loss(
-    features: nn.Module, targets: Tensor, layers: Sequence[str]
+    features: nn.Sequential, target: Tensor, layers: Sequence[str]
 ) -> Callable[[Tensor], Tensor]:
-    """The distance between the Gram matrices of images and of targets.
+    """The distance between the Gram matrices of an image and of a target.
 
     Args:
         features: Convolutions of a VGG.
-        targets: Normalised images, float (B, 3, H, W).
+        target: Image, float (1, 3, H, W), from 0 to 1.
         layers: Layers to compare.
 
     Returns:
-        A function of normalised images (B, 3, H, W) that gives (B,).
+        A function of an image like the target that gives a scalar.
 
     Raises:
         ValueError: The network lacks one of the layers.
     """
-    assert isinstance(features, nn.Sequential)
-    with torch.no_grad():
-        wanted = {name: gram(maps) for name, maps in layer_outputs(features, targets, layers)}
-    sizes = {name: matrix.square().sum((1, 2)).clamp(min=1e-12) for name, matrix in wanted.items()}
 
-    def loss(images: Tensor) -> Tensor:
-        total = images.new_zeros(len(images))
-        for name, maps in layer_outputs(features, images, layers):
-            total = total + (gram(maps) - wanted[name]).square().sum((1, 2)) / sizes[name]
-        return total
+    def grams(image: Tensor) -> dict[str, Tensor]:
+        normalised = normalize(image, IMAGENET_MEAN, IMAGENET_STD)
+        return {name: gram(maps) for name, maps in layer_outputs(features, normalised, layers)}
+
+    with torch.no_grad():
+        wanted = grams(target)
+
+    def loss(image: Tensor) -> Tensor:
+        errors = [
+            (matrix - wanted[name]).square().sum() / wanted[name].square().sum().clamp(min=1e-12)
+            for name, matrix in grams(image).items()
+        ]
+        return torch.stack(errors).sum()
 
     return loss
-
-
-def noise(images: Tensor, sample_ids: Tensor, seed: int) -> Tensor:
-    """Standard normal noise, float32 of the images' shape, drawn by seed and sample id."""
-    shape = tuple(images.shape[1:])
-    draws = [
-        np.random.default_rng((seed, sample_id)).standard_normal(shape, np.float32)
-        for sample_id in sample_ids.tolist()
-    ]
-    return torch.from_numpy(np.stack(draws)).to(images.device)
-
-
-def normalised(z: Tensor) -> Tensor:
-    """The normalised images whose pixels are the sigmoids of z, float (B, 3, H, W)."""
-    statistics = torch.tensor((IMAGENET_MEAN, IMAGENET_STD), dtype=z.dtype, device=z.device)
-    mean, std = statistics.view(2, 3, 1, 1).unbind()
-    return (z.sigmoid() - mean) / std
 
 
 def picture_file(folder: Path, sample_id: int) -> Path:

@@ -1,4 +1,4 @@
-"""Networks of which the answers are known."""
+"""Networks whose answers are known."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bagnet.model.registry import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Linear(nn.Module):
-    """A bag of pixels with a linear vote each: two logits, 0 and the weighted sum of all values."""
+    """A bag of pixels that vote linearly: the logits are 0 and a weighted sum of all values."""
 
     def __init__(self, side: int, seed: int = 0) -> None:
         super().__init__()
-        chance = torch.Generator().manual_seed(seed)
-        self.weight = nn.Parameter(torch.rand(3, side, side, generator=chance))
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.rand(3, side, side, generator=generator))
 
     def forward(self, x: Tensor) -> Tensor:
         total = (x * self.weight).sum((1, 2, 3))
@@ -24,7 +24,7 @@ class Linear(nn.Module):
 
 
 class Pixel(nn.Module):
-    """Looks at one pixel: the logit of class 1 is how much brighter it is than black, less one."""
+    """Looks at one pixel. The logit of class 1 is its brightness above black, minus one."""
 
     def __init__(self, row: int, column: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Pixel(nn.Module):
 
 
 class Histogram(nn.Module):
-    """Logits that depend on which pixels there are and not on where: quantised colours are counted."""
+    """Counts quantized colours: its logits depend on which pixels there are, not on where."""
 
     def forward(self, x: Tensor) -> Tensor:
         bins = (x * 4).round().long().sum(1).flatten(1) % 7
@@ -45,7 +45,7 @@ class Histogram(nn.Module):
 
 
 def tiny_bagnet(patch: int, classes: int = 4, width: int = 2) -> BagNet:
-    """Fresh weights in float64, so that what is equal but for rounding can be told."""
+    """A narrow BagNet with fresh weights, in float64 so that rounding hides no difference."""
     torch.manual_seed(patch)
     model = BagNet(patch, classes, width)
     for module in model.modules():
@@ -57,5 +57,5 @@ def tiny_bagnet(patch: int, classes: int = 4, width: int = 2) -> BagNet:
 
 def pictures(count: int, side: int, seed: int = 0) -> Tensor:
     """Noise, uint8 (count, 3, side, side)."""
-    chance = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 3, side, side), generator=chance, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8)

@@ -25,14 +25,12 @@ class Counting(nn.Module):
 def both_areas(image: Tensor, priority: Tensor) -> list[float]:
     counts = np.linspace(0, priority.numel(), 17).round().astype(int).tolist()
     target = torch.tensor([1])
-    return [
-        areas(
-            probability_curves(
-                Counting(), image[None], target, priority[None], counts, cell=8, fill="zero", insert=insert
-            ).numpy()
-        ).item()
+    arguments = (Counting(), image[None], target, priority[None], counts)
+    curves = [
+        probability_curves(*arguments, cell=8, fill="zero", insert=insert)
         for insert in (False, True)
-    ]  # fmt: skip
+    ]
+    return [areas(curve.numpy()).item() for curve in curves]
 
 
 def test_the_areas_of_a_decision_that_each_pixel_has_an_equal_part_in_are_one_half():

@@ -1,4 +1,4 @@
-"""Sensitivity: networks whose important cells are known, and curves that can be worked out by hand."""
+"""Sensitivity: networks whose important cells are known, and curves worked out by hand."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bagnet.experiments.sensitivity import Sensitivity
 from bagnet.model.registry import build_model, normalize
 from tests.bagnet.experiments.bags import Linear, Pixel, pictures, tiny_bagnet
 
+SLOW_VGG = pytest.param("vgg16", marks=pytest.mark.slow)  # its linear layers are large
 OWN = ("saliency", "integrated_gradients", "smoothgrad")
 
 
@@ -33,7 +34,7 @@ def test_a_network_that_looks_at_one_pixel_is_sensitive_there_only(method, aggre
     assert (columns["target"] == 1).all()
     before = columns["probability"][0]
     assert before > 0.99
-    # White becomes the mean colour; the network then sees what it does for that, however many cells are masked.
+    # White becomes the mean colour, however many cells are masked.
     black = Pixel(9, 20)(torch.zeros(1, 3, 24, 24)).double().softmax(1)[0, 1].item()
     np.testing.assert_allclose(columns[method], black)
     np.testing.assert_allclose(columns["random"][:, 2], black)
@@ -87,7 +88,7 @@ def test_cells_at_the_border_are_masked_as_far_as_they_go():
     assert masked[..., 8:, 8:].sum() == 0
 
 
-@pytest.mark.parametrize("name", ["bagnet9", "alexnet", "vgg16", "resnet50", "densenet169"])
+@pytest.mark.parametrize("name", ["bagnet9", "alexnet", "resnet50", "densenet169", SLOW_VGG])
 def test_gradcam_finds_the_last_maps_of_every_network(name):
     torch.manual_seed(0)
     model = build_model(name, 3, 4) if name == "bagnet9" else build_model(name, 3)
@@ -96,7 +97,8 @@ def test_gradcam_finds_the_last_maps_of_every_network(name):
     scores = attribute("gradcam", model, x, torch.tensor([1]), torch.tensor([0]), 0)
     assert scores.shape == (1, 1, 64, 64)
     assert (scores >= 0).all()
-    # Grad-CAM's definition, by torch alone. A copy goes on, for some networks change the maps in place.
+    # Grad-CAM's definition, in torch alone. Some networks change the maps in place, so they get a
+    # copy.
     kept = []
 
     def keep(_module, _inputs, maps):

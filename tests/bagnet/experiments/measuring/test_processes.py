@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from bagnet.experiments.measuring import measure as measuring
+from bagnet.experiments.measuring import processes
 from tests.bagnet.experiments import noted
 from tests.bagnet.experiments.noted import NOTES, measure, notes, same
 
@@ -45,8 +46,25 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen | None = N
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("limit", [(), ("--limit", "5")])
+def test_every_process_has_its_share_of_the_parts(limit, command, tmp_path, monkeypatch):
+    """Also if each model has one part. Here, the processes are calls, one after the other."""
+    monkeypatch.setattr(measuring, "PART", 10)
+    alone = measure(command, *limit)
+    shutil.rmtree(tmp_path / "out")
+
+    def one_by_one(job, devices, done):
+        for rank in reversed(range(len(devices))):
+            before = len(notes(tmp_path))
+            processes._work(job, rank, devices, done)
+            assert len(notes(tmp_path)) > before
+
+    monkeypatch.setattr(processes, "_in_processes", one_by_one)
+    assert same(measure(command, *limit, "--processes", "2"), alone)
+
+
+@pytest.mark.slow
 def test_two_processes_give_the_same_rows(command, tmp_path):
-    """Also where each model has a single part, as here: both processes have work."""
     alone = measure(command, "--limit", "5")
     shutil.rmtree(tmp_path / "out")
     (tmp_path / NOTES).unlink()
