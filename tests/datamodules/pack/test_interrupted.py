@@ -59,17 +59,17 @@ def test_a_killed_run_resumes(slow, tmp_path, capsys, how, send):
         start_new_session=True,
     )
     states = tmp_path / "train" / ".partial"
-    while run.poll() is None and len(list(states.glob("*.json"))) < 3:
+    while run.poll() is None and len(list(states.glob("[!.]*.json"))) < 3:
         time.sleep(0.002)
     send(run.pid, how)
-    _, stderr = run.communicate(timeout=30)
+    _, stderr = run.communicate(timeout=120)
     assert run.returncode == (-9 if how == signal.SIGKILL else 128 + how)
     if how != signal.SIGKILL:
         assert stderr.startswith("interrupted; the same command resumes")
         assert not list(tmp_path.rglob(".*.tmp*"))
     assert not list(tmp_path.rglob("manifest.json"))
 
-    finished = sorted(states.glob("*.json"))
+    finished = sorted(states.glob("[!.]*.json"))
     assert len(finished) >= 3
     with open(tmp_path / "train" / f"{finished[0].stem}.tar", "r+b") as shard:
         shard.write(b"x")  # what was done is checked, not trusted
