@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
 
 from bagnet.evidence import aggregation
@@ -12,6 +11,7 @@ from bagnet.evidence.maps import evidence_map
 from bagnet.model.registry import normalize
 from bagnet.training.aggregations import Aggregations
 from bagnet.training.classifier import BagNetClassifier
+from tests.bagnet.training.quiet import quiet_trainer
 
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, -1, 3, 2, 1])
 
@@ -19,13 +19,7 @@ LABELS = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, -1, 3, 2, 1])
 def validate(module: BagNetClassifier, images: torch.Tensor, *names: str):
     batches = list(zip(images.split(5), LABELS.split(5), torch.arange(12).split(5), strict=True))
     callback = Aggregations(names)
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        callbacks=[callback],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(callbacks=[callback])
     (figures,) = trainer.validate(module, DataLoader(batches, batch_size=None), verbose=False)
     return callback.figures, figures
 

@@ -15,10 +15,11 @@ from bagnet.model.weights import save_weights
 from bagnet.training.classifier import BagNetClassifier, compiled, logits, memory_format
 from bagnet.training.optim import learning_rate_factor
 from datamodules.common.batch import UNREADABLE
+from tests.bagnet.training.quiet import quiet_trainer
 
 CLASSES = 7
 
-pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no val")
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 
 
 def batches(*sizes: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -31,17 +32,6 @@ def batches(*sizes: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]
         )
         for size in sizes
     ]
-
-
-def quiet_trainer(**options: object) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
 
 
 def classifier(**options: object) -> BagNetClassifier:

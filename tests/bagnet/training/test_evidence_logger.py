@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from bagnet.run.csv_table import CSVTable
@@ -17,6 +17,7 @@ from bagnet.run.lease import Lease
 from bagnet.run.wandb import ResumableWandbLogger
 from bagnet.training.classifier import BagNetClassifier
 from bagnet.training.evidence_logger import EvidenceLogger
+from tests.bagnet.training.quiet import quiet_trainer
 
 
 class Data(LightningDataModule):
@@ -61,16 +62,8 @@ def run(tmp_path, monkeypatch) -> Run:
 def fit(run: Run, images: int, name: str = "bagnet9", side: int = 24) -> Recorder:
     torch.manual_seed(0)
     logger = Recorder(run)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        limit_train_batches=1,
-        logger=logger,
-        callbacks=[EvidenceLogger(run, images)],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    callbacks = [EvidenceLogger(run, images)]
+    trainer = quiet_trainer(max_epochs=2, limit_train_batches=1, logger=logger, callbacks=callbacks)
     trainer.fit(BagNetClassifier(name, num_classes=3, width=4), datamodule=Data(side))
     return logger
 

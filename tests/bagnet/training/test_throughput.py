@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning import LightningModule
 
 from bagnet.training import throughput
 from bagnet.training.throughput import Throughput
+from tests.bagnet.training.quiet import Rows, quiet_trainer
 
 
 class Clock:
@@ -26,23 +26,6 @@ def clock(monkeypatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(throughput, "time", clock)
     return clock
-
-
-class Recorder(Logger):
-    """Keeps what is logged."""
-
-    name = "recorder"
-    version = ""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.logged: list[tuple[int, dict[str, float]]] = []
-
-    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
-        pass
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.logged.append((step, metrics))
 
 
 class Slow(LightningModule):
@@ -80,20 +63,15 @@ class Loader:
 
 
 def test_rows_every_n_steps_and_after_each_epoch_count_only_training(clock):
-    recorder = Recorder()
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         max_epochs=2,
-        logger=recorder,
+        logger=Rows(),
         callbacks=[Throughput(every=4)],
         log_every_n_steps=4,
         num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(Slow(clock), Loader(clock), Loader(clock))
-    rows = [(step, row) for step, row in recorder.logged if "memory/peak_gib" in row]
+    rows = [(step, row) for step, row in trainer.logger.rows if "memory/peak_gib" in row]
     assert [step for step, _ in rows] == [3, 5, 7, 11]
     for _, row in rows:
         assert row.pop("memory/peak_gib") > 0.01

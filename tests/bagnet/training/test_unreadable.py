@@ -7,26 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer
-from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
 from bagnet.training.classifier import BagNetClassifier
 from bagnet.training.unreadable import UnreadableLimit
 from datamodules.common.batch import UNREADABLE
-
-
-class Table(Logger):
-    name = version = "table"
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, int, int]] = []
-
-    def log_hyperparams(self, *args, **kwargs) -> None: ...
-
-    def log_metrics(self, metrics, step=None) -> None:
-        for name, value in metrics.items():
-            if name.endswith("unreadable"):
-                self.rows.append((name, step, value))
+from tests.bagnet.training.quiet import Rows, quiet_trainer
 
 
 class Data(LightningDataModule):
@@ -59,16 +45,12 @@ class Data(LightningDataModule):
 
 
 def trainer(limit: float, epochs: int = 1, every: int = 3, **options) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=Table(),
-        callbacks=[UnreadableLimit(limit, every)],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
+    callbacks = [UnreadableLimit(limit, every)]
+    return quiet_trainer(max_epochs=epochs, logger=Rows(), callbacks=callbacks, **options)
+
+
+def logged(run: Trainer, name: str) -> list[tuple[int, float]]:
+    return [(step, row[name]) for step, row in run.logger.rows if name in row]
 
 
 def module() -> BagNetClassifier:
@@ -80,9 +62,9 @@ def test_counts_are_logged_and_restart_with_each_epoch():
     run = trainer(limit=0.1, epochs=2)
     with pytest.warns(UserWarning, match="3 samples could not be read and are left out"):
         run.fit(module(), datamodule=Data({0: 1, 4: 2, 9: 1}, {5: 3}))
-    train = [row[1:] for row in run.logger.rows if row[0] == "train/unreadable"]
+    train = logged(run, "train/unreadable")
     assert train == [(2, 1), (5, 3), (8, 3), (9, 4), (11, 1), (14, 3), (17, 3), (19, 4)]
-    assert [row[1:] for row in run.logger.rows if row[0] == "val/unreadable"] == [(9, 3), (19, 3)]
+    assert logged(run, "val/unreadable") == [(9, 3), (19, 3)]
 
 
 def test_above_the_limit_the_run_stops_at_the_next_check_with_cause_and_remedy():
@@ -102,7 +84,7 @@ def test_batches_after_the_last_check_are_checked_at_the_end_of_the_epoch():
 def test_checks_fall_on_optimizer_steps_when_gradients_are_accumulated():
     run = trainer(limit=1.0, every=2, accumulate_grad_batches=2)
     run.fit(module(), datamodule=Data({0: 1, 6: 1}))
-    train = [row[1:] for row in run.logger.rows if row[0] == "train/unreadable"]
+    train = logged(run, "train/unreadable")
     assert train == [(1, 1), (3, 2), (4, 2)]
 
 
@@ -127,7 +109,7 @@ def test_a_resume_in_the_middle_of_an_epoch_keeps_the_count(tmp_path):
     # This loader restarts, so its first bad batches are counted twice.
     with pytest.warns(UserWarning, match="your dataloader is not resumable"):
         resumed.fit(module(), datamodule=data, ckpt_path=path)
-    train = [row[1:] for row in resumed.logger.rows if row[0] == "train/unreadable"]
+    train = logged(resumed, "train/unreadable")
     assert train == [(5, 4), (8, 4), (9, 6)]
 
 
