@@ -20,7 +20,7 @@ from torch import nn
 def receptive_field(model: nn.Module) -> tuple[int, int]:
     """Compute what an entry of the last feature map sees, from the layers that were built.
 
-    All networks of the registry define their layers in the order of the longest path; besides it
+    All networks of the registry define their layers in the order of the longest path; off it
     they have 1x1 convolutions only. With padding, R is the size of the field, but entry (i, j) no
     longer starts at (S i, S j).
 
