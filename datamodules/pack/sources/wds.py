@@ -1,4 +1,6 @@
-"""Packs WebDataset shards that others wrote: jpg and cls members, optionally json.
+"""Packs WebDataset shards that others wrote.
+
+A sample is a jpg (or png, webp) and a cls member, optionally with a json.
 
 examples:
   # a folder of shards, such as a copy of timm/imagenet-1k-wds

@@ -73,7 +73,7 @@ def facts(manifest):
 
 
 def indexed(manifest, root):
-    """(key, image bytes, label) of all samples, sorted; the shards' files are in ``root``."""
+    """(key, image bytes, label) of all samples, sorted; the shards' files are in `root`."""
     found = []
     for each in map(manifest.sample, range(manifest.num_samples)):
         data = (root / each.shard.name).read_bytes()
