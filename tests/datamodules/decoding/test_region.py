@@ -152,7 +152,7 @@ def cache_folder(monkeypatch, tmp_path):
     region._function.cache_clear()
 
 
-def test_without_a_compiler_images_are_decoded_whole_and_the_reason_names_the_remedy(
+def test_without_a_compiler_images_are_decoded_whole_and_a_remedy_is_named(
     cache_folder, monkeypatch
 ):
     monkeypatch.setenv("CC", "no-such-compiler -m64")
@@ -195,9 +195,7 @@ def test_a_library_that_cannot_be_loaded_is_not_used(tmp_path):
 
 
 @needs_decoder
-def test_processes_may_compile_it_at_the_same_time_and_later_ones_find_it(
-    cache_folder, monkeypatch
-):
+def test_processes_may_compile_it_at_once_and_later_ones_find_it(cache_folder, monkeypatch):
     command = [
         sys.executable,
         "-c",

@@ -1,4 +1,4 @@
-"""Real processes: 1 to 4 gloo ranks, 0 to 3 workers each, 1 to 7 uneven shards."""
+"""Real processes: 1 to 4 gloo ranks, 0 to 3 workers each, 1, 4 or 7 uneven shards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAMPLES = 61  # a prime: no number of ranks, workers or shards divides it
 
 @pytest.mark.slow
 def test_ranks_together_read_every_sample_once_and_the_same_batches(tmp_path):
-    for shards in range(1, 8):  # the same images; the first shard has a single one
+    for shards in (1, 4, 7):  # the same images; the first shard has a single one
         draw = np.random.default_rng(shards)
         cuts = sorted({1, *draw.choice(np.arange(2, SAMPLES), shards, replace=False).tolist()})
         counts = np.diff([0, *cuts[: shards - 1], SAMPLES]).tolist()
@@ -37,4 +37,4 @@ def test_ranks_together_read_every_sample_once_and_the_same_batches(tmp_path):
     ]
     output = [rank.communicate(timeout=900) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * 4, "\n".join(err for _, err in output)
-    assert output[0][0] == f"{7 * 4 * 4} cases\n"
+    assert output[0][0] == f"{3 * 4 * 4} cases\n"

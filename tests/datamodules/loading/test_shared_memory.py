@@ -190,10 +190,9 @@ if __name__ == "__main__":
     Trainer(accelerator="cpu", **options).validate(Mean(), data, verbose=False)
 """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    for _ in range(3):
-        run = subprocess.run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True
-        )
-        assert run.returncode == 0, run.stderr
-        for complaint in ("Exception", "Error", "leaked", "suggested max number of worker"):
-            assert complaint not in run.stdout + run.stderr
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    for complaint in ("Exception", "Error", "leaked"):
+        assert complaint not in run.stdout + run.stderr
