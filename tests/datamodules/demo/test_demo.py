@@ -61,7 +61,7 @@ def test_other_data_is_never_overwritten(demo: Path, tmp_path: Path) -> None:
 
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "photo.jpg").write_bytes(b"precious")
-    with pytest.raises(ValueError, match="no demo set"):
+    with pytest.raises(ValueError, match="not a demo set"):
         generate(tmp_path, COUNTS, seed=3)
     assert contents(tmp_path) == {"val/photo.jpg": b"precious"}
 
