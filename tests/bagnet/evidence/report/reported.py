@@ -1,94 +1,87 @@
-"""Reports for the tests, and what Python computes for their images."""
+"""Reports for the tests, and how to read and control them in a browser."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from playwright.sync_api import Page
+from torch import Tensor
 
-from bagnet.evidence.__main__ import main
-from bagnet.evidence.maps import evidence_map
+from bagnet.evidence.report.html_file import write_report
 from bagnet.evidence.report.votes import ImageVotes
 from bagnet.model.network import BagNet
-from bagnet.model.registry import normalize
-from tests.bagnet.evidence.networks import network
 
-SIDE = 65  # pixels; 5 x 5 patches of 33
+MODEL = BagNet(33, num_classes=2, width=2)
 CLASSES = [f"class-<u>{number}" for number in range(12)]
-EVIL = "<img src=x onerror=document.title='evil'>.png"
-FILES = ("b.png", "c.png", EVIL)
+NAMES = ["b.png", "c.png", "<img src=x onerror=document.title='evil'>.png"]
+
+
+def votes(evidence: Tensor, label: int | None = None, name: str = "x.png") -> ImageVotes:
+    """An image of noise whose patches have this evidence."""
+    height, width = (33 + 8 * (entries - 1) for entries in evidence.shape[1:])
+    pixels = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    return ImageVotes(name, label, pixels, evidence.mean((1, 2)), evidence)
+
+
+def random_evidence(classes: int, side: int, seed: int = 0) -> Tensor:
+    """Evidence of several logits for side x side patches."""
+    return torch.randn(classes, side, side, generator=torch.Generator().manual_seed(seed)) * 5
 
 
 @dataclass(frozen=True)
 class Report:
-    """A report, and for each of its images, in order, what Python computes for it."""
+    """A report on three images of 5 x 5 patches, of which only the second is classified right."""
 
     page: Path
-    model: BagNet
-    names: list[str]
-    labels: list[int]
-    logits: np.ndarray  # (images, classes)
-    evidence: np.ndarray  # (images, classes, 5, 5)
+    images: list[ImageVotes]
 
-    @property
-    def predicted(self) -> list[int]:
-        return self.logits.argmax(1).tolist()
-
-    def pixels(self, row: int, column: int) -> str:
-        """What the page says about the place of a patch."""
-        top, left, bottom, right = self.model.box(row, column)
-        return f"pixels x {left} to {right - 1}, y {top} to {bottom - 1}"
+    @classmethod
+    def write(cls, folder: Path) -> Report:
+        images = []
+        for number, name in enumerate(NAMES):
+            evidence = random_evidence(len(CLASSES), 5, seed=number)
+            label = (int(evidence.mean((1, 2)).argmax()) + (number != 1)) % len(CLASSES)
+            images.append(votes(evidence, label, name))
+        write_report(folder / "report.html", images, CLASSES, MODEL, "x.ckpt")
+        return cls(folder / "report.html", images)
 
 
-def make_report(folder: Path) -> Report:
-    """Report on three images, of which the second is right and the others are wrong."""
-    model = network(33, width=4, classes=len(CLASSES)).float()
-    rng = np.random.default_rng(0)
-    images = []
-    for _ in FILES:
-        noise = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
-        images.append(noise.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    inputs = normalize(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
-    with torch.no_grad():  # scores of a few logits, as trained networks have
-        features = model.features(inputs).mean((2, 3))
-        model.fc.bias.sub_(model(inputs).mean(0))
-        model.fc.weight.mul_(30 / features.norm())
-        model.fc.bias.sub_(model(inputs).mean(0))
-        logits = model(inputs)
-    evidence = evidence_map(model, inputs)
-    entries = []
-    for row, (file, image) in enumerate(zip(FILES, images, strict=True)):
-        label = (int(logits[row].argmax()) + (row != 1)) % len(CLASSES)
-        path = folder / "images" / CLASSES[label] / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
-        entries.append((path, label, row))
-    entries.sort()
-    settings = {"name": "bagnet33", "width": 4, "num_classes": len(CLASSES)}
-    content = {"state_dict": model.state_dict(), "hyper_parameters": settings}
-    torch.save(content, folder / "tiny.ckpt")
-    (folder / "classes.txt").write_text("\n".join(CLASSES))
-    command = ["report", folder / "images", "--checkpoint", folder / "tiny.ckpt"]
-    command += ["--classes", folder / "classes.txt", "--out", folder / "report.html"]
-    sizes = ["--data.image_size", str(SIDE), "--data.resize_size", str(SIDE)]
-    assert main([*map(str, command), *sizes]) == 0
-    order = [row for *_, row in entries]
-    return Report(
-        folder / "report.html",
-        model,
-        [path.relative_to(folder / "images").as_posix() for path, *_ in entries],
-        [label for _, label, _ in entries],
-        logits.numpy()[order],
-        evidence.numpy()[order],
+def place(row: int, column: int) -> str:
+    """What the page says about the place of a patch."""
+    top, left, bottom, right = MODEL.box(row, column)
+    return f"pixels x {left} to {right - 1}, y {top} to {bottom - 1}"
+
+
+def point(page: Page, row: int, column: int) -> tuple[float, float]:
+    """Where in the window the centre of a patch is."""
+    top, left, bottom, right = MODEL.box(row, column)
+    stage = page.locator("#stage").bounding_box()
+    scale = stage["width"] / page.evaluate("now.image.width")
+    return stage["x"] + (left + right) / 2 * scale, stage["y"] + (top + bottom) / 2 * scale
+
+
+def chosen(page: Page) -> int:
+    """The class that is chosen in the image's list."""
+    return int(page.get_attribute("#classes [aria-pressed=true]", "data-class"))
+
+
+def rows(page: Page, selector: str) -> list[tuple[str, float]]:
+    """Name and number of each row of a list of classes."""
+    cells = page.locator(f"{selector} li").evaluate_all(
+        "rows => rows.map(row => [row.querySelector('.name').firstChild.textContent,"
+        " row.querySelector('.number').textContent])"
     )
+    return [(name, to_number(number)) for name, number in cells]
 
 
-def random_votes(classes: int, side: int, seed: int = 0) -> ImageVotes:
-    """An image of class 1 with random evidence for side x side patches."""
-    random = torch.Generator().manual_seed(seed)
-    evidence = torch.randn(classes, side, side, generator=random) * 5
-    pixels = torch.randint(0, 256, (3, 32, 32), generator=random, dtype=torch.uint8)
-    return ImageVotes("x.png", 1, pixels, evidence.mean((1, 2)), evidence)
+def caption(page: Page) -> tuple[float, float]:
+    """The mean of the shown evidence, and the logit."""
+    text = page.inner_text("#caption").removesuffix(" (of all votes)")
+    mean, logit = text.removeprefix("mean of the shown evidence = ").split(", logit = ")
+    return to_number(mean), to_number(logit)
+
+
+def to_number(text: str) -> float:
+    return float(text.replace("−", "-"))

@@ -8,8 +8,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,39 +20,45 @@ from PIL import Image
 from bagnet.evidence.__main__ import main
 from bagnet.evidence.report.html_file import write_report
 from bagnet.evidence.report.inputs import read_image
-from bagnet.evidence.report.votes import ImageVotes
-from bagnet.model.network import BagNet
 from bagnet.model.registry import build_model, normalize
 from bagnet.model.weights import load_model
 from datamodules.decoding.transforms import EvalTransform, WholeTransform
-from tests.bagnet.evidence.report.reported import random_votes
+from tests.bagnet.evidence.report.reported import MODEL, random_evidence, votes
 
 NAMES = ("cat", "dog", "fox")
 
 
 @dataclass
-class Written:
-    """A report, and what was said."""
+class Result:
+    """What a command left behind."""
 
-    html: str
+    code: int
+    out: Path
     said: str
 
     @property
-    def data(self) -> dict:
+    def html(self) -> str:
+        assert self.code == 0, self.said
+        return self.out.read_text(encoding="utf-8")
+
+    @property
+    def data(self) -> dict[str, Any]:
         return json.loads(re.search(r'id="data">(.*?)</script>', self.html, re.DOTALL)[1])
 
-    @property
-    def names(self) -> list[str]:
-        return [image["name"] for image in self.data["images"]]
+    def images(self, key: str) -> list[Any]:
+        """A value of each image."""
+        return [image[key] for image in self.data["images"]]
 
     @property
-    def labels(self) -> list[int | None]:
-        return [image["true"] for image in self.data["images"]]
+    def error(self) -> str:
+        assert (self.code, self.out.is_file()) == (2, False)
+        message = self.said.splitlines()[-1]
+        assert message.startswith("error: ")
+        return message
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
     return save_network(tmp_path / "tiny.ckpt", "bagnet9", len(NAMES))
 
 
@@ -63,39 +70,18 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(images, checkpoint, capsys) -> Callable[..., tuple[int, Path, str]]:
-    def run(*more: str | Path, folder: Path = images) -> tuple[int, Path, str]:
+def report(images, checkpoint, capsys) -> Callable[..., Result]:
+    def run(*more: str | Path, folder: Path = images) -> Result:
         out = checkpoint.parent / "report.html"
         words = ["report", folder, "--checkpoint", checkpoint, "--out", out]
         words += ["--data.image_size", "32", "--data.resize_size", "36", *more]
-        return main([str(word) for word in words]), out, capsys.readouterr().err
-
-    return run
-
-
-@pytest.fixture
-def report(command) -> Callable[..., Written]:
-    def run(*more: str | Path, **other: Path) -> Written:
-        code, out, said = command(*more, **other)
-        assert code == 0
-        return Written(out.read_text(encoding="utf-8"), said)
-
-    return run
-
-
-@pytest.fixture
-def error(command) -> Callable[..., str]:
-    def run(*more: str | Path, **other: Path) -> str:
-        code, out, said = command(*more, **other)
-        assert (code, out.is_file()) == (2, False)
-        message = said.splitlines()[-1]
-        assert message.startswith("error: ")
-        return message
+        return Result(main([str(word) for word in words]), out, capsys.readouterr().err)
 
     return run
 
 
 def save_network(path: Path, name: str, classes: int) -> Path:
+    torch.manual_seed(0)
     settings = {"name": name, "width": 2, "num_classes": classes}
     weights = build_model(**settings).state_dict()
     torch.save({"state_dict": weights, "hyper_parameters": settings}, path)
@@ -114,7 +100,7 @@ def test_the_network_sees_what_it_sees_in_validation_and_the_mean_of_a_map_is_it
 ):
     model = load_model(checkpoint)
     written = report()
-    assert written.names == ["cat/a.png", "dog/b.jpg"]
+    assert written.images("name") == ["cat/a.png", "dog/b.jpg"]
     for image in written.data["images"]:
         assert sorted(image["classes"]) == [0, 1, 2]
         assert image["rows"] == image["columns"] == 3
@@ -137,14 +123,12 @@ def test_a_whole_image_is_resized_as_in_validation_and_keeps_its_shape(report, t
 
 
 def test_fifty_images_of_a_thousand_classes_stay_below_20_mb(tmp_path):
-    model = BagNet(33, num_classes=2, width=2)
-    votes = random_votes(1000, 24)
     noise = torch.randint(0, 256, (3, 224, 224), dtype=torch.uint8)  # the largest possible JPEG
-    image = ImageVotes("x.png", 1, noise, votes.logits, votes.evidence)
+    image = replace(votes(random_evidence(1000, 24), label=1), pixels=noise)
     names = [f"a rather long name of class {number}" for number in range(1000)]
     sizes = []
     for count in (1, 2):
-        write_report(tmp_path / "report.html", [image] * count, names, model, "x.ckpt")
+        write_report(tmp_path / "report.html", [image] * count, names, MODEL, "x.ckpt")
         sizes.append((tmp_path / "report.html").stat().st_size)
     assert sizes[0] + 49 * (sizes[1] - sizes[0]) < 20e6
 
@@ -154,47 +138,51 @@ def test_the_report_loads_nothing_and_names_of_files_cannot_end_its_data(report,
     save_noise(images / name)
     written = report()
     assert "<img src" not in written.html
-    assert written.names[0] == name
+    assert written.images("name")[0] == name
     page = re.sub(r'id="data">.*?</script>', "", written.html, flags=re.DOTALL)
     assert re.search(r"(src|href)=|https?:|@import|url\(", page) is None
     assert "default-src 'none'" in page
 
 
-@pytest.mark.parametrize(
-    ("ids", "names", "labels"),
-    [(("x", "dog", "cat"), NAMES, [2, 1]), (("n1", "n2", "n3"), ("fox", "cat", "dog"), [1, 2])],
-)
-def test_folders_are_classes_by_id_or_name(report, tmp_path, ids, names, labels):
-    manifest = tmp_path / "manifest.json"
-    manifest.write_text(json.dumps({"classes": ids, "class_names": names}))
-    written = report("--classes", manifest)
-    assert written.data["names"] == list(names)
-    assert written.labels == labels
+def manifest(ids: tuple[str, ...], names: tuple[str, ...]) -> str:
+    return json.dumps({"classes": ids, "class_names": names})
 
 
 @pytest.mark.parametrize(
-    ("text", "names"),
+    ("file", "text", "names", "labels"),
     [
-        ("cat\ndog\n\nfox\n", ["cat", "dog", "fox"]),
-        ("0\tcat\tcrane\n1\tdog\tcrane\n2\tn3\tfox\n", ["crane (cat)", "crane (dog)", "fox"]),
+        ("manifest.json", manifest(("x", "dog", "cat"), NAMES), NAMES, [2, 1]),
+        (
+            "m.json",
+            manifest(("n1", "n2", "n3"), ("fox", "cat", "dog")),
+            ("fox", "cat", "dog"),
+            [1, 2],
+        ),
+        ("classes.txt", "cat\ndog\n\nfox\n", NAMES, [0, 1]),
+        # A name that two classes share is followed by the id.
+        (
+            "classes.tsv",
+            "0\tcat\tcrane\n1\tdog\tcrane\n2\tn3\tfox\n",
+            ("crane (cat)", "crane (dog)", "fox"),
+            [0, 1],
+        ),
     ],
 )
-def test_names_come_from_a_text_and_a_shared_one_gets_its_id(report, tmp_path, text, names):
-    classes = tmp_path / "classes.tsv"
-    classes.write_text(text)
-    written = report("--classes", classes)
-    assert written.data["names"] == names
-    assert written.labels == [0, 1]
+def test_folders_are_classes_by_id_or_name(report, tmp_path, file, text, names, labels):
+    (tmp_path / file).write_text(text)
+    written = report("--classes", tmp_path / file)
+    assert written.data["names"] == list(names)
+    assert written.images("true") == labels
 
 
 def test_without_a_list_as_many_folders_are_the_classes(report, images):
     written = report()
-    assert written.labels == [None, None]
+    assert written.images("true") == [None, None]
     assert "no class names: give --classes" in written.said
     save_noise(images / "bee/c.png")
     written = report()
     assert written.data["names"] == ["bee", "cat", "dog"]
-    assert written.labels == [0, 1, 2]
+    assert written.images("true") == [0, 1, 2]
     assert "sorted order" in written.said
 
 
@@ -203,19 +191,14 @@ def test_only_images_are_taken_and_no_hidden_files(report, images):
         (images / name).parent.mkdir(exist_ok=True)
         (images / name).write_text("no image")
     save_noise(images / "cat/Z.PNG")
-    assert report().names == ["cat/Z.PNG", "cat/a.png", "dog/b.jpg"]
+    assert report().images("name") == ["cat/Z.PNG", "cat/a.png", "dog/b.jpg"]
 
 
 @pytest.mark.parametrize("name", ["cat/a.png", "dog/b.jpg"])
-def test_an_unreadable_image_is_named(error, images, name):
+def test_an_unreadable_image_is_named(report, images, name):
     for content in ((images / name).read_bytes()[:2000], b"no image"):
         (images / name).write_bytes(content)
-        assert f"{images / name} cannot be read" in error()
-
-
-def test_only_bagnets_have_a_report(error, tmp_path):
-    other = save_network(tmp_path / "alexnet.ckpt", "alexnet", 2)
-    assert "AlexNet is not a BagNet" in error("--checkpoint", other)
+        assert f"{images / name} cannot be read" in report().error
 
 
 @pytest.mark.parametrize(
@@ -230,8 +213,8 @@ def test_only_bagnets_have_a_report(error, tmp_path):
         (("--out", "."), "--out is the folder"),
     ],
 )
-def test_a_bad_option_gets_one_clear_message(error, more, message):
-    assert message in error(*more)
+def test_a_bad_option_gets_one_clear_message(report, more, message):
+    assert message in report(*more).error
 
 
 @pytest.mark.parametrize(
@@ -246,17 +229,19 @@ def test_a_bad_option_gets_one_clear_message(error, more, message):
         ("a.json", '{"classes": [1], "class_names": [2]}', "neither a manifest.json nor"),
     ],
 )
-def test_a_bad_list_of_classes_gets_one_clear_message(error, tmp_path, name, text, message):
+def test_a_bad_list_of_classes_gets_one_clear_message(report, tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
-    assert message in error("--classes", tmp_path / name)
+    assert message in report("--classes", tmp_path / name).error
 
 
-def test_a_bad_folder_gets_one_clear_message(error, images, monkeypatch):
-    assert "no such folder" in error(folder=images / "nowhere")
+def test_other_bad_input_gets_one_clear_message(report, images, tmp_path, monkeypatch):
+    other = save_network(tmp_path / "alexnet.ckpt", "alexnet", 2)
+    assert "AlexNet is not a BagNet" in report("--checkpoint", other).error
+    assert "no such folder" in report(folder=images / "nowhere").error
     (images / "none").mkdir()
-    assert "has no images" in error(folder=images / "none")
+    assert "has no images" in report(folder=images / "none").error
     monkeypatch.setattr("bagnet.evidence.report.inputs.MAX_IMAGES", 1)
-    assert "has 2 images and a report holds at most 1" in error()
+    assert "has 2 images and a report holds at most 1" in report().error
 
 
 def test_help_does_not_import_torch():

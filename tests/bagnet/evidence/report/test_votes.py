@@ -15,37 +15,30 @@ from bagnet.evidence.report.votes import (
     thresholds,
 )
 from bagnet.model.network import BagNet
-from tests.bagnet.evidence.report.reported import random_votes
+from tests.bagnet.evidence.report.reported import random_evidence, votes
 
 
 def test_votes_below_the_threshold_count_as_nothing() -> None:
     steps = np.array([0, 1, 4, 8], np.float32)
     changes = 0
     for seed in range(20):
-        evidence = random_votes(7, 5, seed).evidence
-        votes = evidence.double().numpy().reshape(7, 25)
-        expected = [int(np.where(votes >= t, votes, 0).mean(1).argmax()) for t in steps]
+        evidence = random_evidence(7, 5, seed)
+        values = evidence.double().numpy()
+        expected = [np.where(values >= t, values, 0).mean((1, 2)).argmax() for t in steps]
         assert decisions(evidence, steps) == expected
+        assert expected[0] == evidence.clamp(min=0).double().mean((1, 2)).argmax()
         changes += len(set(expected)) > 1
-        assert decisions(evidence, np.array([votes.max() + 1], np.float32)) == [-1]
+        assert decisions(evidence, np.array([values.max() + 1], np.float32)) == [-1]
     assert changes  # otherwise a wrong threshold would pass
-
-
-def test_at_threshold_zero_the_decision_is_that_of_the_clipped_mean() -> None:
-    for seed in range(20):
-        evidence = random_votes(50, 4, seed).evidence
-        clipped = evidence.clamp(min=0).double().mean((1, 2))
-        assert decisions(evidence, np.zeros(1, np.float32)) == [int(clipped.argmax())]
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.3, 1, 40])
 def test_thresholds_are_round_numbers_up_to_the_strongest_vote(scale: float) -> None:
-    evidence = random_votes(5, 6).evidence * scale
+    evidence = random_evidence(5, 6) * scale
     steps = thresholds(evidence)
-    strongest = float(evidence.max())
     assert steps[0] == 0
     assert 15 < len(steps) <= 41
-    assert steps[-1] <= strongest < steps[-1] + 1.001 * steps[1]
+    assert steps[-1] <= evidence.max() < steps[-1] + 1.001 * steps[1]
     assert f"{steps[1]:e}"[0] in "125"
 
 
@@ -56,18 +49,23 @@ def test_if_all_votes_are_against_the_only_threshold_is_zero() -> None:
 
 
 def test_the_classes_that_matter_are_shown() -> None:
-    image = random_votes(1000, 24)
+    image = votes(random_evidence(1000, 24), label=1)
     decided = decisions(image.evidence, thresholds(image.evidence))
     shown = shown_classes(image, decided)
     assert len(shown) == len(set(shown)) == MAX_MAPS
     assert shown[:10] == image.logits.topk(10).indices.tolist()
     assert {1, *decided} - {-1} <= set(shown)
-    few = random_votes(12, 3)
-    assert sorted(shown_classes(few, [])) == list(range(12))
+    assert sorted(shown_classes(votes(random_evidence(12, 3)), [])) == list(range(12))
+
+
+def test_among_equal_logits_the_lower_class_is_predicted() -> None:
+    image = votes(torch.tensor([1.0, 3.0, 2.0, 3.0, 1.0]).view(5, 1, 1))
+    assert image.predicted == 1
+    assert shown_classes(image, []) == [1, 3, 2, 0, 4]
 
 
 def test_the_top_classes_of_a_patch_are_in_order() -> None:
-    evidence = random_votes(30, 4).evidence
+    evidence = random_evidence(30, 4)
     logits, classes = patch_classes(evidence)
     assert logits.shape == classes.shape == (4, 4, 5)
     order = evidence[:, 2, 3].argsort(descending=True)[:5]
