@@ -34,6 +34,7 @@ from bagnet.experiments.options import PatchesOptions
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
 from datamodules.imagenet import ImageNetDataModule
+from datamodules.loading.batches import Batches
 
 NAME = "patches"
 COLUMNS = {
@@ -105,8 +106,9 @@ def run(options: PatchesOptions) -> None:
             for own in (True, False)
             for row in strongest(table, names, name, own, options.patches)
         ]
-        for row in rows if data else ():
-            row["file"] = data.val_manifest.sample(row["sample_id"]).key
+        if data is not None:
+            for row in rows:
+                row["file"] = data.val_manifest.sample(row["sample_id"]).key
         write_table(rows, COLUMNS, folder / f"{label}-patches")
         if data is None:
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,21 +22,6 @@ from datamodules.common.batch import Box
 PATCH = 0.9  # side of a patch, in inches
 PICTURE = 1.95  # side of an image, in inches
 SMALL = 7  # size of small text, in points
-
-
-@dataclass(frozen=True)
-class PatchRow:
-    """Patches side by side.
-
-    Attributes:
-        title: What the patches have in common.
-        patches: RGB pixels, uint8 (R, R, 3) each.
-        captions: A caption for each patch, or none.
-    """
-
-    title: str
-    patches: Sequence[np.ndarray]
-    captions: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -60,27 +45,27 @@ class Mistake:
     evidence: np.ndarray
 
 
-def patch_sheet(blocks: Sequence[tuple[str, Sequence[PatchRow]]]) -> Figure:
+def patch_sheet(blocks: Mapping[str, Mapping[str, Sequence[tuple[np.ndarray, str]]]]) -> Figure:
     """Show rows of patches under a heading for each class, as in the paper's figure 3.
 
     Args:
-        blocks: The headings and their rows; at least one row with a patch.
+        blocks: For each heading and title of a row, the patches with their captions: RGB pixels,
+            uint8 (R, R, 3), and text. At least one row with a patch.
     """
-    columns = max(len(row.patches) for _, rows in blocks for row in rows)
+    columns = max(len(patches) for rows in blocks.values() for patches in rows.values())
     line, heading, left = PATCH + 0.36, 0.32, 1.35
-    height = sum(heading + line * len(rows) for _, rows in blocks) + 0.15
+    height = sum(heading + line * len(rows) for rows in blocks.values()) + 0.15
     sheet = Sheet(left + columns * (PATCH + 0.08) + 0.1, height)
     y = 0.1
-    for title, rows in blocks:
+    for title, rows in blocks.items():
         sheet.text(0.1, y + 0.2, title, weight="bold", size=9)
         y += heading
-        for row in rows:
-            sheet.text(0.1, y + PATCH / 2, row.title, size=8, va="center")
-            for number, patch in enumerate(row.patches):
+        for row, patches in rows.items():
+            sheet.text(0.1, y + PATCH / 2, row, size=8, va="center")
+            for number, (patch, caption) in enumerate(patches):
                 axes = sheet.axes(left + number * (PATCH + 0.08), y, PATCH, PATCH)
                 draw_image(axes, patch)
-                if row.captions:
-                    axes.set_xlabel(row.captions[number], fontsize=SMALL, labelpad=2)
+                axes.set_xlabel(caption, fontsize=SMALL, labelpad=2)
             y += line
     return sheet.figure
 
@@ -105,32 +90,27 @@ def mistake_sheet(mistakes: Sequence[Mistake], box: BoxOf, patches: int = 4) -> 
     limit = colour_limit([mistake.evidence for mistake in mistakes])
     for number, mistake in enumerate(mistakes):
         y = number * line + 0.75
-        true, predicted = mistake.evidence
         names = f"{mistake.name}: {mistake.true}, taken for {mistake.predicted}"
         sheet.text(0.15, y - 0.26, names, size=8, weight="bold")
         picture = sheet.axes(0.15, y, PICTURE, PICTURE)
         draw_image(picture, mistake.image)
-        for column, (title, evidence, logit) in enumerate(
-            (
-                (f"for {mistake.predicted}", predicted, mistake.logits[1]),
-                (f"for {mistake.true}", true, mistake.logits[0]),
-            )
-        ):
+        for column, name in ((0, mistake.predicted), (1, mistake.true)):
+            evidence, logit = mistake.evidence[1 - column], mistake.logits[1 - column]
             heat = sheet.axes(0.15 + (column + 1) * (PICTURE + gap), y, PICTURE, PICTURE)
             draw_evidence(heat, mistake.image, evidence, box, limit)
-            heat.set_title(title, fontsize=SMALL + 0.5, pad=2)
+            heat.set_title(f"for {name}", fontsize=SMALL + 0.5, pad=2)
             mean = f"mean evidence {evidence.mean():.3f} = logit {logit:.3f}"
             heat.set_xlabel(mean, fontsize=SMALL, labelpad=2)
             for place, entry in enumerate(apart(evidence, box, patches)):
-                top, left_, bottom, right = box(*entry)
-                outline(picture, (top, left_, bottom, right), dashed=bool(column))
+                pixels = box(*entry)
+                outline(picture, pixels, dashed=bool(column))
                 axes = sheet.axes(
                     left + place * (small + 0.06), y + column * (small + 0.25), small, small
                 )
-                draw_image(axes, mistake.image[top:bottom, left_:right])
+                draw_image(axes, mistake.image[pixels[0] : pixels[2], pixels[1] : pixels[3]])
                 axes.set_xlabel(f"{evidence[entry]:.1f}", fontsize=SMALL, labelpad=1)
                 if place == 0:
-                    axes.set_title(title, fontsize=SMALL, pad=1, loc="left")
+                    axes.set_title(f"for {name}", fontsize=SMALL, pad=1, loc="left")
     legend = "in the images: solid, the patches for the predicted class; dashed, for the true one"
     sheet.text(0.15, 0.18, legend, size=8, color="0.35")
     evidence_bar(sheet.axes(0.15, sheet.height - 0.52, 2 * PICTURE, 0.1), limit)

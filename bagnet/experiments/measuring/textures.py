@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,14 +96,14 @@ class Synthesis:
 def minimise(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
     """Minimise a function of pixels from 0 to 1, starting from the sigmoid of `start`."""
     z = start.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(  # no tolerances, because the loss of a good texture is tiny
+    # No tolerances, because the loss of a good texture is tiny.
+    optimizer: Any = torch.optim.LBFGS(  # its methods have no types
         [z], max_iter=steps, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
-        optimizer.zero_grad()
         value = loss(z.sigmoid())
-        value.backward()
+        (z.grad,) = torch.autograd.grad(value, [z])
         return value
 
     optimizer.step(closure)

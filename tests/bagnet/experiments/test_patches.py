@@ -5,18 +5,18 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
 from bagnet.evidence.maps import evidence_map
-from bagnet.evidence.top_patches import OTHERS, OWN, TopPatches
 from bagnet.experiments import patches
 from bagnet.experiments.__main__ import main
 from bagnet.experiments.measuring.parts import read_file
-from bagnet.model.registry import build_model, normalize
+from bagnet.model.registry import normalize
 from bagnet.model.weights import load_model
 from datamodules.imagenet import ImageNetDataModule
-from tests.bagnet.experiments.conftest import read_csv
+from tests.bagnet.experiments.conftest import read_csv, save_network
 
 SIZES = ["--data.workers", "0", "--data.image_size", "32", "--data.resize_size", "36"]
 SHOWN = ["--patches", "3", "--classes", "class4", "class1", "--mistakes", "2"]
@@ -25,13 +25,7 @@ SHOWN = ["--patches", "3", "--classes", "class4", "class1", "--mistakes", "2"]
 @pytest.fixture(scope="module")
 def network(tmp_path_factory) -> Path:
     """Weights of a narrow BagNet that decides badly."""
-    torch.manual_seed(0)
-    model = build_model("bagnet9", num_classes=6, width=4)
-    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
-    settings = {"name": "bagnet9", "num_classes": 6, "width": 4}
-    path = tmp_path_factory.mktemp("network") / "mine.ckpt"
-    torch.save({"state_dict": weights, "hyper_parameters": settings}, path)
-    return path
+    return save_network(tmp_path_factory.mktemp("network") / "mine.ckpt")
 
 
 @pytest.fixture(scope="module")
@@ -48,26 +42,33 @@ def test_the_lists_are_those_of_all_images_and_classes(out, shards, network):
     model = load_model(network)
     data = ImageNetDataModule(str(shards), 53, 0, 32, 36)
     ((images, labels, ids),) = data.val_dataloader()
-    top = TopPatches(6, 3)
     evidence = evidence_map(model, normalize(images))
-    best, places = evidence.flatten(2).max(2)
-    top.update_best(best, places, evidence.shape[3], labels, ids)
     expected = []
-    for number in (4, 1):
-        for of in (OWN, OTHERS):
-            for rank, patch in enumerate(top.best(number, of), 1):
-                box = model.box(*patch.entry)
-                key = data.val_manifest.sample(patch.sample_id).key
-                expected.append((f"class{number}", patches.ROWS[of], rank, key, box[0], box[1]))
+    for number, own in ((4, True), (4, False), (1, True), (1, False)):
+        rows = [n for n, label in enumerate(labels.tolist()) if (label == number) == own]
+        rows.sort(key=lambda n: (-float(evidence[n, number].max()), int(ids[n])))
+        for rank, n in enumerate(rows[:3], 1):
+            box = model.box(*divmod(int(evidence[n, number].argmax()), evidence.shape[3]))
+            key = data.val_manifest.sample(int(ids[n])).key
+            of = "its own images" if own else "other images"
+            expected.append((f"class{number}", of, rank, key, box[0], box[1]))
     found = [
         (r["class"], r["of"], int(r["rank"]), r["file"], int(r["top"]), int(r["left"]))
         for r in read_csv(folder / "mine-patches.csv")
     ]
     assert found == expected
-    assert {path.name for path in folder.glob("mine-*.png")} == {
-        "mine-mistakes.png",
-        "mine-patches.png",
-    }
+    pictures = {path.name for path in folder.glob("mine-*.png")}
+    assert pictures == {"mine-mistakes.png", "mine-patches.png"}
+
+
+def test_of_equal_evidence_the_lower_sample_id_comes_first():
+    columns = {"label": [0, 1, 0, 0], "evidence": [[1.0], [9.0], [2.0], [1.0]], "place": [[5]] * 4}
+    constants = {"map_width": [3] * 4, "patch": [9] * 4, "stride": [8] * 4}
+    table = pa.table({"sample_id": [2, 4, 6, 8], **columns, **constants})
+    rows = patches.strongest(table, ["a", "b"], "a", own=True, count=3)
+    assert [row["sample_id"] for row in rows] == [6, 2, 8]
+    assert rows[0]["box"] == (8, 16, 17, 25)
+    assert patches.strongest(table, ["a", "b"], "a", own=True, count=2) == rows[:2]
 
 
 def test_mistakes_hold_the_evidence_that_makes_their_logits(out):

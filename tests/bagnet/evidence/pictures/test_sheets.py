@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from bagnet.evidence.pictures.plots import rgb
-from bagnet.evidence.pictures.sheets import Mistake, PatchRow, apart, mistake_sheet, patch_sheet
+from bagnet.evidence.pictures.sheets import Mistake, apart, mistake_sheet, patch_sheet
 
 
 def box(i: int, j: int) -> tuple[int, int, int, int]:
@@ -46,16 +46,13 @@ def mistake(side: int = 49) -> Mistake:
 def test_every_patch_is_drawn_with_its_caption_below_its_heading():
     rng = np.random.default_rng(0)
     patches = [rng.integers(0, 256, (17, 17, 3), dtype=np.uint8) for _ in range(5)]
-    rows = [
-        PatchRow("own", patches[:3], ["1.0", "0.5", "0.2"]),
-        PatchRow("others", patches[3:], ["2.0 dog", "1.5 cow"]),
-    ]
-    figure = patch_sheet([("cat", rows)])
+    captions = ["1.0", "0.5", "0.2", "2.0 dog", "1.5 cow"]
+    pairs = list(zip(patches, captions, strict=True))
+    figure = patch_sheet({"cat": {"own": pairs[:3], "others": pairs[3:]}})
     drawn = [axes.images[0].get_array() for axes in figure.axes]
     for array, patch in zip(drawn, patches, strict=True):
         np.testing.assert_array_equal(array, patch)
-    captions = [axes.get_xlabel() for axes in figure.axes]
-    assert captions == ["1.0", "0.5", "0.2", "2.0 dog", "1.5 cow"]
+    assert [axes.get_xlabel() for axes in figure.axes] == captions
     assert {"cat", "own", "others"} <= set(texts(figure))
     assert_nothing_is_cut_off(figure)
 
