@@ -14,11 +14,17 @@ from typing import Any
 import pytest
 
 from tests.datamodules.loaders import contents, training_loaders, write_data
+from tests.datamodules.splits import write_splits
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("data") / "train")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_splits(tmp_path_factory.mktemp("packed"))
 
 
 @pytest.fixture
