@@ -15,6 +15,9 @@ from datamodules.loading.shared_memory import SharedBuffers
 from datamodules.loading.unreadable import UnreadableLog
 
 
+_SECONDS_FOR_A_QUEUE = 2.0
+
+
 class Workers:
     """Reads batches in worker processes that start with the first batch and stay for all epochs.
 
@@ -81,9 +84,9 @@ class Workers:
         # finds them instead, it cuts their queues first, and torch waits for each worker in vain.
         self._loader = self._batches = None
         # torch does not wait for these. If Python ends while one of them is deleting a semaphore,
-        # it prints a warning about a leak.
+        # it prints a warning about a leak. Not forever: the pipe to a killed worker may be full.
         while self._queue_threads:
-            self._queue_threads.pop().join()
+            self._queue_threads.pop().join(_SECONDS_FOR_A_QUEUE)
 
 
 _Read = ReadBatch | OSError
