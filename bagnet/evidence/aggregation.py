@@ -82,11 +82,8 @@ def masked(evidence: Tensor, window: int) -> Tensor:
 
     Args:
         evidence: Evidence in logits, (B, classes, H', W').
-        window: Side of the mask, in entries; `certificates.entries_touched` computes it from the
-            side of an attack in pixels.
-
-    Raises:
-        ValueError: The window is smaller than one entry.
+        window: Side of the mask, in entries, at least 1; `certificates.entries_touched` computes it
+            from the side of an attack in pixels.
     """
     positive = evidence.clamp(min=0)
     strongest = window_sums(positive, window).amax((2, 3))

@@ -14,8 +14,11 @@ bound can be tighter without knowing more about the attacker: some choice of evi
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from bagnet.evidence.aggregation import squash, window_sums
 from bagnet.model.network import BagNet
@@ -52,10 +55,9 @@ def certify_clipped(evidence: Tensor, labels: Tensor, window: int) -> Tensor:
         ValueError: The window is smaller than one entry.
     """
     votes = squash(evidence.double())
-    outside = votes.sum((2, 3))[..., None, None] - window_sums(votes, window)
     entries = min(window, votes.shape[2]) * min(window, votes.shape[3])
-    lowest = _of_label(outside, labels) - entries
-    return (lowest > _strongest_other(outside, labels) + entries).all(2).all(1)
+    own, others = _split(_outside(votes, window), labels)
+    return (own - entries > others + entries).all(2).all(1)
 
 
 def certify_masked(evidence: Tensor, labels: Tensor, window: int) -> Tensor:
@@ -72,48 +74,26 @@ def certify_masked(evidence: Tensor, labels: Tensor, window: int) -> Tensor:
         score_c <= the sum of e_c+ outside W.
 
     The label wins if the first bound exceeds the second for every W and c (PatchGuard's algorithm 2
-    with T = 0).
-
-    Args:
-        evidence: As for `certify_clipped`.
-        labels: As for `certify_clipped`.
-        window: Side of the attacked window and of the mask, in entries.
-
-    Returns:
-        Whether each image is certified, bool (B,).
-
-    Raises:
-        ValueError: The window is smaller than one entry.
+    with T = 0). Takes, returns and raises the same as `certify_clipped`.
     """
     positive = evidence.clamp(min=0).double()
-    outside = positive.sum((2, 3))[..., None, None] - window_sums(positive, window)
-    own = _of_label(positive, labels)
-    lowest = torch.stack(
-        [
-            _masked_at(own, row, column, window)
-            for row in range(outside.shape[2])
-            for column in range(outside.shape[3])
-        ],
-        dim=1,
-    ).reshape(len(labels), *outside.shape[2:])
-    return (lowest > _strongest_other(outside, labels)).all(2).all(1)
+    own, _ = _split(positive, labels)
+    _, others = _split(_outside(positive, window), labels)
+    lowest = torch.empty_like(others)
+    for row, column in product(*map(range, others.shape[1:])):
+        rest = own.clone()
+        rest[:, row : row + window, column : column + window] = 0
+        masked = window_sums(rest, window).amax((1, 2))
+        lowest[:, row, column] = rest.sum((1, 2)) - masked
+    return (lowest > others).all(2).all(1)
 
 
-def _masked_at(own: Tensor, row: int, column: int, window: int) -> Tensor:
-    """Score (B,) of the label from its positive evidence (B, H', W') outside one window."""
-    rest = own.clone()
-    rest[:, row : row + window, column : column + window] = 0
-    strongest = window_sums(rest, window).amax((1, 2))
-    return rest.sum((1, 2)) - strongest
+def _outside(evidence: Tensor, window: int) -> Tensor:
+    """Sum what is outside each window: (B, classes, H', W') -> (B, classes, h, w)."""
+    return evidence.sum((2, 3))[..., None, None] - window_sums(evidence, window)
 
 
-def _of_label(maps: Tensor, labels: Tensor) -> Tensor:
-    """The sums of the label: (B, classes, h, w) -> (B, h, w)."""
-    return maps[torch.arange(len(labels), device=labels.device), labels]
-
-
-def _strongest_other(sums: Tensor, labels: Tensor) -> Tensor:
-    """The largest sums of all classes but the label: (B, classes, h, w) -> (B, h, w)."""
-    others = sums.clone()
-    others[torch.arange(len(labels), device=labels.device), labels] = -torch.inf
-    return others.amax(1)
+def _split(sums: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of the label and the largest of all others: (B, classes, h, w) -> 2 (B, h, w)."""
+    is_label = F.one_hot(labels, sums.shape[1]).bool()
+    return sums[is_label], sums.masked_fill(is_label[..., None, None], -torch.inf).amax(1)

@@ -74,10 +74,8 @@ def dense_evidence(
         evidence = padded.new_empty(len(weight), *image.shape[1:])
         for top, bottom in _tiles(image.shape[1]):
             for left, right in _tiles(image.shape[2]):
-                features = _features(
-                    bagnet, padded[..., top : bottom + margin, left : right + margin]
-                )
-                votes = F.linear(features[0].permute(1, 2, 0), weight, bias)
+                tile = padded[..., top : bottom + margin, left : right + margin]
+                votes = F.linear(_features(bagnet, tile)[0].permute(1, 2, 0), weight, bias)
                 evidence[:, top:bottom, left:right] = votes.permute(2, 0, 1)
     return evidence[0] if isinstance(target, int) else evidence
 
@@ -97,12 +95,8 @@ def _rows(model: BagNet, target: int | Sequence[int]) -> list[int]:
 
 def _check_image(model: BagNet, image: Tensor) -> None:
     channels = model.conv1.in_channels
-    if (
-        not image.is_floating_point()
-        or image.ndim != 3
-        or image.shape[0] != channels
-        or not image.numel()
-    ):
+    is_image = image.ndim == 3 and image.shape[0] == channels and image.numel()
+    if not is_image or not image.is_floating_point():
         raise ValueError(
             f"dense evidence takes one normalised float image ({channels}, H, W), not "
             f"{image.dtype} {tuple(image.shape)}: take one image of the batch, and normalise it "
@@ -113,8 +107,7 @@ def _check_image(model: BagNet, image: Tensor) -> None:
 def _tiles(size: int) -> list[tuple[int, int]]:
     """Cut a side of an image into the fewest parts of at most TILE, as evenly as possible."""
     count = -(-size // TILE)
-    edges = [size * number // count for number in range(count + 1)]
-    return list(pairwise(edges))
+    return list(pairwise(size * number // count for number in range(count + 1)))
 
 
 def _features(model: BagNet, x: Tensor) -> Tensor:

@@ -39,15 +39,15 @@ def run(options: ReportOptions) -> None:
     if options.out.is_dir():
         raise ValueError(f"--out is the folder {options.out}: give a file, such as report.html")
     known = Classes(*read_class_list(options.classes)) if options.classes else None
-    found = find_images(options.images, model.fc.out_features, known)
+    sources, class_names, notes = find_images(options.images, model.fc.out_features, known)
     # Read all images first, so that a damaged one at the end does not waste the work before it.
-    read = [(source, read_image(source.path, transform)) for source in found.sources]
+    read = [(source, read_image(source.path, transform)) for source in sources]
     images = [
         compute_votes(model, pixels, source.name, source.label)
         for source, pixels in track(read, "images", console=console, transient=True)
     ]
-    write_report(options.out, images, found.class_names, model, options.checkpoint.name)
-    for note in found.notes:
+    write_report(options.out, images, class_names, model, options.checkpoint.name)
+    for note in notes:
         console.print(f"note: {note}", markup=False)
     size = options.out.stat().st_size / 1e6
     console.print(f"{len(images):,} images, {size:.1f} MB: {options.out}", markup=False)

@@ -17,18 +17,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from bagnet.evidence.pictures.plots import colour_limit
-from bagnet.evidence.report.votes import (
-    TOP_CLASSES,
-    ImageVotes,
-    decisions,
-    patch_classes,
-    shown_classes,
-    thresholds,
-)
+from bagnet.evidence.report import votes
+from bagnet.evidence.report.votes import ImageVotes
 from bagnet.model.network import BagNet
 from datamodules.common.files import write_text
 
@@ -42,14 +36,9 @@ def write_report(
     model: BagNet,
     checkpoint: str,
 ) -> None:
-    """Write the report.
+    """Write the report on some images, at least one; missing folders are made.
 
-    Args:
-        path: The file to write; missing folders are made.
-        images: The images and their votes, at least one.
-        class_names: A name for each class of the network.
-        model: The network, for the size and the stride of its patches.
-        checkpoint: Name of the network's file, to show.
+    The model tells the size and the stride of the patches. The name of its checkpoint is shown.
     """
     data = {
         "checkpoint": checkpoint,
@@ -69,55 +58,49 @@ def _html(data: dict[str, Any]) -> str:
     )
     js = "".join(scripts)
     # A "<" in the data could end the block or begin another one.
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    text = json.dumps(data, separators=(",", ":"), default=_base64).replace("<", "\\u003c")
     policy = f"default-src 'none'; img-src data:; style-src {_hash(css)}; script-src {_hash(js)}"
     return Template(html).substitute(policy=policy, css=css, js=js, data=text)
 
 
 def _hash(text: str) -> str:
     """Hash of an inline block, as a content security policy spells it."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    return f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'"
 
 
 def _image_data(image: ImageVotes) -> dict[str, Any]:
-    """The data of one image; arrays are little-endian and in base64."""
-    steps = thresholds(image.evidence)
-    decided = decisions(image.evidence, steps)
-    shown = shown_classes(image, decided)
-    patch_logits, patch_tops = patch_classes(image.evidence)
+    """The data of one image; arrays are little-endian."""
+    steps = votes.thresholds(image.evidence)
+    decided = votes.decisions(image.evidence, steps)
+    shown = votes.shown_classes(image, decided)
+    patch_logits, patch_tops = votes.patch_classes(image.evidence)
     # One scale of colours for all classes of an image, so that weak evidence stays visible on it.
     judged = [image.predicted] if image.label is None else [image.predicted, image.label]
-    rows, columns = image.evidence.shape[1:]
-    height, width = image.pixels.shape[1:]
     return {
         "name": image.name,
-        "height": height,
-        "width": width,
-        "rows": rows,
-        "columns": columns,
-        "jpeg": _base64(_jpeg(image)),
+        "height": image.pixels.shape[1],
+        "width": image.pixels.shape[2],
+        "rows": image.evidence.shape[1],
+        "columns": image.evidence.shape[2],
+        "jpeg": _jpeg(image.pixels),
         "true": image.label,
         "limit": colour_limit([image.evidence[judged].numpy()]),
-        "top": shown[:TOP_CLASSES],
+        "top": shown[: votes.TOP_CLASSES],
         "thresholds": steps.tolist(),
         "decisions": decided,
         "classes": shown,
-        "logits": _floats(image.logits[shown].numpy()),
-        "maps": _floats(image.evidence[shown].numpy()),
-        "patchClasses": _base64(patch_tops.numpy().astype("<i4").tobytes()),
-        "patchLogits": _floats(patch_logits.numpy()),
+        "logits": image.logits[shown].numpy().astype("<f4").tobytes(),
+        "maps": image.evidence[shown].numpy().astype("<f4").tobytes(),
+        "patchClasses": patch_tops.numpy().astype("<i4").tobytes(),
+        "patchLogits": patch_logits.numpy().astype("<f4").tobytes(),
     }
 
 
-def _jpeg(image: ImageVotes) -> bytes:
+def _jpeg(pixels: Tensor) -> bytes:
     file = io.BytesIO()
-    pixels = image.pixels.permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY)
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    image.save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
-
-
-def _floats(values: np.ndarray) -> str:
-    return _base64(values.astype("<f4").tobytes())
 
 
 def _base64(content: bytes) -> str:

@@ -17,12 +17,7 @@ MAX_IMAGES = 200
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes in the order of the network's outputs.
-
-    Attributes:
-        ids: Names of their folders, such as WordNet ids.
-        names: Names for people.
-    """
+    """Ids (names of folders, such as WordNet ids) and names, in the order of the outputs."""
 
     ids: tuple[str, ...]
     names: tuple[str, ...]
@@ -45,37 +40,15 @@ class Classes:
 
 @dataclass(frozen=True)
 class Source:
-    """An image file to show.
-
-    Attributes:
-        path: The file.
-        name: Its path below the folder of images.
-        label: Its true class, or None if that is not known.
-    """
+    """An image file, its path below the folder of images, and its true class if that is known."""
 
     path: Path
     name: str
     label: int | None
 
 
-@dataclass(frozen=True)
-class Found:
-    """The images, a name for each class of the network, and notes for the user about both."""
-
-    sources: tuple[Source, ...]
-    class_names: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
 def read_image(path: Path, transform: Callable[[bytes], Tensor]) -> Tensor:
-    """Read what the network sees of an image file.
-
-    Args:
-        path: The image file.
-        transform: From its content to pixels, as in validation.
-
-    Returns:
-        RGB pixels, uint8 (3, H, W).
+    """Read what the network sees of an image file, uint8 (3, H, W).
 
     Raises:
         ValueError: The image cannot be decoded to its end.
@@ -88,13 +61,18 @@ def read_image(path: Path, transform: Callable[[bytes], Tensor]) -> Tensor:
         ) from error
 
 
-def find_images(root: Path, num_classes: int, classes: Classes | None) -> Found:
+def find_images(
+    root: Path, num_classes: int, classes: Classes | None
+) -> tuple[list[Source], tuple[str, ...], list[str]]:
     """List the images of a folder, sorted by name, with their true classes.
 
     Args:
         root: A folder of images, a folder of class folders with images, or one image.
         num_classes: Number of classes of the network.
         classes: The classes of the network, or None if they are not known.
+
+    Returns:
+        The images, a name for each class, and notes for the user about both.
 
     Raises:
         ValueError: There are no images or too many, `classes` has another length, or only some of
@@ -132,7 +110,7 @@ def find_images(root: Path, num_classes: int, classes: Classes | None) -> Found:
     for path in paths:
         label = labels.get(path.parent.name) if path.parent != root else None
         sources.append(Source(path, path.relative_to(root).as_posix(), label))
-    return Found(tuple(sources), names, tuple(notes))
+    return sources, names, notes
 
 
 def _image_files(root: Path) -> tuple[Path, list[Path]]:

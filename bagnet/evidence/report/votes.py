@@ -14,6 +14,7 @@ from torch import Tensor
 from bagnet.evidence.maps import evaluating, evidence_map
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
+from bagnet.training.metrics import rank_of_label
 
 TOP_CLASSES = 10  # of an image, always listed
 PATCH_CLASSES = 5  # of a patch
@@ -40,21 +41,21 @@ class ImageVotes:
     evidence: Tensor
 
     @property
+    def ranking(self) -> list[int]:
+        """All classes in the order of their ranks (`rank_of_label`), the predicted one first."""
+        count = len(self.logits)
+        ranks = rank_of_label(self.logits.expand(count, -1), torch.arange(count))
+        return ranks.argsort().tolist()
+
+    @property
     def predicted(self) -> int:
-        """The class with the largest logit."""
-        return int(self.logits.argmax())
+        return self.ranking[0]
 
 
 def compute_votes(model: BagNet, pixels: Tensor, name: str, label: int | None) -> ImageVotes:
-    """Run the network on an image.
+    """Run the network on an image, uint8 (3, H, W).
 
     It runs twice, for the evidence and for the logits, so that the report can show that they agree.
-
-    Args:
-        model: The network.
-        pixels: The image, uint8 (3, H, W).
-        name: Name of the image in the report.
-        label: True class, or None if it is not known.
 
     Raises:
         ValueError: The image is smaller than the patch, or the logits are not finite.
@@ -75,13 +76,7 @@ def thresholds(evidence: Tensor) -> np.ndarray:
     """Choose thresholds to offer: round numbers from 0 to the strongest vote.
 
     None is negative: a class that every patch votes against would score 0, more than a class with a
-    weak vote against it.
-
-    Args:
-        evidence: Evidence of the patches, in logits, (classes, H', W').
-
-    Returns:
-        The thresholds in logits, float32, ascending.
+    weak vote against it. They are float32, in logits, ascending.
     """
     strongest = float(evidence.max())
     if strongest <= 0:
@@ -95,10 +90,6 @@ def decisions(evidence: Tensor, steps: np.ndarray) -> list[int]:
 
     The score of a class is the mean over all patches of v [v >= t], where v is the patch's
     evidence. At t = 0 that is the evidence clipped at 0, as in the paper's appendix.
-
-    Args:
-        evidence: Evidence of the patches, in logits, (classes, H', W').
-        steps: The thresholds t, in logits.
 
     Returns:
         The class for each threshold, or -1 if no vote reaches it.
@@ -119,7 +110,7 @@ def shown_classes(image: ImageVotes, decided: Sequence[int]) -> list[int]:
     (`decided`), and those that most patches vote for. If there are few classes, they are all of
     them.
     """
-    order = image.logits.argsort(descending=True, stable=True).tolist()
+    order = image.ranking
     top_votes = Counter(image.evidence.argmax(0).flatten().tolist())
     wanted = [
         *order[:TOP_CLASSES],
@@ -132,17 +123,13 @@ def shown_classes(image: ImageVotes, decided: Sequence[int]) -> list[int]:
 
 
 def patch_classes(evidence: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the classes with the most evidence in each patch.
-
-    Args:
-        evidence: Evidence of the patches, in logits, (classes, H', W').
+    """Find the classes with the most evidence in each patch, in descending order.
 
     Returns:
-        The evidence in descending order, and its classes: both (H', W', K), where K is
-        `PATCH_CLASSES` or the number of classes.
+        The evidence and its classes: both (H', W', K), where K is `PATCH_CLASSES` or the number of
+        classes.
     """
-    count = min(PATCH_CLASSES, len(evidence))
-    logits, classes = evidence.permute(1, 2, 0).topk(count)
+    logits, classes = evidence.permute(1, 2, 0).topk(min(PATCH_CLASSES, len(evidence)))
     return logits, classes
 
 
