@@ -14,7 +14,6 @@ from datamodules.loading.batches import Batches, Index, ReadBatch
 from datamodules.loading.shared_memory import SharedBuffers
 from datamodules.loading.unreadable import UnreadableLog
 
-
 _SECONDS_FOR_A_QUEUE = 2.0
 
 
