@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from bagnet.evidence.aggregation import PLAIN, WITH_THRESHOLD, parse
 from bagnet.evidence.certificates import certify_clipped, certify_masked, entries_touched
 from bagnet.evidence.maps import evidence_map, require_bagnet
+from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.options import AggregationOptions
@@ -148,22 +149,14 @@ def attacks(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
 
 def threshold_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """A panel for each network: its accuracy by threshold, and that of the mean."""
-    labels = list(dict.fromkeys(row["model"] for row in rows))
-    size = (3.6 * len(labels) + 1.8, 4)
-    figure = Figure(figsize=size, facecolor="white", layout="constrained")
-    panels = figure.subplots(1, len(labels), sharey=True, squeeze=False)[0]
-    for axes, label in zip(panels, labels, strict=True):
-        own = [row for row in rows if row["model"] == label]
-        for k, style in (("top5", "-"), ("top1", "--")):
-            for name, colour in (("clamp", "#2166ac"), ("binarise", "#b2182b")):
-                swept = [row for row in own if row["aggregation"] == name]
+    panels: dict[str, dict[str, Curve]] = {}
+    for label in dict.fromkeys(row["model"] for row in rows):
+        curves = panels[label] = {}
+        for k, line in (("top5", "-"), ("top1", "--")):
+            for name, colour in (("clamp", "C0"), ("binarise", "C3")):
+                swept = [r for r in rows if (r["model"], r["aggregation"]) == (label, name)]
                 thresholds = [float(row["parameter"]) for row in swept]
-                shares = [row[k] for row in swept]
-                axes.plot(thresholds, shares, style, color=colour, label=f"{name}, {k}")
-            (mean,) = (row[k] for row in own if row["aggregation"] == "mean")
-            axes.axhline(mean, linestyle=style, color="0.5", linewidth=1, label=f"mean, {k}")
-        axes.set(xlabel="threshold (logits)", ylim=(0, 1))
-        axes.set_title(label, fontsize=10)
-    panels[0].set(ylabel="accuracy")
-    panels[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
+                curves[f"{name}, {k}"] = (thresholds, [row[k] for row in swept], colour + line)
+            mean = next(r[k] for r in rows if (r["model"], r["aggregation"]) == (label, "mean"))
+            curves[f"mean, {k}"] = (thresholds, [mean] * len(thresholds), "k" + line)
+    return panel_figure(panels, "threshold (logits)", "accuracy")

@@ -27,12 +27,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from bagnet.experiments.measuring.attribution import attribute, by_cell
+from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.masking import probability_curves
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import mean
 from bagnet.experiments.options import METHODS, Aggregate, DeletionOptions, Fill, Method
-from bagnet.experiments.sensitivity import draw_curve
+from bagnet.experiments.sensitivity import style_of
 from bagnet.model.registry import normalize
 
 NAME = "deletion"
@@ -122,22 +123,16 @@ def table_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
 
 
 def curves_figure(tables: Mapping[str, pa.Table]) -> Figure:
-    """The mean curves: a column for each network, deletion above insertion."""
-    size = (3.2 * len(tables) + 1.6, 5.6)
-    figure = Figure(figsize=size, facecolor="white", layout="constrained")
-    panels = figure.subplots(2, len(tables), sharex=True, sharey=True, squeeze=False)
-    for column, (label, table) in enumerate(tables.items()):
-        for axes, kind in zip(panels[:, column], KINDS, strict=True):
-            for method in _methods(table):
-                curve = _curves(table, kind, method).mean(0)
-                draw_curve(axes, np.linspace(0, 1, len(curve)).tolist(), curve.tolist(), method)
-        panels[0, column].set_title(label, fontsize=10)
-        panels[0, column].set(xlabel="share of cells deleted")
-        panels[1, column].set(xlabel="share of cells inserted")
-    for axes in panels[:, 0]:
-        axes.set(ylabel="probability of the class", ylim=(0, 1))
-    panels[0, -1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
+    """Two panels for each network: the mean curves of deletion and insertion."""
+    panels: dict[str, dict[str, Curve]] = {}
+    for label, table in tables.items():
+        for kind in KINDS:
+            curves = {method: _curves(table, kind, method).mean(0) for method in _methods(table)}
+            panels[f"{label}: {kind}"] = {
+                method: (np.linspace(0, 1, len(y)).tolist(), y.tolist(), style_of(method))
+                for method, y in curves.items()
+            }
+    return panel_figure(panels, "share of the cells", "probability of the class")
 
 
 def _curves(table: pa.Table, kind: str, method: Method) -> np.ndarray:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from bagnet.evidence.maps import evidence_map, require_bagnet
 from bagnet.evidence.pictures.plots import Example, contact_sheet
+from bagnet.experiments.measuring.figures import bar_figure
 from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.models import ModelFile, parse_models
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
@@ -73,7 +74,10 @@ def run(options: MeasureOptions) -> None:
     tables = measure(NAME, measurement, options)
     rows = [_row(label, table) for label, table in tables.items()]
     write_table(rows, TITLES, folder / "table")
-    save_figure(shares_figure(rows), folder / "figure")
+    bars = {"points": "strongest patch", "points_true": "the same for the true class"}
+    mark = ("chance", "random patch")
+    figure = bar_figure(rows, bars, mark, "on a planted texture, % of the images")
+    save_figure(figure, folder / "figure")
     if data is not None:
         for model in parse_models(options.models):
             picture = folder / f"{model.label}-evidence"
@@ -198,26 +202,6 @@ def _row(label: str, table: pa.Table) -> dict[str, Any]:
     for name in ("points", "points_true"):
         row[name] = mean(table[name].to_numpy(zero_copy_only=False))
     return row | {"chance": float(np.mean(table["chance"].to_numpy()))}
-
-
-def shares_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """How often each network's strongest evidence lies on a texture, beside a random patch."""
-    figure = Figure(figsize=(6.4, 1.3 + 0.4 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    places = np.arange(len(rows))
-    points = [row["points"] for row in rows]
-    values = np.array([[point.value, point.low, point.high] for point in points]).T * 100
-    axes.barh(places, values[0], 0.5, color="#5e3c99", label="strongest patch")
-    errors = np.abs(values[1:] - values[0])
-    axes.errorbar(values[0], places, xerr=errors, fmt="none", color="0.2", capsize=2)
-    chance = [100 * row["chance"] for row in rows]
-    axes.plot(chance, places, "D", color="#e66101", label="random patch")
-    axes.set_yticks(places, [row["model"] for row in rows])
-    axes.set(xlim=(0, 100), xlabel="on a planted texture, % of the images")
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return figure
 
 
 def evidence_figure(

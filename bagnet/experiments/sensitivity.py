@@ -35,11 +35,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from bagnet.experiments.measuring.attribution import attribute, by_cell
+from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.masking import probabilities, probability_curves
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.models import ModelFile, parse_models
@@ -174,25 +174,20 @@ def table_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
 
 def curves_figure(tables: Mapping[str, pa.Table]) -> Figure:
     """A panel for each network: the mean probability of the leading class by masked cells."""
-    figure = Figure(figsize=(3.2 * len(tables) + 1.6, 3.4), facecolor="white", layout="constrained")
-    panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
-    for axes, (label, table) in zip(panels, tables.items(), strict=True):
+    panels: dict[str, dict[str, Curve]] = {}
+    for label, table in tables.items():
         counts = [0, *table["counts"][0].as_py()]
         before = np.mean(table["probability"].to_numpy())
-        for method in _methods(table):
-            draw_curve(axes, counts, [before, *np.mean(table[method].to_pylist(), axis=0)], method)
-        axes.set(xlabel="masked cells")
-        axes.set_title(label, fontsize=10)
-    panels[0].set(ylabel="probability of the leading class")
-    panels[0].set_ylim(bottom=0)  # the panels share it
-    panels[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
+        panels[label] = {
+            method: (counts, [before, *np.mean(table[method].to_pylist(), 0)], style_of(method))
+            for method in _methods(table)
+        }
+    return panel_figure(panels, "masked cells", "probability of the leading class")
 
 
-def draw_curve(axes: Axes, x: Sequence[float], y: Sequence[float], method: Method) -> None:
-    """Draw a method's curve in its own colour; the baseline is dashed."""
-    style = "k--" if method == "random" else f"C{METHODS.index(method)}-"
-    axes.plot(x, y, style, label=method.replace("_", " "))
+def style_of(method: Method) -> str:
+    """How a method's curve is drawn: each in its own colour, the baseline dashed."""
+    return "k--" if method == "random" else f"C{METHODS.index(method)}-"
 
 
 def _methods(table: pa.Table) -> list[Method]:

@@ -78,3 +78,29 @@ def line_figure(
         axes.set_ylim(*ylim)
         axes.legend(fontsize=8)
     return figure
+
+
+Curve = tuple[Sequence[float], Sequence[float], str]
+"""x, y, and the format that Matplotlib's `plot` takes, such as `k--`."""
+
+
+def panel_figure(panels: Mapping[str, Mapping[str, Curve]], xlabel: str, ylabel: str) -> Figure:
+    """Draw curves side by side, in panels with the same axis that share a legend.
+
+    Args:
+        panels: For each title, the curves by their names in the legend.
+        xlabel: Title of the horizontal axes.
+        ylabel: Title of the vertical axis, which begins at 0.
+    """
+    size = (3.2 * len(panels) + 1.6, 3.4)
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
+        for name, (x, y, style) in curves.items():
+            axes.plot(x, y, style, label=name)
+        axes.set(xlabel=xlabel)
+        axes.set_title(title, fontsize=10)
+    grid[0].set(ylabel=ylabel)
+    grid[0].set_ylim(bottom=0)  # the panels share it
+    grid[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure

@@ -5,24 +5,13 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
-import rich.progress
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 from torch import Tensor, nn
 
 from bagnet.experiments.measuring.models import ModelFile
@@ -30,6 +19,7 @@ from bagnet.experiments.measuring.parts import PartFiles
 from bagnet.run.signals import held_back
 from datamodules.common.batch import UNREADABLE
 from datamodules.common.forkserver import become_worker
+from datamodules.common.progress import progress
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.loading.workers import Workers
 from datamodules.plan import Ids
@@ -104,27 +94,23 @@ class Job:
 def run_job(title: str, job: Job, devices: Sequence[str], console: Console) -> None:
     """Measure all missing parts with a process for each device, and show the progress."""
     missing = sum(len(job.part(number)) for task in job.tasks for number in task.missing)
-    total = len(job.tasks) * len(job.ids)
     if not missing:
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, _Speed(), TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task(title, total=total, completed=total - missing)
-        done = partial(progress.advance, bar)
+    measured = 0
+    with progress(console, title, missing) as update:
+
+        def done(images: int) -> None:
+            nonlocal measured
+            measured += images
+            update(measured)
+
         if len(devices) == 1:
             _work(job, 0, devices, done)
         else:
             _in_processes(job, devices, done)
 
 
-class _Speed(ProgressColumn):
-    """Images per second."""
-
-    def render(self, task: rich.progress.Task) -> Text:
-        return Text(f"{task.speed:.1f} images/s" if task.speed else "")
-
-
-def _in_processes(job: Job, devices: Sequence[str], done: Callable[[float], None]) -> None:
+def _in_processes(job: Job, devices: Sequence[str], done: Callable[[int], None]) -> None:
     """Run all processes; the first failure, or Ctrl-C, ends all of them."""
     context = multiprocessing.get_context("spawn")
     processes, pipes = [], []
@@ -170,7 +156,7 @@ def _process(job: Job, rank: int, devices: Sequence[str], pipe: Connection) -> N
         pipe.send(error)
 
 
-def _work(job: Job, rank: int, devices: Sequence[str], done: Callable[[float], None]) -> None:
+def _work(job: Job, rank: int, devices: Sequence[str], done: Callable[[int], None]) -> None:
     """Measure this process's share of the missing parts.
 
     The parts of all models are dealt out in turn, as a model may have fewer parts than there are
