@@ -1,43 +1,29 @@
-"""Benchmarks: ``python -m bagnet.bench NAME``."""
+"""The command line `python -m bagnet.bench`."""
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from bagnet.bench import data, evidence, infer, plan, scale, startup, train
+from bagnet.bench import options
+from datamodules.common import commands
+from datamodules.common.commands import Command
 
-BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {
-    "data": data.main,
-    "evidence": evidence.main,
-    "train": train.main,
-    "infer": infer.main,
-    "plan": plan.main,
-    "startup": startup.main,
-    "scale": scale.main,
+BENCHMARKS = {
+    "data": Command("bagnet.bench.data", options.DataOptions, ("root",)),
+    "train": Command("bagnet.bench.train", options.StepOptions),
+    "infer": Command("bagnet.bench.infer", options.StepOptions),
+    "evidence": Command("bagnet.bench.evidence", options.NetworkOptions),
+    "plan": Command("bagnet.bench.plan", options.PlanOptions),
+    "startup": Command("bagnet.bench.startup", options.StartupOptions, ("root",)),
+    "scale": Command("bagnet.bench.scale", options.ScaleOptions),
 }
-"""By name; each takes the words after its name and returns the exit code."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m bagnet.bench NAME ...\n")
-        for name, run in BENCHMARKS.items():
-            about = inspect.getdoc(sys.modules[run.__module__]) or ""
-            print(f"  {name:10}{about.partition(chr(10))[0]}")
-        print("\npython -m bagnet.bench NAME --help says the rest.")
-        return 0
-    if arguments[0] not in BENCHMARKS:
-        known = ", ".join(BENCHMARKS)
-        print(f"error: no benchmark {arguments[0]!r}; there is {known}", file=sys.stderr)
-        return 2
-    try:
-        return BENCHMARKS[arguments[0]](arguments[1:])
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one benchmark; returns the exit code."""
+    return commands.main("python -m bagnet.bench", BENCHMARKS, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,14 +1,15 @@
-"""What the order of an epoch costs a rank, in seconds and MiB.
+"""Measures what the order of an epoch costs a rank, in time and memory.
 
-The alternative is to list and to shuffle all sample ids. Each measurement is done in a process of its own, and nothing is
-read: the manifests are arithmetic, of shards with 1,000 samples each. Both ways take turns, for each data set and number of
-ranks.
+The alternative is to list and shuffle all sample ids. Each measurement has a process of its own,
+and nothing is read: the manifests are arithmetic, with 1,000 samples in each shard. The variants
+take turns, for each data set and number of ranks.
 
 * plan: `datamodules.plan.TrainPlan`.
-* sampler: `torch.utils.data.DistributedSampler`, which draws `torch.randperm` of all samples on every rank, as a list.
+* sampler: `torch.utils.data.DistributedSampler`, which draws a permutation of all samples on every
+  rank, as a list.
 
-"begin" is the time until a rank knows the samples of its first batch, "resume" until those of the batch in the middle of
-epoch 7, "epoch" the time for all its batches, one after the other.
+"begin" is the time until a rank knows the samples of its first batch, "resume" the time until it
+knows those in the middle of epoch 7, and "epoch" the time for all its batches, one by one.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
 
-from bagnet.bench.lib.report import parser_of, short, show, write
+from bagnet.bench.lib.report import short, show, write
 from bagnet.bench.lib.rounds import take_turns
+from bagnet.bench.options import PlanOptions
 from datamodules.plan import TrainPlan
 
-DATA_SETS = {"imagenet-1k": 1_281_167, "imagenet-21k": 14_197_122}
 SHARD = 1000  # samples
 SEED = 0
 
@@ -36,21 +37,18 @@ Batch = Callable[[int], Sequence[int] | np.ndarray]
 Order = Callable[[int, int, int, int], Batch]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the benchmark and print its table; returns the exit code."""
-    parser = parser_of("plan", __doc__)
-    add = parser.add_argument
-    add("--samples", type=int, nargs="+", default=list(DATA_SETS.values()), help="in a data set")
-    add("--ranks", type=int, nargs="+", default=[8, 512, 4096], help="(8 512 4096)")
-    add("--batch-size", type=int, default=32, help="of a rank (32)")
-    add("--rounds", type=int, default=3, help="(3)")
-    add("--out", type=Path, help="write the figures there as JSON")
-    options = parser.parse_args(arguments)
+def run(options: PlanOptions) -> None:
+    """Run the benchmark and print its table.
+
+    Raises:
+        ValueError: A data set has less samples than the ranks' first batches.
+    """
+    needed = max(options.ranks) * options.batch_size
     for samples in options.samples:
-        if samples < max(options.ranks) * options.batch_size:
+        if samples < needed:
             raise ValueError(
-                f"--samples {samples}: {max(options.ranks)} ranks take "
-                f"{max(options.ranks) * options.batch_size} in their first batch; choose fewer"
+                f"--samples {samples}: {max(options.ranks)} ranks take {needed} in their first "
+                f"batch; choose more samples or fewer ranks"
             )
     cases = {
         f"{samples:,} / {ranks:,} {way}": (way, samples, ranks, options.batch_size)
@@ -58,30 +56,29 @@ def main(arguments: Sequence[str]) -> int:
         for ranks in options.ranks
         for way in ORDERS
     }
-    figures = take_turns(list(cases), options.rounds, lambda name: _apart(*cases[name]))
+    figures = take_turns(list(cases), options.rounds, lambda name: _in_process(*cases[name]))
     rows = []
     for name, rounds in figures.items():
-        (*seconds, mib) = (statistics.median(values) for values in zip(*rounds, strict=True))
+        *seconds, mib = (statistics.median(values) for values in zip(*rounds, strict=True))
         begin, resume, epoch = (short(1e3 * median) for median in seconds)
         begins = [1e3 * values[0] for values in rounds]
         spread = f"{short(min(begins))}-{short(max(begins))}"
         rows.append([name, begin, spread, resume, epoch, short(mib)])
     show(["samples / ranks, way", "begin ms", "range", "resume ms", "epoch ms", "MiB"], rows)
     write(options, {"begin_resume_epoch_seconds_mib": figures})
-    return 0
 
 
-def _apart(way: str, samples: int, ranks: int, batch: int) -> tuple[float, float, float, float]:
-    """`measure` in a fresh process, whose memory tells of nothing else."""
+def _in_process(way: str, samples: int, ranks: int, batch: int) -> tuple[float, ...]:
+    """Run `measure` in a fresh process, whose memory contains nothing else."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
         return process.submit(measure, way, samples, ranks, batch).result()
 
 
-def measure(way: str, samples: int, ranks: int, batch: int) -> tuple[float, float, float, float]:
-    """Seconds to begin, to resume and for an epoch, and MiB that this process grew by, for the last rank."""
+def measure(way: str, samples: int, ranks: int, batch: int) -> tuple[float, ...]:
+    """Measure the last rank: seconds to begin, to resume and of an epoch, and MiB of memory."""
     order = ORDERS[way]
-    order(0, 2 * batch, 2, batch)(0)  # what is imported and made once
+    order(0, 2 * batch, 2, batch)(0)  # imports, and whatever is made only once
     steps = samples // (ranks * batch)
     before = _peak_mib()
     moments = [time.perf_counter()]
@@ -107,9 +104,9 @@ def by_plan(epoch: int, samples: int, ranks: int, batch: int) -> Batch:
 
 def by_sampler(epoch: int, samples: int, ranks: int, batch: int) -> Batch:
     """The last rank's batches, by number."""
-    everything = cast(Dataset, range(samples))  # of which it takes the length only
-    sampler: DistributedSampler = DistributedSampler(
-        everything, ranks, ranks - 1, seed=SEED, drop_last=True
+    dataset = cast(Dataset[Any], range(samples))  # only its length is used
+    sampler: DistributedSampler[Any] = DistributedSampler(
+        dataset, ranks, ranks - 1, seed=SEED, drop_last=True
     )
     sampler.set_epoch(epoch)
     ids = list(sampler)
@@ -120,7 +117,7 @@ ORDERS: dict[str, Order] = {"plan": by_plan, "sampler": by_sampler}
 
 
 def _peak_mib() -> float:
-    """The most memory that this process had resident since it began. `resource` would tell of the one that started it, too."""
+    """The most memory that this process has used. `resource` would count its parent's too."""
     status = Path("/proc/self/status").read_text()
     (kib,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(kib) / 1024

@@ -1,127 +1,212 @@
-"""How long an epoch takes on many GPUs: a prediction, and its check.
+"""Predicts how long an epoch of a BagNet-33 takes on many GPUs.
 
-`bagnet.bench.lib.scaling` predicts it from its parts, and `bagnet.bench.lib.ranks` checks the formulas against real ranks on the CPU.
-The defaults are of a BagNet-33 on ImageNet: gradients are counted and decoding was measured; the speeds of GPU, network and
-storage are assumptions, to be replaced by your own figures.
+The default values are explained in docs/scaling.md; most of them are assumptions, so replace them
+with your own figures. In the table, "batch" is the global batch, "ideal" compares with GPUs that
+wait for nothing, and "most time" is what takes the largest share of an epoch.
 
-In the table, batch is the global one; ideal is what GPUs that wait for nothing would do; "all" are the epochs of --epochs; GB/s
-are read from the shards; and the last column is what takes the largest share of an epoch.
+A step with b images on each GPU takes
+
+    compute    c = max(b / rate, floor)
+    network    the part of the all-reduce that the backward pass does not hide
+    data       the part of b / (images/s that cores decode or storage delivers) beyond both
+
+and an epoch takes its steps, its validation (a forward pass is a third of a step) and its
+checkpoints. Not included: slow GPUs, and other users of network and storage.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, fields
-from pathlib import Path
+import math
+from dataclasses import asdict, dataclass
 
-from bagnet.bench.lib import ranks
-from bagnet.bench.lib.report import parser_of, short, show, write
-from bagnet.bench.lib.rounds import take_turns
-from bagnet.bench.lib.scaling import Parts, Prediction, predict
+from bagnet.bench.lib.report import short, show, write
+from bagnet.bench.options import ScaleOptions
 
-
-def main(arguments: Sequence[str]) -> int:
-    """Print predictions or, with --check, what they are worth; returns the exit code."""
-    parser = parser_of("scale", __doc__)
-    add = parser.add_argument
-    add("--gpus", type=int, nargs="+", default=[8, 64, 512, 4096], help="(8 64 512 4096)")
-    for part in fields(Parts):
-        flag, kind = f"--{part.name.replace('_', '-')}", type(part.default)
-        add(
-            flag,
-            type=kind,
-            default=part.default,
-            help=f"{part.metadata['help']} ({part.default:.4g})",
-        )
-    check = parser.add_argument_group("--check")
-    check.add_argument("--check", action="store_true", help="measure 1, 2 and 4 ranks on this CPU")
-    check.add_argument("--width", type=int, default=32, help="of the network they train (32)")
-    check.add_argument("--steps", type=int, default=10, help="of each round (10)")
-    check.add_argument("--rounds", type=int, default=3, help="(3)")
-    add("--out", type=Path, help="write the figures there as JSON")
-    options = parser.parse_args(arguments)
-    if options.check:
-        _check(options)
-    else:
-        parts = Parts(**{part.name: getattr(options, part.name) for part in fields(Parts)})
-        for name, value in asdict(parts).items():
-            if value <= 0:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: it must be above 0")
-        _predict(parts, options)
-    return 0
+GRADIENTS = 73.24e6
+"""Bytes of a BagNet-33's gradients in float32."""
+BUCKET = 26.2e6
+"""Bytes of gradients that DDP reduces together (25 MiB)."""
+BACKWARD = 2 / 3
+"""Share of a step that is its backward pass, which can hide an all-reduce."""
+VALIDATION = 50_000
+"""Images of the validation after each epoch."""
+EPOCHS = 90
+CHECKPOINT_MINUTES = 30
+"""Time between two checkpoints in the middle of an epoch."""
+EPOCH_CHECKPOINTS = 3
+"""Checkpoints of every epoch: before its last step, after its validation, and the best."""
 
 
-def _predict(parts: Parts, options: argparse.Namespace) -> None:
-    predictions = [predict(parts, gpus) for gpus in options.gpus]
-    show(
-        [
-            "GPUs",
-            "batch",
-            "ms/step",
-            "images/s",
-            "ideal",
-            "epoch s",
-            "all min",
-            "GB/s",
-            "most time",
-        ],
-        [_row(each, parts.epochs) for each in predictions],
-    )
-    write(options, {"predictions": [asdict(each) for each in predictions]})
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one number of GPUs.
+
+    Attributes:
+        gpus: Number of GPUs.
+        batch: Images of a GPU in a step.
+        step: Duration of a step, in seconds.
+        rate: Training images/s of all GPUs, without validation and checkpoints.
+        efficiency: That speed as a fraction of `gpus` times the speed of one GPU.
+        epoch: Duration of an epoch with everything, in seconds.
+        shares: What an epoch's time is spent on, as fractions that add up to 1.
+        read: Bytes/s that all nodes read.
+    """
+
+    gpus: int
+    batch: int
+    step: float
+    rate: float
+    efficiency: float
+    epoch: float
+    shares: dict[str, float]
+    read: float
+
+    @property
+    def bottleneck(self) -> str:
+        """The name of the largest share."""
+        return max(self.shares, key=lambda name: self.shares[name])
 
 
-def _row(of: Prediction, epochs: int) -> list[str]:
+def run(options: ScaleOptions) -> None:
+    """Print a prediction for each number of GPUs."""
+    predictions = [predict(options, gpus) for gpus in options.gpus]
+    columns = ["GPUs", "batch", "ms/step", "images/s", "ideal", "epoch s", f"{EPOCHS} epochs min"]
+    show([*columns, "GB/s", "most time"], [_row(prediction) for prediction in predictions])
+    write(options, {"predictions": [asdict(prediction) for prediction in predictions]})
+
+
+def _row(prediction: Prediction) -> list[str]:
+    largest = prediction.bottleneck
     return [
-        f"{of.gpus:,}",
-        f"{of.gpus * of.batch:,}",
-        short(1e3 * of.step),
-        short(of.rate),
-        f"{of.efficiency:.0%}",
-        short(of.epoch),
-        short(of.epoch * epochs / 60),
-        short(of.read / 1e9),
-        f"{of.binds} {of.shares[of.binds]:.0%}",
+        f"{prediction.gpus:,}",
+        f"{prediction.gpus * prediction.batch:,}",
+        short(1e3 * prediction.step),
+        short(prediction.rate),
+        f"{prediction.efficiency:.0%}",
+        short(prediction.epoch),
+        short(prediction.epoch * EPOCHS / 60),
+        short(prediction.read / 1e9),
+        f"{largest} {prediction.shares[largest]:.0%}",
     ]
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Print measured and predicted times side by side; each round is predicted from its own parts."""
-    by_name = {f"{count} ranks": count for count in ranks.RANKS}
-    measured = take_turns(
-        list(by_name),
-        options.rounds,
-        lambda name: ranks.measure(by_name[name], options.width, options.steps),
+def ring_seconds(size: float, ranks: int, bandwidth: float, latency: float) -> float:
+    """Duration of an all-reduce in a ring: 2 (N-1)/N size / bandwidth + 2 (N-1) latency.
+
+    Each of the N ranks sends N-1 pieces of size / N to reduce them, and N-1 to distribute the sums;
+    no algorithm sends less (Patarasuk & Yuan 2009, "Bandwidth optimal all-reduce algorithms for
+    clusters of workstations").
+
+    Args:
+        size: Bytes to reduce.
+        ranks: Number of ranks N.
+        bandwidth: Bytes/s that a rank sends while it receives as many.
+        latency: Duration of one hop, in seconds.
+    """
+    return 2 * (ranks - 1) / ranks * size / bandwidth + 2 * (ranks - 1) * latency
+
+
+def tree_seconds(size: float, ranks: int, bandwidth: float, latency: float) -> float:
+    """Duration of an all-reduce in two binary trees: 2 size / bandwidth + 2 log2(N) latency.
+
+    Sanders, Speck & Träff 2009, "Two-tree algorithms for full bandwidth broadcast, reduction and
+    scan". NCCL uses it for many nodes, because the hops of a ring add up. Arguments as for
+    `ring_seconds`.
+    """
+    if ranks == 1:
+        return 0.0
+    return 2 * size / bandwidth + 2 * math.ceil(math.log2(ranks)) * latency
+
+
+def all_reduce_seconds(options: ScaleOptions, size: float, gpus: int) -> float:
+    """Duration of an all-reduce of `size` bytes: a ring in each node, and a ring or trees between.
+
+    With g GPUs in a node, each sums up size / g within the node, reduces that with the GPUs of the
+    same place in other nodes, and distributes it in its node.
+    """
+    inside, nodes = min(gpus, options.node), -(-gpus // options.node)
+    latency = options.latency_us * 1e-6
+    seconds = ring_seconds(size, inside, options.node_gbs * 1e9, latency)
+    across = (size / inside, nodes, options.network_gbs * 1e9, latency)
+    return seconds + min(ring_seconds(*across), tree_seconds(*across))
+
+
+def exposed_seconds(compute: float, backward: float, buckets: list[float]) -> float:
+    """How long a step waits for the network, in addition to its `compute` seconds.
+
+    The k buckets become ready at regular intervals in the backward pass, the last one at its end,
+    and are reduced one after the other:
+
+        end_i = max(end_(i-1), ready_i) + t_i,    ready_i = compute (1 - backward + backward i / k)
+
+    In a BagNet most weights are in the last layers, so most buckets are ready earlier than that:
+    the result is an upper bound.
+
+    Args:
+        compute: Duration of a step, in seconds.
+        backward: Fraction of the step that is its backward pass, 0 to 1.
+        buckets: Duration of each bucket's all-reduce, in seconds.
+    """
+    end = 0.0
+    for number, seconds in enumerate(buckets, start=1):
+        ready = compute * (1 - backward + backward * number / len(buckets))
+        end = max(end, ready) + seconds
+    return max(0.0, end - compute)
+
+
+def predict(options: ScaleOptions, gpus: int) -> Prediction:
+    """Apply the formulas to one number of GPUs.
+
+    Raises:
+        ValueError: The GPUs do not fill nodes, or are too many for the batch or the images.
+    """
+    if gpus > options.node and gpus % options.node:
+        raise ValueError(
+            f"{gpus} GPUs do not fill nodes of {options.node}: give a multiple, or set --node"
+        )
+    if gpus > min(options.max_batch, VALIDATION):
+        raise ValueError(
+            f"{gpus} GPUs are too many for a global batch of at most {options.max_batch} images "
+            f"and a validation of {VALIDATION}: each GPU needs one image; give fewer GPUs"
+        )
+    batch = min(options.batch, options.max_batch // gpus)
+    if options.images < gpus * batch:
+        raise ValueError(
+            f"{options.images} images are less than one step of {gpus} x {batch}: give fewer GPUs"
+        )
+    useful = batch / options.rate
+    compute = max(useful, options.floor_ms / 1e3)
+    count = math.ceil(GRADIENTS / BUCKET)
+    bucket = all_reduce_seconds(options, GRADIENTS / count, gpus)
+    network = exposed_seconds(compute, BACKWARD, [bucket] * count) if gpus > 1 else 0.0
+
+    decode = options.cores * options.core_rate
+    nodes = -(-gpus // options.node)
+    bandwidth = min(options.read_gbs * nodes, options.storage_gbs) * 1e9
+    deliver = bandwidth / (options.image_kb * 1e3) / gpus
+    step = max(compute + network, batch / decode, batch / deliver)
+    slower = "decoding" if decode < deliver else "reading"
+
+    steps = options.images // (gpus * batch)
+    validation_batches = math.ceil(VALIDATION / (gpus * batch))  # on each GPU
+    forward = max(compute * (1 - BACKWARD), batch / min(decode, deliver))
+    checkpoints = EPOCH_CHECKPOINTS + steps * step // (60 * CHECKPOINT_MINUTES)
+    seconds = {
+        "compute": steps * useful,
+        "launching": steps * (compute - useful),
+        "network": steps * network,
+        slower: steps * (step - compute - network),
+        "validation": validation_batches * forward,
+        "saving": checkpoints * options.checkpoint_s,
+    }
+    epoch, rate = sum(seconds.values()), gpus * batch / step
+    return Prediction(
+        gpus=gpus,
+        batch=batch,
+        step=step,
+        rate=rate,
+        efficiency=rate / (gpus * options.rate),
+        epoch=epoch,
+        shares={name: part / epoch for name, part in seconds.items()},
+        read=rate * options.image_kb * 1e3,
     )
-    size = 4 * ranks.parameters(options.width)
-    rounds = [
-        {by_name[name]: turns[number] for name, turns in measured.items()}
-        for number in range(options.rounds)
-    ]
-    predicted = [
-        {count: ranks.predict(count, found, size) for count in ranks.RANKS} for found in rounds
-    ]
-    rows = []
-    for what, inputs in {"step": (1,), "few": (2,), "many": (2,)}.items():
-        for count in ranks.RANKS if what == "step" else ranks.RANKS[1:]:
-            found = [each[count][what] for each in rounds]
-            told = [each[count][what] for each in predicted]
-            errors = [there / here - 1 for there, here in zip(told, found, strict=True)]
-            name = what if what == "step" else f"all-reduce, {what}"
-            row = [f"{1e3 * statistics.median(times):.3g}" for times in (told, found)]
-            if count in inputs:
-                row += ["an input", ""]
-            else:
-                row += [
-                    f"{statistics.median(errors):+.0%}",
-                    f"{min(errors):+.0%} {max(errors):+.0%}",
-                ]
-            rows.append([f"{name}, {count} ranks", *row])
-    show(["ms", "predicted", "measured", "error", "range"], rows)
-    shares = [statistics.median(found[count]["share"] for found in rounds) for count in ranks.RANKS]
-    print(
-        f"A core's share for each of {', '.join(map(str, ranks.RANKS))} ranks, an input: "
-        f"{', '.join(f'{share:.2f}' for share in shares)}"
-    )
-    write(options, {"measured": measured, "predicted": predicted, "gradient_bytes": size})

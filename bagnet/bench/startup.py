@@ -1,17 +1,18 @@
-"""How long a process takes to its first batch and training step.
+"""Measures how long a process takes to its first batch and its first training step.
 
-Real processes take turns, each timed from outside; they find the files that Python and the system have cached.
+The processes take turns, and each is timed from outside. Python and the system have cached their
+files.
 
-* import-torch, import-lightning: nothing else, what any such program waits for.
+* import-torch, import-lightning: only the import, which any such program waits for.
 * help: `python train.py --help`.
-* minimal-0, minimal-2: the shortest Lightning script that trains the same network, on random images,
+* minimal-0, minimal-2: the shortest Lightning script that trains the same network, on random images
   with 0 and with 2 workers.
-* train-0, train-2: `train.py`, the same from packed data, with all that a run sets up (its folder, its loggers, W&B offline).
+* train-0, train-2: `train.py` on packed data, with all that a run sets up (its folder, its loggers,
+  W&B offline).
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -25,8 +26,9 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from bagnet.bench.lib.report import parser_of, show, write
-from bagnet.bench.lib.rounds import take_turns
+from bagnet.bench.lib.report import show, write
+from bagnet.bench.lib.rounds import chosen, take_turns
+from bagnet.bench.options import StartupOptions
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -48,9 +50,8 @@ class Module(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 if __name__ == "__main__":
-    workers, side, batch = map(int, sys.argv[2:])
-    images = torch.utils.data.TensorDataset(torch.randn(64, 3, side, side), torch.zeros(64).long())
-    loader = torch.utils.data.DataLoader(images, batch, num_workers=workers)
+    images = torch.utils.data.TensorDataset(torch.randn(64, 3, 64, 64), torch.zeros(64).long())
+    loader = torch.utils.data.DataLoader(images, 16, num_workers=int(sys.argv[2]))
     trainer = Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu",
                       callbacks=[FirstStep(sys.argv[1])], enable_progress_bar=False)
     trainer.fit(Module(), loader)
@@ -58,10 +59,10 @@ if __name__ == "__main__":
 
 
 class FirstStep(Callback):
-    """Writes down when the first batch was there and when the first step was done.
+    """Notes when the first batch has arrived and when the first step is done.
 
     Args:
-        file: Gets both, in seconds of the system's clock.
+        file: Receives both, in seconds of the system's clock.
     """
 
     def __init__(self, file: str) -> None:
@@ -80,22 +81,14 @@ class FirstStep(Callback):
             self.file.write_text(f"{self.batch} {time.time()}")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the benchmark and print its table; returns the exit code."""
-    parser = parser_of("startup", __doc__)
-    add = parser.add_argument
-    add("root", metavar="DIR", type=Path, help="packed data, to train on")
-    add("--image-size", type=int, default=64, help="side in pixels (64)")
-    add("--batch-size", type=int, default=16, help="(16)")
-    add("--rounds", type=int, default=3, help="(3)")
-    add("--variants", nargs="+", default=[], metavar="NAME", help="(all)")
-    add("--out", type=Path, help="write the figures there as JSON")
-    options = parser.parse_args(arguments)
+def run(options: StartupOptions) -> None:
+    """Run the benchmark and print its table.
+
+    Raises:
+        ValueError: A variant does not exist, or its process fails.
+    """
     ways = _ways(options)
-    unknown = [name for name in options.variants if name not in ways]
-    if unknown:
-        raise ValueError(f"--variants {unknown[0]}: there is {', '.join(ways)}")
-    names = options.variants or list(ways)
+    names = chosen(ways, options.variants)
     figures = take_turns(names, options.rounds, lambda name: _start(name, ways[name]))
     rows = []
     for name, rounds in figures.items():
@@ -106,17 +99,15 @@ def main(arguments: Sequence[str]) -> int:
         rows.append([name, *chain(*columns), *["", ""] * (2 - len(columns))])
     show(["seconds until", "first batch or end", "range", "first step", "range"], rows)
     write(options, {"seconds": figures})
-    return 0
 
 
-def _ways(options: argparse.Namespace) -> dict[str, list[str]]:
-    """What to give to Python; ``{file}`` stands for where the moments are to be written."""
+def _ways(options: StartupOptions) -> dict[str, list[str]]:
+    """The arguments of Python; `{file}` stands for the file that receives the moments."""
     script = str(REPOSITORY / "train.py")
-    side, batch = str(options.image_size), str(options.batch_size)
     ours = [
         *(script, "--patch", "33", "--model.width", "16", "--gpus", "0", "--name", "startup"),
-        *("--data.root", str(options.root.resolve()), "--data.batch_size", batch),
-        *("--data.image_size", side, "--data.resize_size", side),
+        *("--data.root", str(options.root.resolve()), "--data.batch_size", "16"),
+        *("--data.image_size", "64", "--data.resize_size", "64"),
         *("--trainer.max_steps", "1", "--trainer.limit_val_batches", "2"),
         "--trainer.callbacks+=bagnet.bench.startup.FirstStep",
         "--trainer.callbacks.file={file}",
@@ -125,9 +116,9 @@ def _ways(options: argparse.Namespace) -> dict[str, list[str]]:
         "import-torch": ["-c", "import torch"],
         "import-lightning": ["-c", "import pytorch_lightning"],
         "help": [script, "--help"],
-        "minimal-0": ["{minimal}", "{file}", "0", side, batch],
+        "minimal-0": ["{minimal}", "{file}", "0"],
         "train-0": [*ours, "--data.workers", "0"],
-        "minimal-2": ["{minimal}", "{file}", "2", side, batch],
+        "minimal-2": ["{minimal}", "{file}", "2"],
         "train-2": [*ours, "--data.workers", "2"],
     }
 
@@ -136,11 +127,11 @@ def _start(name: str, words: Sequence[str]) -> list[float]:
     """Seconds from the start of a process to its two moments, or to its end if it writes none.
 
     Raises:
-        ValueError: The process failed.
+        ValueError: The process fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         file, minimal = Path(folder, "moments"), Path(folder, "minimal.py")
-        minimal.write_text(MINIMAL)  # a file: workers that are spawned import it
+        minimal.write_text(MINIMAL)  # a file, because spawned workers import it
         command = [word.format(file=file, minimal=minimal) for word in words]
         begin = time.time()
         done = subprocess.run(

@@ -1,5 +1,5 @@
 """What the benchmarks share.
 
-Here: taking turns, timing, tables, counted floors, and the pipelines and steps that are compared. Not here: the
-benchmarks themselves, one file each in `bagnet.bench`.
+Here: timing in turns, tables, floors, and the training steps and data pipelines that are compared.
+Not here: the benchmarks themselves, which are one module each in `bagnet.bench`.
 """

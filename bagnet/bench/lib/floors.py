@@ -1,4 +1,4 @@
-"""What a step cannot do without: arithmetic and bytes, counted, and what the device can do of both, measured."""
+"""Counts the arithmetic and the bytes that a step needs, and measures what the device can do."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from bagnet.model.registry import build_model
 
 BF16 = 2  # bytes
 PASSES = 4
-"""Times a stored activation crosses the memory bus in a training step: written once, read once by the next layer, and
-twice going back, by the gradients of the layer's input and of its weights."""
+"""How often a stored activation crosses the memory bus in a training step: written, read by the
+next layer, and read twice in the backward pass, for the gradients of input and weights."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one image at one size.
+    """What a network needs for one image.
 
     Attributes:
-        forward_flops: Floating point operations of the forward pass; a multiply-add is two.
-        training_flops: The same for forward and backward.
-        activations: Elements that convolutions, linear layers and the sums of residual blocks write. Normalisation and
-            ReLU could be done on the way and are not counted.
-        parameters: Of the network.
+        forward_flops: Floating-point operations of the forward pass; a multiply-add is two.
+        training_flops: Floating-point operations of the forward and the backward pass.
+        activations: Elements that convolutions, linear layers and the sums of residual blocks
+            write. BatchNorm and ReLU are not counted, because they can be fused.
+        parameters: Number of parameters.
     """
 
     forward_flops: float
@@ -36,13 +36,13 @@ class Counts:
 
     @property
     def training_bytes(self) -> float:
-        """Least bytes moved by a training step in bfloat16, if everything else is fused into the convolutions."""
+        """Least bytes that a training step moves in bfloat16 if all else is fused into these."""
         return PASSES * BF16 * self.activations
 
 
 def count(name: str, width: int, image_size: int) -> Counts:
-    """Count a network's work without doing it: on torch's meta device, which has shapes and no numbers."""
-    batch = 2  # BatchNorm refuses a single value a channel
+    """Count a network's work on torch's meta device, which has shapes but no numbers."""
+    batch = 2  # BatchNorm refuses a single value per channel
     with torch.device("meta"):
         model = build_model(name, width=width)
         images = torch.empty(batch, 3, image_size, image_size)
@@ -70,11 +70,11 @@ def count(name: str, width: int, image_size: int) -> Counts:
 
 @dataclass(frozen=True)
 class Peaks:
-    """What the device reached in this run.
+    """What the device reaches in this run.
 
     Attributes:
-        flops: Floating point operations a second of a large bfloat16 matrix product.
-        bandwidth: Bytes a second of a large copy, those read and those written.
+        flops: Floating-point operations per second of a large bfloat16 matrix product.
+        bandwidth: Bytes per second of a large copy, read and written.
     """
 
     flops: float
@@ -82,7 +82,7 @@ class Peaks:
 
 
 def measure_peaks(device: torch.device) -> Peaks:
-    """The fastest of ten large matrix products, and of ten large copies."""
+    """Take the fastest of ten large matrix products, and of ten large copies."""
     side, size = (8192, 2**30) if device.type == "cuda" else (1024, 2**26)
     left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     source = torch.zeros(size, device=device, dtype=torch.uint8)

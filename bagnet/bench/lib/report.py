@@ -1,13 +1,13 @@
-"""What all benchmarks tell: tables that fit 80 columns, and every figure as JSON with where it was measured."""
+"""Prints tables that fit 80 columns, and writes all figures as JSON with how they were measured."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,53 +17,40 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bagnet.bench.options import BenchOptions
 from bagnet.run.provenance import git_commit
 
 PACKAGES = ("torch", "torchvision", "webdataset", "pytorch-lightning", "numpy", "simplejpeg")
 
 
-def parser_of(name: str, description: str | None) -> argparse.ArgumentParser:
-    """The command line of the benchmark ``name``, whose help begins with what it does."""
-    return argparse.ArgumentParser(
-        prog=f"python -m bagnet.bench {name}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-
-
 def report(
-    rates: dict[str, list[float]],
-    options: argparse.Namespace,
-    what: str,
+    rates: Mapping[str, list[float]],
+    options: BenchOptions,
+    unit: str,
     reference: str | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Print a table, and write the figures to ``options.out`` if it is given.
+    """Print a table of speeds, and write the figures if `options.out` is given.
 
     Args:
-        rates: For each variant, how many of them a second, round by round.
-        options: The settings, and ``out``, a path or None.
-        what: What is counted, such as "images".
-        reference: The variant that ratios are to; the first one by default.
+        rates: Units per second of each variant, round by round.
+        options: The settings.
+        unit: What is counted, such as "images".
+        reference: Variant that ratios refer to; by default the first one.
         more: Other figures to write.
     """
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    unit = medians[reference or next(iter(medians))]
+    one = medians[reference or next(iter(medians))]
     rows = [
-        [
-            name,
-            *map(short, (medians[name], min(values), max(values))),
-            f"{medians[name] / unit:.2f}",
-        ]
+        [name, *map(short, (medians[name], min(values), max(values))), f"{medians[name] / one:.2f}"]
         for name, values in rates.items()
     ]
-    show(["variant", f"{what}/s", "lowest", "highest", "ratio"], rows)
-    write(options, {f"{what}_per_second": rates, **(more or {})})
+    show(["variant", f"{unit}/s", "lowest", "highest", "ratio"], rows)
+    write(options, {f"{unit}_per_second": rates, **(more or {})})
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; all columns but the first hold numbers."""
+    """Print a table; all columns except the first contain numbers."""
     table = Table(columns[0], box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns[1:]:
         table.add_column(column, justify="right")
@@ -73,29 +60,26 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def short(figure: float) -> str:
-    """At least three digits: 0.0123, 1.23, 1,234."""
+    """Format a number with at least three digits: 0.0123, 1.23, 1,234."""
     return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
 
 
-def write(options: argparse.Namespace, figures: dict[str, Any]) -> None:
-    """Write ``figures`` with the settings, versions, commit and machine to ``options.out``, if it is given."""
-    if options.out:
-        Path(options.out).write_text(json.dumps({**facts(options), **figures}, indent=1) + "\n")
-
-
-def facts(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings, and on what the figures were measured."""
-    return {
-        "settings": {key: str(value) for key, value in vars(options).items()},
+def write(options: BenchOptions, figures: Mapping[str, Any]) -> None:
+    """Write figures to `options.out`, if given, with settings, versions, commit and machine."""
+    if options.out is None:
+        return
+    facts = {
+        "settings": {key: str(value) for key, value in asdict(options).items() if key != "out"},
         **{package: version(package) for package in PACKAGES},
         "python": platform.python_version(),
         "commit": git_commit(),
-        "machine": machine(str(getattr(options, "device", "cpu"))),
+        "machine": machine(getattr(options, "device", None) or "cpu"),
     }
+    options.out.write_text(json.dumps({**facts, **figures}, indent=1) + "\n")
 
 
 def machine(device: str = "cpu") -> str:
-    """The processor, and the GPU if ``device`` is one."""
+    """Describe the processor, and the GPU if `device` is one."""
     name = f"{_processor()}, {os.cpu_count()} CPUs"
     if torch.device(device).type != "cuda":
         return name

@@ -1,4 +1,4 @@
-"""Turns and clocks."""
+"""Turns, and clocks that know their device."""
 
 from __future__ import annotations
 
@@ -32,8 +32,38 @@ def test_each_step_has_its_own_time(monkeypatch):
     assert step_seconds(step, 3, torch.device("cpu")) == [1.0, 5.0, 2.0]
 
 
+def test_the_time_of_a_gpu_is_measured_on_that_gpu(monkeypatch):
+    current = [0]
+
+    class Device:
+        def __init__(self, device: torch.device) -> None:
+            self.index = device.index
+
+        def __enter__(self) -> None:
+            current.append(self.index)
+
+        def __exit__(self, *_: object) -> None:
+            current.pop()
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            assert current[-1] == 1
+
+        def elapsed_time(self, other: object) -> float:
+            return 2000.0
+
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+    assert step_seconds(lambda: None, 2, torch.device("cuda:1")) == [2.0, 2.0]
+    assert current == [0]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpus_time_is_that_of_its_work_and_not_of_asking_for_it():
+def test_the_time_of_a_gpu_is_that_of_its_work_and_not_of_launching_it():
     device = torch.device("cuda")
     matrix = torch.randn(8192, 8192, device=device)
     begin = time.perf_counter()
