@@ -82,15 +82,11 @@ class Pair:
     def of(cls, names: tuple[str, str], tables: Mapping[str, pa.Table], top: int) -> Pair:
         """Make a pair from tables of `accuracy`; images that only one table has are left out."""
         first, second = (tables[name] for name in names)
-        both = first.join(second, "sample_id", join_type="inner", right_suffix="_second")
+        both = first.join(second, "sample_id", join_type="inner", right_suffix="_2")
         both = both.sort_by("sample_id")
-        ranks, predicted = (
-            np.stack([both[name].to_numpy(), both[f"{name}_second"].to_numpy()])
-            for name in ("rank", "predicted")
-        )
-        classes, index, images = np.unique(
-            both["label"].to_numpy(), return_inverse=True, return_counts=True
-        )
+        ranks = np.stack([both["rank"], both["rank_2"]])
+        predicted = np.stack([both["predicted"], both["predicted_2"]])
+        classes, index, images = np.unique(both["label"], return_inverse=True, return_counts=True)
         hits = np.stack([np.bincount(index, weights=each) for each in ranks < top])
         return cls(names, classes, images, hits / images, predicted, ranks < 1)
 

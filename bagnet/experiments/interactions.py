@@ -162,41 +162,26 @@ def effects(
 
 
 def table_rows(
-    tables: Mapping[str, pa.Table],
-    number: str,
-    statistic: str,
-    function: Callable[..., float],
-    first: str,
-    second: str,
+    tables: Mapping[str, pa.Table], x: str, y: str, statistic: Callable[..., float], *columns: str
 ) -> list[dict[str, Any]]:
-    """Rows of a table: a statistic for each network and each side or gap.
+    """Rows of a table: a statistic of the columns NAME_x for each network and number x.
 
     Args:
         tables: The results of each network.
-        number: Name of the sides or gaps.
-        statistic: Name of the statistic.
-        function: The statistic of two columns.
-        first: Name of the first column, before the side or gap.
-        second: Name of the second column, before the side or gap.
+        x: What the number is in the table.
+        y: What the statistic is in the table.
+        statistic: Function of the columns.
+        columns: The columns' names without the number.
     """
-    return [
-        {
-            "model": label,
-            number: value,
-            "images": table.num_rows,
-            statistic: bootstrap(
-                function,
-                table[f"{first}_{value}"].to_numpy(),
-                table[f"{second}_{value}"].to_numpy(),
-            ),
-        }
-        for label, table in tables.items()
-        for value in (
-            int(name.removeprefix(f"{first}_"))
-            for name in table.column_names
-            if name.startswith(f"{first}_")
-        )
-    ]
+    rows = []
+    for label, table in tables.items():
+        prefix = f"{columns[0]}_"
+        for name in (name for name in table.column_names if name.startswith(prefix)):
+            number = name.removeprefix(prefix)
+            values = (table[f"{column}_{number}"].to_numpy() for column in columns)
+            row = {"model": label, x: int(number), "images": table.num_rows}
+            rows.append(row | {y: bootstrap(statistic, *values)})
+    return rows
 
 
 def ratio(excess: np.ndarray, change: np.ndarray) -> float:

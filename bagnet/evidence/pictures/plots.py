@@ -19,6 +19,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from scipy.ndimage import correlate1d
 
 from datamodules.common.batch import Box
 from datamodules.common.files import replacing
@@ -66,19 +67,7 @@ def draw_evidence(
     This is how the paper draws them.
     """
     _frame(axes, image)
-    _draw_cells(axes, evidence, box, limit)
-    strength = edges(image)
-    axes.imshow(
-        np.dstack([np.zeros((*strength.shape, 3)), 0.75 * strength]),
-        interpolation="bilinear",
-        extent=(0, image.shape[1], image.shape[0], 0),
-        zorder=2,
-    )
-
-
-def _draw_cells(axes: Axes, evidence: np.ndarray, box: BoxOf, limit: float) -> None:
-    height, width = evidence.shape
-    first, last = box(0, 0), box(height - 1, width - 1)
+    first, last = box(0, 0), box(evidence.shape[0] - 1, evidence.shape[1] - 1)
     # A cell is as wide as one stride, and the centres of the patches are the centres of the cells.
     inset = (first[2] - first[0] - (box(1, 0)[0] - first[0])) / 2
     axes.imshow(
@@ -88,6 +77,13 @@ def _draw_cells(axes: Axes, evidence: np.ndarray, box: BoxOf, limit: float) -> N
         interpolation="nearest",
         extent=(first[1] + inset, last[3] - inset, last[2] - inset, first[0] + inset),
         zorder=1,
+    )
+    strength = edges(image)
+    axes.imshow(
+        np.dstack([np.zeros((*strength.shape, 3)), 0.75 * strength]),
+        interpolation="bilinear",
+        extent=(0, image.shape[1], image.shape[0], 0),
+        zorder=2,
     )
 
 
@@ -101,9 +97,9 @@ def evidence_bar(axes: Axes, limit: float) -> None:
 
 def edges(image: np.ndarray) -> np.ndarray:
     """Strength of the edges of an image: uint8 (H, W, 3) -> float (H, W), from 0 to 1."""
-    pixels = np.pad(image.astype(np.float64), ((1, 1), (1, 1), (0, 0)), mode="edge")
-    down = pixels[2:, 1:-1] - pixels[:-2, 1:-1]
-    right = pixels[1:-1, 2:] - pixels[1:-1, :-2]
+    down, right = (
+        correlate1d(image.astype(np.float64), (-1, 0, 1), axis, mode="nearest") for axis in (0, 1)
+    )
     # The strongest channel: red and green can be equally bright.
     strength = np.hypot(down, right).max(axis=2)
     relative: np.ndarray = strength / (np.percentile(strength, 98) or 1.0)
@@ -139,16 +135,12 @@ def contact_sheet(examples: Sequence[Example], box: BoxOf, columns: int = 3) -> 
         strongest = box(*divmod(int(example.evidence.argmax()), example.evidence.shape[1]))
         for axes in (picture, heat):
             outline(axes, strongest, dashed=True)
-        is_right = example.predicted == example.true
-        picture.text(
-            0,
-            1.03,
-            _caption(example),
-            transform=picture.transAxes,
-            fontsize=7.5,
-            va="bottom",
-            color="black" if is_right else "#b35806",
-        )
+        classes, colour = example.true, "black"
+        if example.predicted != example.true:
+            classes, colour = f"{example.true}, taken for {example.predicted}", "#b35806"
+        means = f"logit {example.logit:.3f} = mean evidence {example.evidence.mean():.3f}"
+        text = f"{classes}\n{means}"
+        picture.set_title(text, fontsize=7.5, loc="left", pad=4, color=colour)
     legend = "dashed: the patch with the strongest evidence"
     if any(example.planted for example in examples):
         legend = f"solid: planted; {legend}"
@@ -160,12 +152,7 @@ def contact_sheet(examples: Sequence[Example], box: BoxOf, columns: int = 3) -> 
 
 
 class Sheet:
-    """A figure with a layout in inches, from the left and from the top.
-
-    Args:
-        width: Width of the figure, in inches.
-        height: Height of the figure, in inches.
-    """
+    """A figure with a layout in inches, from the left and from the top."""
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
@@ -195,13 +182,6 @@ def save_png(figure: Figure, path: Path) -> None:
     with replacing(path) as temporary:
         # Matplotlib would write its version into the file.
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
-
-
-def _caption(example: Example) -> str:
-    names = example.true
-    if example.predicted != example.true:
-        names = f"{example.true}, taken for {example.predicted}"
-    return f"{names}\nlogit {example.logit:.3f} = mean evidence {example.evidence.mean():.3f}"
 
 
 def draw_image(axes: Axes, image: np.ndarray, interpolation: str = "nearest") -> None:

@@ -71,7 +71,7 @@ def test_an_entry_is_drawn_around_the_centre_of_its_patch(tmp_path: Path) -> Non
 def test_captions_say_classes_logit_and_mean() -> None:
     evidence = np.arange(16.0).reshape(4, 4)
     figure = contact_sheet([example(evidence), example(evidence, "dog")], BOX)
-    right, wrong = (figure.axes[k].texts[0].get_text() for k in (0, 2))
+    right, wrong = (figure.axes[k].get_title(loc="left") for k in (0, 2))
     assert right == "cat\nlogit 7.500 = mean evidence 7.500"
     assert wrong.startswith("cat, taken for dog\n")
 
