@@ -18,8 +18,8 @@ The order is lost in two ways:
   Gatys et al. or close to them. Textures that exist are not made again.
 
 500 steps of VGG-16 take 14.6 to 18.3 tera multiply-adds for an image of 224x224 pixels: --limit
-sets the number of images. "Same class" is the share of images for which the network chooses the same class
-as for the unchanged image.
+sets the number of images. "Same class" is the share of images for which the network chooses the
+same class as for the unchanged image.
 
 Writes scrambling/table.* and figure.*, examples.png of some images, textures/LABEL/*.png, and
 texturised/table.*.
