@@ -20,6 +20,7 @@ from bagnet.training.optim import (
     learning_rate_factor,
     parameter_groups,
     scaled_learning_rate,
+    sgd,
 )
 from datamodules.common.batch import UNREADABLE, Batch
 
@@ -96,7 +97,8 @@ class BagNetClassifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self._step(batch, self.train_metrics)
-        self.log("train/loss_step", loss, prog_bar=True, on_step=True, on_epoch=False)
+        # Not prog_bar=True, with which Lightning waits for the device after each step.
+        self.log("train/loss_step", loss, on_step=True, on_epoch=False)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -173,11 +175,11 @@ class BagNetClassifier(LightningModule):
         hparams, trainer = self.hparams, self.trainer
         # Lightning's mixed precision cannot clip gradients with a fused optimizer.
         fused = trainer.strategy.root_device.type == "cuda" and not trainer.gradient_clip_val
-        return torch.optim.SGD(
+        return sgd(
             parameter_groups(self.model, hparams["weight_decay"], hparams["decay_norm"]),
             lr=scaled_learning_rate(hparams["learning_rate"], self.global_batch),
             momentum=hparams["momentum"],
-            fused=fused or None,  # None is torch's default
+            fused=fused,
         )
 
     def on_fit_start(self) -> None:

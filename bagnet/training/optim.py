@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 Schedule = Literal["step", "cosine"]
@@ -72,3 +73,24 @@ def learning_rate_factor(
         return 0.1 ** (int(epoch) // decay_every)
     progress = (epoch - warmup_epochs) / max(max_epochs - warmup_epochs, 1e-9)
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def sgd(groups: list[dict[str, Any]], lr: float, momentum: float, fused: bool) -> torch.optim.SGD:
+    """SGD whose momentum starts at zero, so that a GradScaler may skip its first steps.
+
+    torch allocates the momentum of a fused SGD in its first step. If gradients overflow in that
+    step, the kernel skips it and leaves the momentum uninitialised (torch 2.11 to 2.15), and the
+    next step adds it to the weights. A first step from zero gives the same bits as torch's own.
+
+    Args:
+        groups: Parameter groups.
+        lr: Learning rate.
+        momentum: Momentum, 0 to 1.
+        fused: Whether to update all weights with one kernel.
+    """
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused or None)
+    if fused and momentum:
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return optimizer

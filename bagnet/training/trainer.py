@@ -111,13 +111,16 @@ def ddp_settings(accumulated: int) -> dict[str, Any]:
 
 
 class ProgressBar(TQDMProgressBar):
-    """A bar of at most 80 columns; in a log file each refresh is a line, so there are fewer."""
+    """A bar of at most 80 columns; in a log file each refresh is a line, so there are fewer.
+
+    It waits for the device only when it is refreshed, to read the loss of that step.
+    """
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=1 if sys.stderr.isatty() else 100)
+        super().__init__(refresh_rate=20 if sys.stderr.isatty() else 100)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Loss and top-1 only: the table and W&B have the rest."""
-        metrics = super().get_metrics(trainer, pl_module)
         shown = {"train/loss_step": "loss", "val/top1": "val/top1"}
-        return {label: metrics[name] for name, label in shown.items() if name in metrics}
+        latest = trainer.callback_metrics
+        return {label: float(latest[name]) for name, label in shown.items() if name in latest}

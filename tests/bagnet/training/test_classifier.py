@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
@@ -13,7 +14,8 @@ from torch.utils.data import DataLoader
 from bagnet.model.registry import normalize
 from bagnet.model.weights import save_weights
 from bagnet.training.classifier import BagNetClassifier, compiled, logits, memory_format
-from bagnet.training.optim import learning_rate_factor
+from bagnet.training.optim import learning_rate_factor, sgd
+from bagnet.training.trainer import ProgressBar
 from datamodules.common.batch import UNREADABLE
 from tests.bagnet.training.quiet import quiet_trainer
 
@@ -175,26 +177,75 @@ class NoWait(TorchDispatchMode):
 
 
 class NoWaitInSteps(Callback):
+    """Watches from the start of each step to the start of the next: Lightning waits in between.
+
+    The last step is watched to its end only, as the bar is refreshed then.
+    """
+
     def __init__(self) -> None:
         self.modes: list[NoWait] = []
 
     def on_train_batch_start(self, *arguments: Any) -> None:
+        if self.modes:
+            self._close()
         self.modes.append(NoWait())
         self.modes[-1].__enter__()
 
-    def on_train_batch_end(self, *arguments: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx + 1 == trainer.num_training_batches:
+            self._close()
+
+    def _close(self) -> None:
         self.modes[-1].__exit__(None, None, None)
 
 
-def test_the_host_never_waits_for_the_device_in_a_step():
-    """From forward to the optimizer, as Lightning runs them, unless the step is logged."""
+@pytest.mark.parametrize("bar", [False, True])
+def test_the_host_never_waits_for_the_device_in_a_step(bar):
+    """Unless the step is logged, or the bar is refreshed."""
     watch = NoWaitInSteps()
-    trainer = quiet_trainer(max_epochs=1, callbacks=[watch], log_every_n_steps=50)
+    callbacks = [watch, ProgressBar()] if bar else [watch]
+    trainer = quiet_trainer(
+        max_epochs=1, callbacks=callbacks, log_every_n_steps=50, enable_progress_bar=bar
+    )
     trainer.fit(classifier(), loader(4, 4, 4))
     assert len(watch.modes) == 3
     assert all(mode.operations > 500 for mode in watch.modes)
     with pytest.raises(AssertionError, match="a step waits in _local_scalar_dense"), NoWait():
         torch.ones(1).item()
+
+
+class Overflows(Callback):
+    """Counts the steps that the scaler skipped, and looks at momentum and weights after each."""
+
+    def __init__(self) -> None:
+        self.scales: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *arguments: Any
+    ) -> None:
+        self.scales.append(trainer.precision_plugin.scaler.get_scale())
+        states = [state["momentum_buffer"] for state in trainer.optimizers[0].state.values()]
+        assert all(tensor.isfinite().all() for tensor in [*states, *pl_module.parameters()])
+        assert max(state.abs().max() for state in states) < 1e3
+
+
+def test_16_mixed_survives_an_overflow_in_the_first_steps(monkeypatch):
+    """torch's fused SGD would leave its momentum uninitialised, and add it to the weights."""
+    monkeypatch.setattr(
+        "bagnet.training.classifier.sgd",
+        lambda groups, lr, momentum, fused: sgd(groups, lr, momentum, fused=True),
+    )
+    junk = [torch.full((1 << size,), torch.nan) for size in range(4, 18) for _ in range(20)]
+    del junk  # what torch.empty gives out next
+    watch = Overflows()
+    scaler = torch.amp.GradScaler(device="cpu", init_scale=2.0**12)
+    plugins = [MixedPrecision("16-mixed", "cpu", scaler)]
+    trainer = quiet_trainer(max_epochs=1, callbacks=[watch], plugins=plugins)
+    trainer.fit(classifier(), loader(*[4] * 16))
+    assert watch.scales[0] == 2.0**11  # the first step overflowed
+    assert watch.scales[-1] == watch.scales[-2]  # the last one did not
 
 
 def test_the_memory_format_is_channels_last_where_that_is_safe():
