@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def bar_figure(rows: Rows, bars: Mapping[str, str], mark: tuple[str, str], xlabe
     height = 0.76 / len(bars)
     first = np.arange(len(rows)) - height * (len(bars) - 1) / 2
     for number, (key, name) in enumerate(bars.items()):
-        value, low, high = 100 * np.array([[*vars(row[key]).values()] for row in rows]).T
+        value, low, high = 100 * np.array([astuple(row[key]) for row in rows]).T
         errors = np.abs([low - value, high - value])
         y, colour = first + number * height, COLOURS[number]
         axes.barh(y, value, 0.95 * height, color=colour, label=name)
