@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
-from tests.bagnet.evidence.report.reported import Report
+from bagnet.evidence.report.html_file import write_report
+from bagnet.evidence.report.votes import ImageVotes
+from tests.bagnet.evidence.report.reported import CLASSES, IMAGES, MODEL
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +26,8 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def blank(chromium: Browser) -> Iterator[Page]:
-    """A page that must end as a report without any error or request."""
+def show(chromium: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
+    """Opens a report on some images, which must not cause any error or request."""
     page = chromium.new_page(viewport={"width": 1280, "height": 900}, has_touch=True)
     page.set_default_timeout(60_000)  # the machine may be busy
     errors: list[str] = []
@@ -32,20 +35,20 @@ def blank(chromium: Browser) -> Iterator[Page]:
     page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: requests.append(request))
-    yield page
+
+    def run(*images: ImageVotes) -> Page:
+        path = tmp_path / "report.html"
+        write_report(path, images, CLASSES[: len(images[0].logits)], MODEL, "x.ckpt")
+        page.goto(path.as_uri())
+        return page
+
+    yield run
     assert page.title() == "Which patches decide"
     assert errors == []
     assert all(request.is_navigation_request() for request in requests)
     page.close()
 
 
-@pytest.fixture(scope="session")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    return Report.write(tmp_path_factory.mktemp("report"))
-
-
 @pytest.fixture
-def page(blank: Page, report: Report) -> Page:
-    """The report, just opened."""
-    blank.goto(report.page.as_uri())
-    return blank
+def page(show: Callable[..., Page]) -> Page:
+    return show(*IMAGES)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page
 
-from tests.bagnet.evidence.report.reported import CLASSES, NAMES, Report, chosen, place, point
+from tests.bagnet.evidence.report.reported import CLASSES, IMAGES, NAMES, chosen, place, point
 
 pytestmark = pytest.mark.browser
 
@@ -17,7 +17,7 @@ def resize(page: Page, width: int) -> None:
     page.context.new_cdp_session(page).send("Emulation.setDeviceMetricsOverride", size)
 
 
-def test_arrow_keys_move_the_patch_and_stop_at_the_edge(page: Page, report: Report) -> None:
+def test_arrow_keys_move_the_patch_and_stop_at_the_edge(page: Page) -> None:
     page.mouse.move(*point(page, 2, 2))
     places = {"Left": [(2, 1)], "Up": [(1, 1)], "Right": [(1, 2)]}
     places["Down"] = [(2, 2), (3, 2), (4, 2), (4, 2)]
@@ -25,7 +25,7 @@ def test_arrow_keys_move_the_patch_and_stop_at_the_edge(page: Page, report: Repo
         for entry in expected:
             page.keyboard.press(f"Arrow{key}")
             assert page.inner_text("#pixels") == place(*entry)
-    strongest = CLASSES[report.images[0].evidence[:, 4, 2].argmax()]
+    strongest = CLASSES[IMAGES[0].evidence[:, 4, 2].argmax()]
     assert f"row 5, column 3: {strongest}" in page.text_content("#spoken")
     # After the keys moved it, the pointer no longer does; Escape releases it.
     page.mouse.move(*point(page, 0, 0))
@@ -61,10 +61,10 @@ def test_the_image_can_be_seen_alone_and_so_can_its_evidence(page: Page) -> None
         assert (page.is_visible("#image"), page.is_visible("#heat")) == expected
 
 
-def test_keys_turn_the_images_whose_names_stay_text(page: Page, report: Report) -> None:
+def test_keys_turn_the_images_whose_names_stay_text(page: Page) -> None:
     for key, number in (("n", 1), ("PageDown", 2), ("n", 2), ("p", 1), ("PageUp", 0), ("p", 0)):
         page.keyboard.press(key)
-        image = report.images[number]
+        image = IMAGES[number]
         assert page.inner_text("#name") == image.name
         assert page.inner_text("#verdict").startswith(f"predicted {CLASSES[image.predicted]}")
         assert chosen(page) == image.predicted
@@ -72,7 +72,7 @@ def test_keys_turn_the_images_whose_names_stay_text(page: Page, report: Report) 
         assert page.locator("[onerror], [src=x], u").count() == 0
 
 
-def test_everything_can_be_done_with_the_keyboard(page: Page, report: Report) -> None:
+def test_everything_can_be_done_with_the_keyboard(page: Page) -> None:
     """Tab reaches every control, and each shows that it has the focus."""
     reached = []
     before = page.inner_text("#pixels")
@@ -93,21 +93,21 @@ def test_everything_can_be_done_with_the_keyboard(page: Page, report: Report) ->
             assert not page.inner_text("#rule").startswith("t = 0.00")
             assert page.inner_text("#name") == NAMES[0]
             assert page.inner_text("#pixels") == before
-    second = int(report.images[0].logits.argsort(descending=True)[1])
+    second = int(IMAGES[0].logits.argsort(descending=True)[1])
     assert {"SUMMARY", "errors", "stage", "view", "step", f"BUTTON{second}"} <= set(reached)
     page.press(f"#classes [data-class='{second}']", "Enter")
     assert chosen(page) == second
     assert page.evaluate("document.activeElement.dataset.class") == str(second)
 
 
-def test_right_and_wrong_images_are_marked_and_filtered(page: Page, report: Report) -> None:
+def test_right_and_wrong_images_are_marked_and_filtered(page: Page) -> None:
     assert page.locator(".mark").all_text_contents() == ["✗", "✓", "✗"]
     assert "1 of 3 right" in page.inner_text("#summary")
     page.check("#errors")
     assert [item.is_visible() for item in page.locator("#thumbs li").all()] == [True, False, True]
     for number in (0, 2, 2):
         assert page.inner_text("#name") == NAMES[number]
-        assert f"true class {CLASSES[report.images[number].label]}" in page.inner_text("#verdict")
+        assert f"true class {CLASSES[IMAGES[number].label]}" in page.inner_text("#verdict")
         page.keyboard.press("n")
     assert page.inner_text("#position") == "2 of 2"
 

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 import torch
 from playwright.sync_api import Page
-from torch import Tensor
 
-from bagnet.evidence.report.html_file import write_report
-from tests.bagnet.evidence.report.reported import MODEL, caption, random_evidence, rows, votes
+from tests.bagnet.evidence.report.reported import CLASSES, caption, random_evidence, rows, votes
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture
-def show(blank: Page, tmp_path: Path) -> Callable[..., Page]:
-    """Open a report of an image, or of several equal ones, with this evidence."""
-
-    def run(evidence: Tensor, label: int | None = None, count: int = 1) -> Page:
-        names = [f"class {number}" for number in range(len(evidence))]
-        images = [votes(evidence, label)] * count
-        write_report(tmp_path / "report.html", images, names, MODEL, "x.ckpt")
-        blank.goto((tmp_path / "report.html").as_uri())
-        return blank
-
-    return run
-
-
 def test_without_true_classes_nothing_is_right_or_wrong(show) -> None:
-    page = show(torch.randn(3, 2, 4))
+    page = show(votes(torch.randn(3, 2, 4)))
     assert page.inner_text("#verdict").endswith(", true class unknown")
     assert "true classes unknown" in page.inner_text("#summary")
     assert page.locator(".mark").count() == 0
@@ -42,7 +23,7 @@ def test_without_true_classes_nothing_is_right_or_wrong(show) -> None:
 
 
 def test_without_votes_above_the_threshold_there_is_no_prediction(show) -> None:
-    page = show(-torch.ones(3, 2, 2))
+    page = show(votes(-torch.ones(3, 2, 2)))
     page.fill("#step", "1")
     assert page.inner_text("#decision") == "No vote reaches t: no prediction"
     assert caption(page) == (0, -1)
@@ -50,7 +31,7 @@ def test_without_votes_above_the_threshold_there_is_no_prediction(show) -> None:
 
 @pytest.mark.parametrize("scale", [1e-7, 1e-3, 1.0, 1e7])
 def test_numbers_keep_three_digits_at_any_scale(show, scale: float) -> None:
-    page = show(torch.tensor([[[1.0, 2.0]], [[-3.0, 4.13]]]) * scale)
+    page = show(votes(torch.tensor([[[1.0, 2.0]], [[-3.0, 4.13]]]) * scale))
     shown = [value for _, value in rows(page, "#votes")]
     assert shown == pytest.approx([4.13 * scale, 2 * scale], rel=1e-3)
     assert page.evaluate("document.documentElement.scrollWidth") == 1280
@@ -58,10 +39,10 @@ def test_numbers_keep_three_digits_at_any_scale(show, scale: float) -> None:
 
 def test_classes_without_a_map_cannot_be_chosen(show) -> None:
     """Each patch votes for another class, which makes more classes than the report has maps."""
-    page = show(torch.eye(144).reshape(144, 12, 12))
+    page = show(votes(torch.eye(144).reshape(144, 12, 12)))
     for entry, kind in (((0, 0), "BUTTON"), ((11, 11), "DIV")):
         page.evaluate("([row, column]) => movePatch(row, column, true)", entry)
-        assert rows(page, "#votes")[0] == (f"class {12 * entry[0] + entry[1]}", 1)
+        assert rows(page, "#votes")[0] == (CLASSES[12 * entry[0] + entry[1]], 1)
         row = page.locator("#votes li > *").first
         assert row.evaluate("row => row.tagName") == kind
         assert ("has no map of it" in row.get_attribute("title")) == (kind == "DIV")
@@ -81,7 +62,7 @@ def test_the_work_for_an_input_does_not_grow_with_images_and_classes(show) -> No
     many = torch.cat([few, torch.full((900, 24, 24), -20.0)])
     work = []
     for evidence, count in ((few, 2), (many, 50)):
-        page = show(evidence, label=0, count=count)
+        page = show(*[votes(evidence, label=0)] * count)
         work.append([work_of(page, action) for action in inputs.values()])
     assert work[0] == work[1]
     assert all(maps <= 40 and elements <= 200 for maps, elements in work[0])

@@ -8,8 +8,8 @@ from playwright.sync_api import Page
 
 from tests.bagnet.evidence.report.reported import (
     CLASSES,
+    IMAGES,
     MODEL,
-    Report,
     caption,
     chosen,
     place,
@@ -34,8 +34,8 @@ def colour(page: Page, y: int, x: int) -> list[int]:
     )
 
 
-def test_every_patch_shows_its_box_and_its_top_classes(page: Page, report: Report) -> None:
-    evidence = report.images[0].evidence.numpy()
+def test_every_patch_shows_its_box_and_its_top_classes(page: Page) -> None:
+    evidence = IMAGES[0].evidence.numpy()
     for row, column in np.ndindex(5, 5):
         page.mouse.move(*point(page, row, column))
         assert page.inner_text("#pixels") == place(row, column)
@@ -56,9 +56,9 @@ def test_every_patch_shows_its_box_and_its_top_classes(page: Page, report: Repor
 
 
 def test_the_cells_have_the_evidences_sign_and_strength_around_the_patches_centres(
-    page: Page, report: Report
+    page: Page,
 ) -> None:
-    image = report.images[0]
+    image = IMAGES[0]
     evidence = image.evidence.numpy()
     limit = np.percentile(np.abs(evidence[[image.predicted, image.label]]), 99)
     assert to_number(page.inner_text("#high").removeprefix("≥ ")) == close_to(limit)
@@ -80,10 +80,8 @@ def test_the_cells_have_the_evidences_sign_and_strength_around_the_patches_centr
     assert colour(page, 5, 5)[3] == 0  # the edge
 
 
-def test_choosing_a_class_shows_its_evidence_and_the_mean_is_the_logit(
-    page: Page, report: Report
-) -> None:
-    image = report.images[0]
+def test_choosing_a_class_shows_its_evidence_and_the_mean_is_the_logit(page: Page) -> None:
+    image = IMAGES[0]
     order = (-image.logits).argsort().tolist()
     listed = [CLASSES.index(name) for name, _ in rows(page, "#classes")]
     assert listed[:10] == order[:10]
@@ -99,9 +97,9 @@ def test_choosing_a_class_shows_its_evidence_and_the_mean_is_the_logit(
     assert len(pictures) == len(listed)
 
 
-def test_the_threshold_decides_as_the_clipped_mean_does(page: Page, report: Report) -> None:
+def test_the_threshold_decides_as_the_clipped_mean_does(page: Page) -> None:
     predictions = set()
-    for image in report.images:
+    for image in IMAGES:
         steps = page.evaluate("now.image.thresholds")
         assert steps[0] == 0
         assert page.get_attribute("#step", "max") == str(len(steps))
@@ -121,4 +119,4 @@ def test_the_threshold_decides_as_the_clipped_mean_does(page: Page, report: Repo
             assert CLASSES[after] in listed
             predictions.add((image.name, after))
         page.keyboard.press("n")
-    assert len(predictions) > len(report.images)  # some decisions changed
+    assert len(predictions) > len(IMAGES)  # some decisions changed
