@@ -85,7 +85,7 @@ def test_logits_are_compared_before_a_replay_overwrites_them(monkeypatch, figure
             return super().__call__()
 
     monkeypatch.setitem(VARIANTS, "bf16", Replayed)
-    assert figures(*TINY, "--variants", "bf16", REFERENCE)
+    assert figures(*TINY, "--rounds", "1", "--variants", "bf16", REFERENCE)
 
 
 def test_a_graph_is_recorded_in_the_second_step(monkeypatch):
