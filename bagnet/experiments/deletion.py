@@ -32,7 +32,7 @@ from bagnet.experiments.measuring.masking import probability_curves
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import mean
-from bagnet.experiments.options import METHODS, Aggregate, DeletionOptions, Fill, Method
+from bagnet.experiments.options import METHODS, DeletionOptions, Fill, Method, Pooling
 from bagnet.experiments.sensitivity import style_of
 from bagnet.model.registry import normalize
 
@@ -54,7 +54,7 @@ def run(options: DeletionOptions) -> None:
         options.steps,
         options.cell,
         options.fill,
-        options.aggregate,
+        options.pooling,
         options.seed,
     )
     tables = measure(NAME, measurement, options)
@@ -77,7 +77,7 @@ class Deletion:
     steps: int
     cell: int
     fill: Fill
-    aggregate: Aggregate
+    pooling: Pooling
     seed: int
 
     def __call__(
@@ -89,7 +89,7 @@ class Deletion:
         columns = {"target": targets.cpu().numpy()}
         for method in self.methods:
             scores = attribute(method, model, x, targets, sample_ids, self.seed)
-            priority = by_cell(scores, self.cell, self.aggregate)
+            priority = by_cell(scores, self.cell, self.pooling)
             counts = np.linspace(0, priority[0].numel(), self.steps + 1).round().astype(int)
             for kind in KINDS:
                 curves = probability_curves(

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 Fill = Literal["mean", "image", "zero", "blur"]
-Aggregate = Literal["mean", "absolute", "max"]
+Pooling = Literal["mean", "absolute", "max"]
 Method = Literal["evidence", "saliency", "integrated_gradients", "smoothgrad", "gradcam", "random"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -141,14 +141,14 @@ class MaskingOptions(MeasureOptions):
         cell: Side of a cell, in pixels.
         fill: What masked cells become: their own mean colour, that of the image, that of ImageNet
             (zero), or a blurred image.
-        aggregate: How the importance of a cell's pixels becomes one number.
+        pooling: How the importance of a cell's pixels becomes one number.
         seed: Seed of `random` and `smoothgrad`.
     """
 
     methods: list[Method] = field(default_factory=list)
     cell: PositiveInt = 8
     fill: Fill = "zero"
-    aggregate: Aggregate = "mean"
+    pooling: Pooling = "mean"
     seed: NonNegativeInt = 0
 
 

@@ -17,7 +17,7 @@ What the paper leaves open, and what is done here:
 
 * Masks: a cell becomes ImageNet's mean colour (--fill zero); "mean", "image" and "blur" are others.
 * Importance of a cell: the mean of the attribution over its pixels, summed over the colours
-  (--aggregate mean); "absolute" takes the mean of its magnitude and "max" its largest value.
+  (--pooling mean); "absolute" takes the mean of its magnitude and "max" its largest value.
 * The paper's other attributions, DeepLIFT and epsilon-LRP, are left out: they are defined by the
   kinds of layers and not by the network.
 
@@ -45,7 +45,7 @@ from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.models import ModelFile, parse_models
 from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
 from bagnet.experiments.measuring.statistics import mean
-from bagnet.experiments.options import METHODS, Aggregate, Fill, Method, SensitivityOptions
+from bagnet.experiments.options import METHODS, Fill, Method, Pooling, SensitivityOptions
 from bagnet.model.registry import normalize
 from datamodules.shards.manifest import sha256_of
 
@@ -72,7 +72,7 @@ def run(options: SensitivityOptions) -> None:
         tuple(sorted(options.counts)) or COUNTS,
         options.cell,
         options.fill,
-        options.aggregate,
+        options.pooling,
         options.seed,
         explainer,
         sha256_of(explainer.path) if explainer else None,
@@ -113,7 +113,7 @@ class Sensitivity:
     counts: tuple[int, ...]
     cell: int
     fill: Fill
-    aggregate: Aggregate
+    pooling: Pooling
     seed: int
     explainer: ModelFile | None = field(default=None, repr=False)
     explainer_weights: str | None = None
@@ -138,7 +138,7 @@ class Sensitivity:
                 classes = logits.shape[1]
                 explained = _load(self.explainer, self.explainer_weights, x.device, classes)
             scores = attribute(method, explained, x, targets, sample_ids, self.seed)
-            priority = by_cell(scores, self.cell, self.aggregate)
+            priority = by_cell(scores, self.cell, self.pooling)
             curves = probability_curves(
                 model, x, targets, priority, self.counts, cell=self.cell, fill=self.fill
             )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bagnet.evidence.explainer import BagNetExplainer
-from bagnet.experiments.options import Aggregate, Method
+from bagnet.experiments.options import Method, Pooling
 
 STEPS = 32  # of Integrated Gradients
 DRAWS, NOISE = 16, 0.15  # of SmoothGrad
@@ -104,20 +104,20 @@ def last_maps(model: nn.Module) -> nn.Module:
     )
 
 
-def by_cell(scores: Tensor, cell: int, aggregate: Aggregate) -> Tensor:
+def by_cell(scores: Tensor, cell: int, pooling: Pooling) -> Tensor:
     """The importance of each cell; those at the right and at the bottom may be cut off.
 
     Args:
         scores: Importance of each pixel, (B, 1, H, W).
         cell: Side of a cell, in pixels.
-        aggregate: How the pixels of a cell become one number: their mean, the mean of their
+        pooling: How the pixels of a cell become one number: their mean, the mean of their
             magnitudes ("absolute"), or the largest ("max").
 
     Returns:
         (B, ceil(H / cell), ceil(W / cell)).
     """
-    if aggregate == "max":
+    if pooling == "max":
         return F.max_pool2d(scores, cell, ceil_mode=True)[:, 0]
-    if aggregate == "absolute":
+    if pooling == "absolute":
         scores = scores.abs()
     return F.avg_pool2d(scores, cell, ceil_mode=True)[:, 0]

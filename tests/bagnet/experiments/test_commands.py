@@ -13,6 +13,7 @@ from bagnet.experiments.__main__ import main
 from bagnet.experiments.aggregation import Aggregated
 from bagnet.experiments.deletion import Deletion
 from bagnet.experiments.interactions import Interactions
+from bagnet.experiments.measuring import statistics
 from bagnet.experiments.measuring.models import ModelFile
 from bagnet.experiments.measuring.textures import Synthesis
 from bagnet.experiments.scrambling import ShuffledTiles, Textures
@@ -31,6 +32,11 @@ SMALL = {
         "aggregation": "--thresholds 0 1 --attacks 8",
     }.items()
 }
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(statistics.bootstrap.__kwdefaults__, "samples", 50)
 
 
 @pytest.fixture
@@ -65,7 +71,7 @@ def test_measurements_can_be_pickled_and_their_record_names_weights_not_paths(
 ):
     explainer = ModelFile("bagnet9", tmp_path / "bagnet9.pth")
     settings = {"methods": ("evidence",), "counts": (1,), "cell": 8, "fill": "zero"}
-    settings |= {"aggregate": "mean", "seed": 0, "explainer_weights": "0123abcd"}
+    settings |= {"pooling": "mean", "seed": 0, "explainer_weights": "0123abcd"}
     for measurement in (
         Aggregated((0.0,), (23,)),
         Deletion(("evidence",), 16, 8, "zero", "mean", 0),
@@ -111,6 +117,7 @@ def test_textures_are_made_once_and_measured_like_the_images(words, tmp_path, mo
     assert (losses["loss"].to_numpy() < losses["loss_start"].to_numpy()).all()
     assert (tmp_path / "scrambling" / "examples.png").is_file()
     before = (tmp_path / "texturised" / "table.csv").read_bytes()
+    monkeypatch.setattr("bagnet.experiments.scrambling.save_figure", lambda *_: None)
     rows = read_csv(tmp_path / "texturised" / "table.csv")
     assert [(row["model"], row["order"]) for row in rows] == [
         (model, order) for model in ("bagnet9", "bagnet17") for order in ("image", "texture")

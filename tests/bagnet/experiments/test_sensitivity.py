@@ -18,18 +18,18 @@ OWN = ("saliency", "integrated_gradients", "smoothgrad")
 
 def measure(model, images, first=0, **settings):
     defaults = {"methods": (*OWN, "random"), "counts": (1, 4), "cell": 8, "seed": 0}
-    defaults |= {"fill": "zero", "aggregate": "mean"}
+    defaults |= {"fill": "zero", "pooling": "mean"}
     labels, ids = torch.zeros(len(images), dtype=torch.long), torch.arange(len(images)) + first
     return Sensitivity(**defaults | settings)(model, images, labels, ids)
 
 
 @pytest.mark.parametrize("method", OWN)
-@pytest.mark.parametrize("aggregate", ["mean", "absolute", "max"])
-def test_a_network_that_looks_at_one_pixel_is_sensitive_there_only(method, aggregate):
+@pytest.mark.parametrize("pooling", ["mean", "absolute", "max"])
+def test_a_network_that_looks_at_one_pixel_is_sensitive_there_only(method, pooling):
     images = torch.full((2, 3, 24, 24), 255, dtype=torch.uint8)
     images[0, :, 3, :] = 250  # or Captum's noise has no range
     columns = measure(
-        Pixel(9, 20), images, methods=(method, "random"), counts=(1, 8, 9), aggregate=aggregate
+        Pixel(9, 20), images, methods=(method, "random"), counts=(1, 8, 9), pooling=pooling
     )
     assert (columns["target"] == 1).all()
     before = columns["probability"][0]
