@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -65,6 +67,9 @@ def test_it_compares_all_pairs_that_accuracy_has_measured(command, networks, tmp
     assert (same["only_first"], same["only_second"], same["mcnemar"]) == ("0", "0", "1.0")
     assert other["images"] == "53"
     assert float(other["kappa"]) < 0.9
+    fewer, more = sorted((int(other["only_first"]), int(other["only_second"])))
+    tail = sum(comb(fewer + more, k) for k in range(fewer + 1)) / 2 ** (fewer + more)
+    assert float(other["mcnemar"]) == pytest.approx(min(1, 2 * tail))
     assert len(read_csv(folder / "classes.csv")) == 3 * 5
     with Image.open(folder / "figure.png") as picture:
         assert picture.width > 2.5 * picture.height
