@@ -12,7 +12,6 @@ check.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +27,9 @@ _MB = 1_000_000
 def run(options: AuditOptions) -> int:
     """Run the command; returns 1 if anything is wrong."""
     console = Console(highlight=False)
-    report = _audit(options.folder)
+    size = sum(path.stat().st_size for path in options.folder.glob("*.jsonl"))
+    with progress(Console(stderr=True), "read", size // _MB, "MB") as update:
+        report = audit(options.folder, lambda done: update(done // _MB))
     if report.epochs:
         console.print(_table(report))
     limit = PRINTED if console.is_terminal else len(report.problems)
@@ -39,19 +40,6 @@ def run(options: AuditOptions) -> int:
         console.print(f"and {more:,} more; `| cat` shows all of them", markup=False)
     console.print(_summary(report), soft_wrap=True)
     return 1 if report.problems else 0
-
-
-def _audit(folder: Path) -> Report:
-    size = sum(path.stat().st_size for path in folder.glob("*.jsonl"))
-    done = 0
-    with progress(Console(stderr=True), "read", size // _MB, "MB") as update:
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            update(done // _MB)
-
-        return audit(folder, advance)
 
 
 def _table(report: Report) -> Table:
@@ -77,15 +65,12 @@ def _table(report: Report) -> Table:
 def _summary(report: Report) -> str:
     if not report.world_sizes:
         return report.verdict
-    sizes = f"world size{'s' * (len(report.world_sizes) > 1)} {_list(report.world_sizes)}"
+    epochs, sizes = len(report.epochs), report.world_sizes
     return (
-        f"{_count(len(report.epochs), 'epoch')}, {_count(report.restarts, 'restart')}, "
-        f"{sizes}: {report.verdict}"
+        f"{epochs} epoch{'s' * (epochs != 1)}, {report.restarts} restart"
+        f"{'s' * (report.restarts != 1)}, world size{'s' * (len(sizes) > 1)} {_list(sizes)}: "
+        f"{report.verdict}"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _list(numbers: Sequence[int]) -> str:

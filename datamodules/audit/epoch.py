@@ -7,7 +7,7 @@ one optimiser step takes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -24,96 +24,65 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One epoch.
-
-    Attributes:
-        epoch: Its number, counted from 0.
-        steps: Global batches that came with all their samples from all ranks.
-        length: Global batches in the whole epoch.
-        samples: Number of different samples that came.
-        left_out: Samples that never came; None as long as the epoch is unfinished.
-        unreadable: Samples that came but could not be used.
-        redone: Steps that were trained, lost with a process, and trained again.
-        world_sizes: Numbers of ranks, in the order of the sessions.
-        verdict: `EXACT`, `SO_FAR` or `NOT_EXACT`.
-    """
+    """One epoch, counted from 0."""
 
     epoch: int
-    steps: int
-    length: int
-    samples: int
-    left_out: int | None
-    unreadable: int
-    redone: int
-    world_sizes: tuple[int, ...]
-    verdict: str
+    steps: int  # global batches that came with all their samples from all ranks
+    length: int  # global batches in the whole epoch
+    samples: int  # different samples that came
+    left_out: int | None  # samples that never came; None as long as the epoch is unfinished
+    unreadable: int  # samples that came but could not be used
+    redone: int  # steps that were trained, lost with a process, and trained again
+    world_sizes: tuple[int, ...]  # in the order of the sessions
+    verdict: str  # `EXACT`, `SO_FAR` or `NOT_EXACT`
 
 
-@dataclass
-class Taken:
-    """The records of an epoch that reached the weights, and who wrote each of them."""
-
-    epoch: int
-    records: list[Record] = field(default_factory=list)
-    sources: list[tuple[Session, int]] = field(default_factory=list)  # with the rank
-    redone: int = 0
-
-    def keep(self, expected: int) -> None:
-        """Drop the steps from `expected` on."""
-        pairs = zip(self.records, self.sources, strict=True)
-        kept = [pair for pair in pairs if pair[0].step < expected]
-        self.records, self.sources = [record for record, _ in kept], [source for _, source in kept]
-
-
-def check(taken: Taken, lineage: list[Session], problems: list[str]) -> EpochReport:
+def check(
+    epoch: int, records: list[Record], redone: int, lineage: list[Session], problems: list[str]
+) -> EpochReport:
     """Check an epoch that is complete, or the last one as far as it goes.
 
     Args:
-        taken: The records of the epoch that reached the weights.
+        epoch: Its number, counted from 0.
+        records: Its records that reached the weights.
+        redone: Number of its steps that were lost and trained again.
         lineage: The sessions that the weights come from, in order.
         problems: Gets a line for each thing that is wrong.
     """
     facts, length = lineage[0].facts, lineage[0].length
     found = len(problems)
-    expected = _clip(lineage[-1].end, taken.epoch, length)
-    beyond = [r.step for r in taken.records if length <= r.step and r[:2] < lineage[-1].end]
+    expected = _clip(lineage[-1].end, epoch, length)
+    beyond = [r.step for r in records if length <= r.step and r[:2] < lineage[-1].end]
     if beyond:
         steps = span("step", min(beyond), max(beyond))
-        problems.append(f"epoch {taken.epoch}, {steps}: an epoch has {length} steps")
-    taken.keep(expected)  # the others are steps that only some ranks have done so far
+        problems.append(f"epoch {epoch}, {steps}: an epoch has {length} steps")
+    # The others are steps that only some ranks have done so far.
+    records = [record for record in records if record.step < expected]
     steps_done = 0
     world_sizes: dict[int, None] = {}
-    for session, first, end in _pieces(taken.epoch, expected, lineage):
-        done, faults = _check_steps(taken, session, first, end, lineage)
-        steps_done += done
-        problems += faults
-        world_sizes[session.world_size] = None
-    samples, faults = _check_ids(taken, facts["num_samples"])
+    begin = (0, 0)
+    for session in lineage:  # each answers for the steps up to its end
+        first, end = (_clip(position, epoch, expected) for position in (begin, session.end))
+        begin = session.end
+        if first < end:
+            done, faults = _check_steps(epoch, records, session, first, end, lineage)
+            steps_done += done
+            problems += faults
+            world_sizes[session.world_size] = None
+    samples, faults = _check_ids(epoch, records, facts["num_samples"])
     problems += faults
     is_whole = expected == length
     return EpochReport(
-        epoch=taken.epoch,
+        epoch=epoch,
         steps=steps_done,
         length=length,
         samples=samples,
         left_out=facts["num_samples"] - samples if is_whole else None,
-        unreadable=sum(record.unreadable for record in taken.records),
-        redone=taken.redone,
+        unreadable=sum(record.unreadable for record in records),
+        redone=redone,
         world_sizes=tuple(world_sizes),
         verdict=NOT_EXACT if len(problems) > found else EXACT if is_whole else SO_FAR,
     )
-
-
-def _pieces(
-    epoch: int, expected: int, lineage: list[Session]
-) -> Iterator[tuple[Session, int, int]]:
-    """The steps each session is responsible for; the first one also for all before it."""
-    begin = (0, 0)
-    for session in lineage:
-        first, end = (_clip(position, epoch, expected) for position in (begin, session.end))
-        if first < end:
-            yield session, first, end
-        begin = session.end
 
 
 def _clip(position: Position, epoch: int, expected: int) -> int:
@@ -124,15 +93,20 @@ def _clip(position: Position, epoch: int, expected: int) -> int:
 
 
 def _check_steps(
-    taken: Taken, session: Session, first: int, end: int, lineage: list[Session]
+    epoch: int,
+    records: list[Record],
+    session: Session,
+    first: int,
+    end: int,
+    lineage: list[Session],
 ) -> tuple[int, list[str]]:
     """Count the good steps in a session's part of an epoch, and say what is wrong elsewhere."""
-    epoch, global_batch = taken.epoch, lineage[0].facts["global_batch"]
+    global_batch = lineage[0].facts["global_batch"]
     present = np.zeros((end - first, session.world_size), dtype=bool)
     totals = np.zeros(end - first, dtype=np.int64)
-    for record, (_, rank) in zip(taken.records, taken.sources, strict=True):
+    for record in records:
         if first <= record.step < end:
-            present[record.step - first, rank] = True
+            present[record.step - first, record.rank] = True
             totals[record.step - first] += len(record.ids)
     full = present.all(axis=1)
     good = full & (totals == global_batch)
@@ -155,20 +129,17 @@ def _check_steps(
     ]
 
 
-def _check_ids(taken: Taken, num_samples: int) -> tuple[int, list[str]]:
+def _check_ids(epoch: int, records: list[Record], num_samples: int) -> tuple[int, list[str]]:
     """Count the different samples that came, and name what is wrong with some of them."""
-    if not taken.records:
+    if not records:
         return 0, []
-    ids = np.concatenate([record.ids for record in taken.records])
-    owners = np.repeat(np.arange(len(taken.records)), [len(record.ids) for record in taken.records])
+    ids = np.concatenate([record.ids for record in records])
+    owners = np.repeat(np.arange(len(records)), [len(record.ids) for record in records])
 
     def places(sample: int) -> str:
         found = owners[ids == sample]
-        named = [
-            f"step {taken.records[owner].step} (session {session.number}, rank {rank})"
-            for owner in found[:_NAMED]
-            for session, rank in [taken.sources[owner]]
-        ]
+        first = [records[owner] for owner in found[:_NAMED]]
+        named = [f"step {r.step} (session {r.session}, rank {r.rank})" for r in first]
         more = [f"{len(found) - _NAMED} more"] if len(found) > _NAMED else []
         return f"{sample} in {' and '.join(named + more)}"
 
@@ -176,7 +147,7 @@ def _check_ids(taken: Taken, num_samples: int) -> tuple[int, list[str]]:
         named = "; ".join(places(int(sample)) for sample in wrong[:_NAMED])
         more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
         number = f"{len(wrong)} sample" + "s" * (len(wrong) > 1)
-        return f"epoch {taken.epoch}: {number} {what}: {named}{more}"
+        return f"epoch {epoch}: {number} {what}: {named}{more}"
 
     faults = []
     outside = (ids < 0) | (ids >= num_samples)

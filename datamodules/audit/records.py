@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -24,19 +24,14 @@ _NUMBERS = ("session", "rank", "world_size", "num_samples", "global_batch", "acc
 
 
 class Record(NamedTuple):
-    """A rank's part of a step.
-
-    Attributes:
-        epoch: Counted from 0.
-        step: Global batch of the epoch, counted from 0.
-        ids: Sample ids, int64 (samples,).
-        unreadable: How many of them could not be read.
-    """
+    """A rank's part of a step, which is a global batch of its epoch; both are counted from 0."""
 
     epoch: int
     step: int
-    ids: Ids
-    unreadable: int
+    ids: Ids  # int64 (samples,)
+    unreadable: int  # how many of them could not be read
+    session: int
+    rank: int
 
 
 class RankFile:
@@ -44,48 +39,41 @@ class RankFile:
 
     The file is open only while an epoch is read: a long run with many restarts has more files than
     a process may open. What a running training appends in the meantime is ignored; otherwise the
-    files that are read last would be ahead of the others.
-
-    Args:
-        path: The file.
-        problems: Gets a message for each line of the file that is wrong.
-
-    Attributes:
-        header: The first line; None if there is none, because its rank was killed before.
-        pending: The next record; None at the end.
-        last: Position of the last record that was read.
+    files that are read last would be ahead of the others. `problems` gets a message for each line
+    that is wrong.
     """
 
     def __init__(self, path: Path, problems: list[str]) -> None:
         self._path, self._problems = path, problems
         self._size = path.stat().st_size
-        self._offset = self._line = 0
-        self.last: Position = (-1, -1)
-        self.pending: Record | None = None
+        self.offset = self._line = 0
+        self.last: Position = (-1, -1)  # position of the last record that was read
+        self.pending: Record | None = None  # the next record
+        self.header: dict[str, Any] = {}  # empty if the rank was killed before it was written
         with open(path, "rb") as file:
             line = self._next_line(file)
-            self.header = None if line is None else _parse_header(line, path.name)
-            if self.header is not None:
+            if line is not None:
+                self.header = _parse_header(line, path.name)
+                if not self.header:
+                    self._complain("is not a header of this file, so the file is left out")
+            if self.header:
                 self.pending = self._next(file)
-            elif line is not None:
-                self._complain("is not a header of this file, so the file is left out")
 
-    def epoch(self, advance: Callable[[int], None]) -> Iterator[Record]:
-        """Yield the records of the pending record's epoch; call `advance` with their bytes."""
-        record, begin = self.pending, self._offset
+    def epoch(self) -> Iterator[Record]:
+        """Yield the records of the pending record's epoch."""
+        record = self.pending
         assert record is not None
         with open(self._path, "rb") as file:
-            file.seek(self._offset)
+            file.seek(self.offset)
             epoch = record.epoch
             while record is not None and record.epoch == epoch:
                 yield record
                 record = self._next(file)
         self.pending = record
-        advance(self._offset - begin)
 
     def _next(self, file: BinaryIO) -> Record | None:
         while (line := self._next_line(file)) is not None:
-            record = _parse_record(line)
+            record = _parse_record(line, self.header)
             if record is None:
                 self._complain("cannot be read")
             elif (position := record[:2]) <= self.last:
@@ -98,9 +86,9 @@ class RankFile:
     def _next_line(self, file: BinaryIO) -> bytes | None:
         """Read a line; None at the end, or if a kill has cut the last line short."""
         line = file.readline()
-        if not line.endswith(b"\n") or self._offset + len(line) > self._size:
+        if not line.endswith(b"\n") or self.offset + len(line) > self._size:
             return None
-        self._offset += len(line)
+        self.offset += len(line)
         self._line += 1
         return line
 
@@ -110,23 +98,14 @@ class RankFile:
 
 @dataclass(eq=False)
 class Session:
-    """One start of the run.
+    """One start of the run."""
 
-    Attributes:
-        number: A number that rises with each start.
-        files: The files of the ranks that recorded anything, by rank.
-        world_size: Number of ranks.
-        facts: What its headers say.
-        begin: First record of any rank.
-        end: Where a later session replaces it.
-    """
-
-    number: int
-    files: dict[int, RankFile]
+    number: int  # rises with each start
+    files: dict[int, RankFile]  # of the ranks that recorded anything, by rank
     world_size: int
-    facts: dict[str, Any]
-    begin: Position
-    end: Position = NEVER
+    facts: dict[str, Any]  # what its headers say
+    begin: Position  # first record of any rank
+    end: Position = NEVER  # where a later session replaces it
 
     @property
     def length(self) -> int:
@@ -164,9 +143,9 @@ def read_sessions(folder: Path, problems: list[str]) -> list[Session]:
     return sessions
 
 
-def _parse_header(line: bytes, name: str) -> dict[str, Any] | None:
+def _parse_header(line: bytes, name: str) -> dict[str, Any]:
     try:
-        header = json.loads(line)
+        header: dict[str, Any] = json.loads(line)
         numbers = [header[key] for key in _NUMBERS]
         sound = (
             all(type(number) is int for number in numbers)
@@ -177,27 +156,22 @@ def _parse_header(line: bytes, name: str) -> dict[str, Any] | None:
             and set(FACTS) <= set(header)
         )
     except (ValueError, TypeError, KeyError):
-        return None
-    return header if sound else None
+        return {}
+    return header if sound else {}
 
 
-def _parse_record(line: bytes) -> Record | None:
+def _parse_record(line: bytes, header: dict[str, Any]) -> Record | None:
     try:
         fields = json.loads(line)
-        epoch, step = fields["epoch"], fields["step"]
+        position = fields["epoch"], fields["step"]
         ids = np.array(fields["ids"])
         unreadable = len(fields.get("unreadable", ()))
     except (ValueError, TypeError, KeyError):
         return None
-    if (
-        type(epoch) is not int
-        or type(step) is not int
-        or not 0 <= min(epoch, step) <= max(epoch, step) < NEVER[0]
-    ):
+    is_position = all(type(number) is int and 0 <= number < NEVER[0] for number in position)
+    if not is_position or ids.ndim != 1 or ids.dtype != np.int64:  # an empty list is float64
         return None
-    if ids.ndim != 1 or ids.dtype != np.int64:  # not a list of integers, or an empty list
-        return None
-    return Record(epoch, step, ids, unreadable)
+    return Record(*position, ids, unreadable, header["session"], header["rank"])
 
 
 def _name(position: Position) -> str:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from datamodules.audit.epoch import NOT_EXACT, SO_FAR, EpochReport, Taken, check, name_ranks, span
-from datamodules.audit.records import NEVER, Session, read_sessions
+from datamodules.audit.epoch import NOT_EXACT, SO_FAR, EpochReport, check, name_ranks, span
+from datamodules.audit.records import NEVER, Record, Session, read_sessions
 from datamodules.audit.writer import FACTS
 
 # The ranks meet in every optimiser step; a process can queue only a few steps before that.
@@ -23,19 +24,12 @@ _STEPS_APART = 8
 
 @dataclass(frozen=True)
 class Report:
-    """What an audit found.
+    """What an audit found."""
 
-    Attributes:
-        epochs: All epochs that have a record.
-        problems: A line for each thing that is wrong.
-        restarts: How often the run was started again.
-        world_sizes: Numbers of ranks, sorted.
-    """
-
-    epochs: list[EpochReport]
-    problems: list[str]
-    restarts: int
-    world_sizes: tuple[int, ...]
+    epochs: list[EpochReport]  # those that have a record
+    problems: list[str]  # a line for each thing that is wrong
+    restarts: int  # how often the run was started again
+    world_sizes: tuple[int, ...]  # numbers of ranks, sorted
 
     @property
     def verdict(self) -> str:
@@ -45,15 +39,12 @@ class Report:
         return self.epochs[-1].verdict if self.epochs else SO_FAR
 
 
-def _ignore(count: int) -> None: ...
-
-
-def audit(folder: Path, advance: Callable[[int], None] = _ignore) -> Report:
+def audit(folder: Path, progress: Callable[[int], Any] = lambda done: None) -> Report:
     """Check all that a run has recorded; it may still be running.
 
     Args:
         folder: The folder that `AuditWriter` was given.
-        advance: Called now and then with the number of bytes read since the last call.
+        progress: Called after each file and epoch with the number of bytes read so far.
 
     Raises:
         ValueError: There is no such folder, or it has no records.
@@ -84,13 +75,13 @@ def audit(folder: Path, advance: Callable[[int], None] = _ignore) -> Report:
         if last.end > (previous + 1, 0) and epoch > previous + 1:
             problems.append(f"{span('epoch', previous + 1, epoch - 1)}: no records")
         previous = epoch
-        taken = _take(epoch, sessions, advance)
+        records, redone = _take(epoch, sessions, progress)
         if last.end == NEVER:
             ends = [file.last for file in last.files.values() if file.pending is None]
             if ends:
                 last.end = min(ends)[0], min(ends)[1] + 1
         if last.end > (epoch, 0):
-            epochs.append(check(taken, lineage, problems))
+            epochs.append(check(epoch, records, redone, lineage, problems))
     problems += _apart(last)
     world_sizes = sorted({session.world_size for session in lineage})
     return Report(epochs, problems, len(sessions) - 1, tuple(world_sizes))
@@ -120,22 +111,25 @@ def _next_epoch(sessions: list[Session]) -> int | None:
     return min((file.pending.epoch for file in files if file.pending), default=None)
 
 
-def _take(epoch: int, sessions: list[Session], advance: Callable[[int], None]) -> Taken:
-    taken = Taken(epoch)
+def _take(
+    epoch: int, sessions: list[Session], progress: Callable[[int], Any]
+) -> tuple[list[Record], int]:
+    """The epoch's records that reached the weights, and how many steps were lost and redone."""
+    records, redone = [], 0
     for session in sessions:
         lost = set()
-        for rank, file in session.files.items():
+        for file in session.files.values():
             if file.pending is None or file.pending.epoch != epoch:
                 continue
-            for record in file.epoch(advance):
+            for record in file.epoch():
                 if record[:2] < session.end:
-                    taken.records.append(record)
-                    taken.sources.append((session, rank))
+                    records.append(record)
                 else:
                     lost.add(record.step)
+            progress(sum(each.offset for s in sessions for each in s.files.values()))
         if session is not sessions[-1]:
-            taken.redone += len(lost)
-    return taken
+            redone += len(lost)
+    return records, redone
 
 
 def _apart(last: Session) -> Iterator[str]:

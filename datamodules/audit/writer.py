@@ -61,7 +61,9 @@ class AuditWriter:
         data = _encode(line)
         try:
             if self._descriptor is None:
-                self._descriptor = self._open()
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+                self._descriptor = os.open(self.path, flags, 0o666)
                 if os.fstat(self._descriptor).st_size == 0:
                     data = _encode(self._header) + data
             while data:  # a disk that is nearly full takes only a part
@@ -80,13 +82,6 @@ class AuditWriter:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _open(self) -> int:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-
-
-_dump = json.JSONEncoder(separators=(",", ":")).encode
-
 
 def _encode(line: Mapping[str, Any]) -> bytes:
-    return (_dump(line) + "\n").encode()
+    return (json.dumps(line, separators=(",", ":")) + "\n").encode()
