@@ -64,7 +64,14 @@ def dense_evidence(
         torch.Size([41, 41])
     """
     bagnet = require_bagnet(model)
-    _check_image(bagnet, image)
+    channels = bagnet.conv1.in_channels
+    is_image = image.ndim == 3 and image.shape[0] == channels and image.numel()
+    if not is_image or not image.is_floating_point():
+        raise ValueError(
+            f"dense evidence takes one normalised float image ({channels}, H, W), not "
+            f"{image.dtype} {tuple(image.shape)}: take one image of the batch, and normalise it "
+            "(bagnet.model.registry.normalize)"
+        )
     rows = slice(None) if target is None else _rows(bagnet, target)
     margin = bagnet.receptive_field - 1
     with torch.no_grad():
@@ -91,17 +98,6 @@ def _rows(model: BagNet, target: int | Sequence[int]) -> list[int]:
             f"{fault}: the network has {count} classes, so choose from 0 to {count - 1}"
         )
     return classes
-
-
-def _check_image(model: BagNet, image: Tensor) -> None:
-    channels = model.conv1.in_channels
-    is_image = image.ndim == 3 and image.shape[0] == channels and image.numel()
-    if not is_image or not image.is_floating_point():
-        raise ValueError(
-            f"dense evidence takes one normalised float image ({channels}, H, W), not "
-            f"{image.dtype} {tuple(image.shape)}: take one image of the batch, and normalise it "
-            "(bagnet.model.registry.normalize)"
-        )
 
 
 def _tiles(size: int) -> list[tuple[int, int]]:

@@ -73,7 +73,8 @@ def _image_data(image: ImageVotes) -> dict[str, Any]:
     steps = votes.thresholds(image.evidence)
     decided = votes.decisions(image.evidence, steps)
     shown = votes.shown_classes(image, decided)
-    patch_logits, patch_tops = votes.patch_classes(image.evidence)
+    count = min(votes.PATCH_CLASSES, len(image.evidence))
+    patch_logits, patch_classes = image.evidence.permute(1, 2, 0).topk(count)
     # One scale of colours for all classes of an image, so that weak evidence stays visible on it.
     judged = [image.predicted] if image.label is None else [image.predicted, image.label]
     return {
@@ -91,7 +92,7 @@ def _image_data(image: ImageVotes) -> dict[str, Any]:
         "classes": shown,
         "logits": image.logits[shown].numpy().astype("<f4").tobytes(),
         "maps": image.evidence[shown].numpy().astype("<f4").tobytes(),
-        "patchClasses": patch_tops.numpy().astype("<i4").tobytes(),
+        "patchClasses": patch_classes.numpy().astype("<i4").tobytes(),
         "patchLogits": patch_logits.numpy().astype("<f4").tobytes(),
     }
 

@@ -84,7 +84,8 @@ def find_images(
             "the list of the data it was trained on"
         )
     root, paths = _image_files(root)
-    folders = sorted({path.parent.name for path in paths if path.parent != root})
+    folder_of = {path: path.parent.name for path in paths if path.parent != root}
+    folders = sorted(set(folder_of.values()))
     notes = []
     if classes is None and len(folders) == num_classes:
         classes = Classes(tuple(folders), tuple(folders))
@@ -106,10 +107,10 @@ def find_images(
         notes.append("no class names: give --classes FILE, such as the data's manifest.json")
     else:
         names = classes.distinct_names()
-    sources = []
-    for path in paths:
-        label = labels.get(path.parent.name) if path.parent != root else None
-        sources.append(Source(path, path.relative_to(root).as_posix(), label))
+    sources = [
+        Source(path, path.relative_to(root).as_posix(), labels.get(folder_of.get(path, "")))
+        for path in paths
+    ]
     return sources, names, notes
 
 
@@ -117,7 +118,13 @@ def _image_files(root: Path) -> tuple[Path, list[Path]]:
     """The folder of the images, and the images; a ValueError if there are none or too many."""
     if root.is_file():
         return root.parent, [root]
-    paths = sorted(path for path in root.rglob("*") if _is_shown(path, root))
+    paths = sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)  # hidden
+    )
     if not paths:
         suffixes = " ".join(SUFFIXES)
         what = f"{root} has no images ({suffixes})" if root.is_dir() else f"no such folder: {root}"
@@ -128,9 +135,3 @@ def _image_files(root: Path) -> tuple[Path, list[Path]]:
             "folder with fewer"
         )
     return root, paths
-
-
-def _is_shown(path: Path, root: Path) -> bool:
-    """Whether a file is named as an image and is not hidden, as file managers' own files are."""
-    is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.suffix.lower() in SUFFIXES and not is_hidden and path.is_file()

@@ -122,17 +122,6 @@ def shown_classes(image: ImageVotes, decided: Sequence[int]) -> list[int]:
     return list(dict.fromkeys(wanted))[:MAX_MAPS]
 
 
-def patch_classes(evidence: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the classes with the most evidence in each patch, in descending order.
-
-    Returns:
-        The evidence and its classes: both (H', W', K), where K is `PATCH_CLASSES` or the number of
-        classes.
-    """
-    logits, classes = evidence.permute(1, 2, 0).topk(min(PATCH_CLASSES, len(evidence)))
-    return logits, classes
-
-
 def _round_up(value: float) -> float:
     """The next number of the series 1, 2, 5, 10, ..."""
     power = 10.0 ** math.floor(math.log10(value))

@@ -95,6 +95,10 @@ def save_noise(path: Path, size: tuple[int, int] = (50, 40)) -> Path:
     return path
 
 
+def numbers(text: str, dtype: str = "<f4") -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), dtype)
+
+
 def test_the_network_sees_what_it_sees_in_validation_and_the_mean_of_a_map_is_its_logit(
     report, images, checkpoint
 ):
@@ -104,13 +108,19 @@ def test_the_network_sees_what_it_sees_in_validation_and_the_mean_of_a_map_is_it
     for image in written.data["images"]:
         assert sorted(image["classes"]) == [0, 1, 2]
         assert image["rows"] == image["columns"] == 3
-        logits = np.frombuffer(base64.b64decode(image["logits"]), "<f4")
+        logits = numbers(image["logits"])
         pixels = EvalTransform(32, 36)((images / image["name"]).read_bytes())
         expected = model(normalize(pixels[None]))[0].detach().numpy()
         np.testing.assert_array_equal(logits, expected[image["classes"]])
-        maps = np.frombuffer(base64.b64decode(image["maps"]), "<f4").reshape(len(logits), 9)
+        maps = numbers(image["maps"]).reshape(3, 9)
         np.testing.assert_allclose(maps.mean(1), logits, rtol=1e-4, atol=1e-6)
         assert np.ptp(maps) > 0
+        # The classes of each patch, in descending order.
+        order = (-maps).argsort(0)
+        classes = numbers(image["patchClasses"], "<i4").reshape(9, 3)
+        np.testing.assert_array_equal(classes.T, np.array(image["classes"])[order])
+        top = numbers(image["patchLogits"]).reshape(9, 3)
+        np.testing.assert_array_equal(top.T, np.take_along_axis(maps, order, 0))
 
 
 def test_a_whole_image_is_resized_as_in_validation_and_keeps_its_shape(report, tmp_path):

@@ -10,7 +10,6 @@ from bagnet.evidence.report.votes import (
     MAX_MAPS,
     compute_votes,
     decisions,
-    patch_classes,
     shown_classes,
     thresholds,
 )
@@ -62,15 +61,6 @@ def test_among_equal_logits_the_lower_class_is_predicted() -> None:
     image = votes(torch.tensor([1.0, 3.0, 2.0, 3.0, 1.0]).view(5, 1, 1))
     assert image.predicted == 1
     assert shown_classes(image, []) == [1, 3, 2, 0, 4]
-
-
-def test_the_top_classes_of_a_patch_are_in_order() -> None:
-    evidence = random_evidence(30, 4)
-    logits, classes = patch_classes(evidence)
-    assert logits.shape == classes.shape == (4, 4, 5)
-    order = evidence[:, 2, 3].argsort(descending=True)[:5]
-    assert torch.equal(classes[2, 3], order)
-    assert torch.equal(logits[2, 3], evidence[order, 2, 3])
 
 
 def test_a_diverged_network_is_refused() -> None:
