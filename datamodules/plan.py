@@ -16,6 +16,9 @@ from numpy.random import PCG64, SeedSequence
 
 Ids = npt.NDArray[np.int64]
 
+PERMUTATION = "PCG64"
+"""What the orders are drawn from. Checkpoints say it, as another order would repeat samples."""
+
 # What is permuted is part of the key, so that no two permutations of a run are equal by accident.
 # None is 0, because SeedSequence ignores zeros at the end of a short key.
 _SHARDS, _EVERYTHING, _WINDOW = range(1, 4)

@@ -17,7 +17,8 @@ class Throughput(Callback):
     They cover training only, without validation and checkpoints:
 
     * `throughput/samples_per_sec` over all devices, `throughput/device/samples_per_sec` for one.
-    * `throughput/data_wait`: share (0 to 1) of the time spent waiting for the next batch.
+    * `throughput/data_wait`: share (0 to 1) of the time spent waiting for the loader's next batch,
+      if the loader tells (`TrainLoader.waited`).
     * `memory/peak_gib`: peak memory allocated on the GPU, or resident without one.
 
     Nothing synchronises with the GPU: over tens of steps, the host cannot run ahead of it by more
@@ -26,56 +27,55 @@ class Throughput(Callback):
 
     def __init__(self, every: int = 50) -> None:
         self.every = every
-        self._last_end = 0.0
-        self._clear()
-
-    def _clear(self) -> None:
-        self._samples, self._batches, self._waited, self._computed = 0, 0, 0.0, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_end = time.perf_counter()  # a resumed run may start in the middle of an epoch
+        self._begin(trainer)  # a resumed run may start in the middle of an epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._clear()
-        self._last_end = time.perf_counter()
+        self._begin(trainer)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._start = time.perf_counter()
-        self._waited += self._start - self._last_end
+    def _begin(self, trainer: Trainer) -> None:
+        self._samples, self._seconds = 0, 0.0
+        self._last_end = time.perf_counter()
+        self._waited_before = _waited(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._last_end = time.perf_counter()
-        self._computed += self._last_end - self._start
+        now = time.perf_counter()
+        self._seconds += now - self._last_end
+        self._last_end = now
         self._samples += len(batch[0])
-        self._batches += 1
         # At the same steps as Lightning's own logging, so that both share a row of the table.
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and trainer.global_step % self.every == 0:
             self._log(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_end = time.perf_counter()  # validating is not waiting for data
+        self._last_end = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._batches:
+        if self._samples:
             self._log(trainer, pl_module)
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        seconds = self._waited + self._computed
-        per_device = self._samples / seconds
+        per_device = self._samples / self._seconds
         figures = {
             "throughput/samples_per_sec": per_device * trainer.world_size,
             "throughput/device/samples_per_sec": per_device,
-            "throughput/data_wait": self._waited / seconds,
             "memory/peak_gib": peak_memory(pl_module.device) / 2**30,
         }
+        waited = _waited(trainer)
+        if waited is not None and self._waited_before is not None:
+            figures["throughput/data_wait"] = (waited - self._waited_before) / self._seconds
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=trainer.global_step - 1)
-        self._clear()
+        self._begin(trainer)
+
+
+def _waited(trainer: Trainer) -> float | None:
+    """Seconds that the training has waited for its loader so far, if the loader tells."""
+    return getattr(trainer.train_dataloader, "waited", None)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -8,6 +8,7 @@ can be read again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,9 +19,9 @@ from torch.utils.data import Sampler
 
 from datamodules.audit.writer import FACTS, AuditWriter
 from datamodules.common.batch import Batch
-from datamodules.loading.batches import Batches, Index
+from datamodules.loading.batches import Batches, Index, ReadBatch
 from datamodules.loading.workers import Workers
-from datamodules.plan import EvalPlan, TrainPlan, rank_batch
+from datamodules.plan import PERMUTATION, EvalPlan, TrainPlan, rank_batch
 from datamodules.remote.prefetch import Prefetcher, UpcomingBatches
 
 
@@ -86,6 +87,9 @@ class TrainLoader:
         audit_dir: Folder for the record of the sample ids of each batch; None records nothing.
         session: Number of this start of the run in the audit; see `AuditWriter`.
 
+    Attributes:
+        waited: Seconds that the training has waited for batches so far.
+
     Raises:
         ValueError: The ranks do not divide the global batch, or there are fewer samples than one
             optimizer step takes.
@@ -115,7 +119,7 @@ class TrainLoader:
             "window": window,
             "accumulate": accumulate,
         }
-        self._identity = {**order, "dataset": manifest.digest}
+        self._identity = {**order, "dataset": manifest.digest, "permutation": PERMUTATION}
         self.sampler = EpochSampler(partial(TrainPlan, manifest.counts, **order), rank, world_size)
         if len(self) == 0:
             raise ValueError(
@@ -131,6 +135,7 @@ class TrainLoader:
             self._audit = AuditWriter(audit_dir, session, rank, world_size, facts)
         self._batches = batches
         self._workers = Workers(batches, self.sampler, workers, pin_memory)
+        self.waited = 0.0
 
     def __len__(self) -> int:
         """Batches in the whole epoch, also after a resume."""
@@ -143,7 +148,7 @@ class TrainLoader:
         if sampler.step >= len(sampler):
             sampler.set_epoch(sampler.epoch + 1)
         with self._prefetching() as advance:
-            for batch, unreadable in self._workers:
+            for batch, unreadable in self._timed():
                 if self._audit is not None:
                     ids = batch[2].tolist()
                     left_out = [error.sample_id for error in unreadable]
@@ -151,6 +156,16 @@ class TrainLoader:
                 sampler.step += 1
                 advance()
                 yield batch
+
+    def _timed(self) -> Iterator[ReadBatch]:
+        batches = iter(self._workers)
+        while True:
+            start = time.perf_counter()
+            read = next(batches, None)
+            self.waited += time.perf_counter() - start
+            if read is None:
+                return
+            yield read
 
     @contextmanager
     def _prefetching(self) -> Iterator[Callable[[], None]]:

@@ -29,7 +29,7 @@ def clock(monkeypatch) -> Clock:
 
 
 class Slow(LightningModule):
-    """A training step takes 3 s, a validation step 100 s."""
+    """A training step takes 2 s, what follows it another one, and a validation step 100 s."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -37,8 +37,11 @@ class Slow(LightningModule):
         self.clock = clock
 
     def training_step(self, batch: tuple[torch.Tensor, ...], batch_idx: int) -> torch.Tensor:
-        self.clock.now += 3
+        self.clock.now += 2
         return self.weight.sum()
+
+    def on_train_batch_end(self, *arguments: object) -> None:
+        self.clock.now += 1  # between two steps, but not for data
 
     def validation_step(self, batch: tuple[torch.Tensor, ...], batch_idx: int) -> None:
         self.clock.now += 100
@@ -52,6 +55,7 @@ class Loader:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self.waited = 0.0
 
     def __len__(self) -> int:
         return 6
@@ -59,6 +63,7 @@ class Loader:
     def __iter__(self) -> Iterator[tuple[torch.Tensor]]:
         for _ in range(6):
             self.clock.now += 1
+            self.waited += 1
             yield (torch.zeros(4, 1),)
 
 
@@ -73,10 +78,11 @@ def test_rows_every_n_steps_and_after_each_epoch_count_only_training(clock):
     trainer.fit(Slow(clock), Loader(clock), Loader(clock))
     rows = [(step, row) for step, row in trainer.logger.rows if "memory/peak_gib" in row]
     assert [step for step, _ in rows] == [3, 5, 7, 11]
-    for _, row in rows:
+    # 1 s to load a batch, 2 s to train on it, 1 s between two; an epoch begins without a pause.
+    for (_, row), images, seconds in zip(rows, [16, 8, 8, 16], [15, 8, 7, 16], strict=True):
         assert row.pop("memory/peak_gib") > 0.01
         assert row == {
-            "throughput/samples_per_sec": 1,
-            "throughput/device/samples_per_sec": 1,
-            "throughput/data_wait": 0.25,
+            "throughput/samples_per_sec": images / seconds,
+            "throughput/device/samples_per_sec": images / seconds,
+            "throughput/data_wait": images / 4 / seconds,
         }

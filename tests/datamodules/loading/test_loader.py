@@ -97,9 +97,10 @@ def test_a_state_of_another_order_is_an_error_that_names_the_difference(train, n
         train(**options).load_state_dict(train().state_dict())
 
 
-def test_a_state_of_other_data_is_an_error(train):
-    state = {**train().state_dict(), "dataset": "something else"}
-    with pytest.raises(ValueError, match="made with dataset something else"):
+@pytest.mark.parametrize(("name", "value"), [("dataset", "other data"), ("permutation", None)])
+def test_a_state_of_other_data_or_of_version_0_1_is_an_error(train, name, value):
+    state = {**train().state_dict(), name: value}
+    with pytest.raises(ValueError, match=f"made with {name} {value}"):
         train().load_state_dict(state)
 
 
