@@ -25,7 +25,9 @@ def take_turns(
     """
     results: dict[str, list[Result]] = {name: [] for name in names}
     turns = [name for _ in range(rounds) for name in names]
-    for name in track(turns, "measuring", console=Console(stderr=True), transient=True):
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    for name in track(turns, "measuring", console=console, transient=True, disable=hidden):
         results[name].append(measure(name))
     return results
 
