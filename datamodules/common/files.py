@@ -33,6 +33,9 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write says no name
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import dataclass
 
 from PIL import Image
 
 from datamodules.decoding.images import FORMATS, UnreadableImage, to_rgb
 
 
-@dataclass(frozen=True)
-class ImageOptions:
-    """How images are stored.
-
-    Attributes:
-        resize: The most pixels of the shorter side; None for no limit.
-        quality: JPEG quality of images that must be encoded again, 1 to 95.
-    """
-
-    resize: int | None = None
-    quality: int = 90
-
-
-def to_rgb_jpeg(data: bytes, options: ImageOptions = ImageOptions()) -> bytes:
+def to_rgb_jpeg(data: bytes, resize: int | None = None, quality: int = 90) -> bytes:
     """Decode an image completely and return it as an RGB JPEG.
 
     The bytes of an RGB JPEG that need not shrink are returned unchanged. EXIF data is ignored, and
@@ -32,7 +18,8 @@ def to_rgb_jpeg(data: bytes, options: ImageOptions = ImageOptions()) -> bytes:
 
     Args:
         data: The image file.
-        options: How to store it.
+        resize: The most pixels of the shorter side; None for no limit.
+        quality: JPEG quality of images that must be encoded again, 1 to 95.
 
     Raises:
         UnreadableImage: The format is unknown, the file is cut short or damaged, or the image has
@@ -43,8 +30,9 @@ def to_rgb_jpeg(data: bytes, options: ImageOptions = ImageOptions()) -> bytes:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                shrink = options.resize is not None and min(image.size) > options.resize
-                if image.format == "JPEG" and image.mode == "RGB" and not shrink:
+                side = min(image.size)
+                limit = side if resize is None else min(side, resize)
+                if image.format == "JPEG" and image.mode == "RGB" and limit == side:
                     # At an eighth of the size libjpeg still reads every coefficient, in half
                     # the time: enough to know that the image is whole.
                     image.draft("RGB", (1, 1))
@@ -55,11 +43,9 @@ def to_rgb_jpeg(data: bytes, options: ImageOptions = ImageOptions()) -> bytes:
         raise
     except Exception as error:  # damaged bytes make PIL raise nearly anything
         raise UnreadableImage(str(error).split(" <_io.")[0] or type(error).__name__) from None
-    if shrink:
-        assert options.resize is not None
-        scale = options.resize / min(picture.size)
-        width, height = (max(options.resize, round(side * scale)) for side in picture.size)
+    if limit < side:
+        width, height = (max(limit, round(each * (limit / side))) for each in picture.size)
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     encoded = io.BytesIO()
-    picture.save(encoded, "JPEG", quality=options.quality)
+    picture.save(encoded, "JPEG", quality=quality)
     return encoded.getvalue()

@@ -4,7 +4,7 @@ examples:
   python -m datamodules.pack index imagenet-1k-wds/ indexed/
   python -m datamodules.pack index 'https://host/train-{000..639}.tar' indexed/
 
-Reads each shard once, for its hash and the position and CRC-32 of each image.
+Reads the shards, for their hashes and the position and CRC-32 of each image.
 Nothing is copied, shuffled or decoded (verify decodes). The shards must stay
 as they are, and training mixes only as well as their order allows. After an
 interruption, the same command starts over.
@@ -12,11 +12,10 @@ interruption, the same command starts over.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +37,9 @@ from datamodules.pack.sources.locations import local_copy, path_in, shards_by_sp
 from datamodules.pack.sources.scan import Scan, key_and_suffix, scan
 from datamodules.pack.sources.wds import decide_classes
 from datamodules.remote.urls import is_remote, redacted
-from datamodules.shards.entries import Shard, sample_dtype
-from datamodules.shards.manifest import MANIFEST, Manifest
-
-_BLOCK = 1 << 20  # bytes read at a time
+from datamodules.shards.entries import Shard
+from datamodules.shards.manifest import MANIFEST, Manifest, sha256_of
+from datamodules.shards.writer import index_rows
 
 
 def run(options: IndexOptions) -> None:
@@ -78,11 +76,11 @@ def run(options: IndexOptions) -> None:
 
 @dataclass(frozen=True)
 class _Part:
-    """A shard that was read; `rows` are its part of the manifest's index."""
+    """A shard that was read."""
 
     scan: Scan
     shard: Shard
-    rows: np.ndarray
+    rows: np.ndarray  # its part of the manifest's index
 
 
 def _check_folder(folder: Path, locations: list[str]) -> None:
@@ -121,41 +119,16 @@ def _read(task: tuple[str, str]) -> _Part:
             if not is_remote(location):
                 raise
             raise ValueError(str(error).replace(str(path), redacted(location))) from None
-        length, sha256, checksums = _checksums(path, found.rows)
-    keys = [_key(row) for row in found.rows]
-    rows = np.empty(len(keys), sample_dtype(max(map(len, keys), default=1)))
-    for column in ("offset", "size", "label"):
-        rows[column] = found.rows[column]
-    rows["crc32"], rows["key"] = checksums, keys
-    return _Part(found, Shard(name, len(rows), length, sha256, location), rows)
-
-
-def _key(row: np.void) -> bytes:
-    """The key as webdataset would give it, but printable, because it appears in logs."""
-    key, _ = key_and_suffix(row["name"].decode("utf-8", "surrogateescape"))
-    return printable(key).encode("utf-8")
-
-
-def _checksums(path: Path, images: np.ndarray) -> tuple[int, str, list[int]]:
-    """Read a shard once: its length in bytes, its sha256, and the CRC-32 of each image."""
-    digest = hashlib.sha256()
-    checksums = []
-    with open(path, "rb") as file:
-
-        def hashed(until: int) -> Iterator[bytes]:
-            while block := file.read(min(_BLOCK, until - file.tell())):
-                digest.update(block)
-                yield block
+        checksums = []
+        with open(path, "rb") as file:
+            for image in found.rows:
+                file.seek(image["offset"])
+                checksums.append(zlib.crc32(file.read(image["size"])))
                 advance(0)  # raises if the worker must stop
-
-        for image in images:
-            begin = int(image["offset"])
-            for _ in hashed(begin):
-                pass
-            checksum = 0
-            for block in hashed(begin + int(image["size"])):
-                checksum = zlib.crc32(block, checksum)
-            checksums.append(checksum)
-        for _ in hashed(path.stat().st_size):
-            pass
-        return file.tell(), digest.hexdigest(), checksums
+        shard = Shard(name, len(checksums), path.stat().st_size, sha256_of(path), location)
+    # The keys are those that webdataset gives, but printable, because they appear in logs.
+    names = [image["name"].decode("utf-8", "surrogateescape") for image in found.rows]
+    keys = [printable(key_and_suffix(each)[0]).encode("utf-8") for each in names]
+    offsets, sizes, labels = (found.rows[n].tolist() for n in ("offset", "size", "label"))
+    rows = index_rows(list(zip(offsets, sizes, checksums, labels, keys, strict=True)))
+    return _Part(found, shard, rows)

@@ -13,13 +13,12 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datamodules.common.files import write_text
 from datamodules.common.pool import Pool
-from datamodules.pack.images import ImageOptions
 from datamodules.pack.options import PackOptions
 from datamodules.pack.shard import PARTIAL, Task, write
 from datamodules.pack.sources.listing import Listing, Problem
@@ -34,46 +33,32 @@ MAX_SKIPPED = 0.001
 
 @dataclass(frozen=True)
 class Packed:
-    """What became of a split.
-
-    Attributes:
-        manifest: Its manifest.
-        skipped: Images that were left out.
-        written: Number of images written by this run.
-        reused_shards: Number of shards written by an earlier run.
-        seconds: Time this run took; 0 if there was nothing to do.
-    """
+    """What became of a split."""
 
     manifest: Manifest
     skipped: tuple[Problem, ...]
-    written: int
-    reused_shards: int
-    seconds: float
+    written: int  # images written by this run
+    reused_shards: int  # shards written by an earlier run
+    seconds: float  # that this run took; 0 if there was nothing to do
 
 
 class Job:
     """The packing of one listing into one folder."""
 
     def __init__(self, listing: Listing, folder: Path, options: PackOptions) -> None:
-        self.listing, self.folder = listing, folder
-        self._seed, self._samples_per_shard = options.seed, options.samples_per_shard
-        self._images = ImageOptions(options.resize, options.quality)
+        self.listing, self.folder, self._options = listing, folder, options
         # What determines the bytes that are written.
         self._record: dict[str, Any] = {
             "format": VERSION,
             "input": listing.fingerprint(),
-            "samples_per_shard": self._samples_per_shard,
-            "seed": self._seed,
-            "images": asdict(self._images),
+            "samples_per_shard": options.samples_per_shard,
+            "seed": options.seed,
+            "images": {"resize": options.resize, "quality": options.quality},
         }
         self._fingerprint = hashlib.sha256(json.dumps(self._record).encode()).hexdigest()
 
     def check(self) -> None:
-        """Refuse a folder that holds anything but (a part of) this very job.
-
-        Raises:
-            ValueError: It does; the message says how the jobs differ.
-        """
+        """Raise a ValueError if the folder holds anything but (a part of) this very job."""
         folder = self.folder
         try:
             record = json.loads((folder / JOB).read_text(encoding="utf-8"))
@@ -92,11 +77,13 @@ class Job:
             )
 
     def finished(self) -> Packed | None:
-        """Return what an earlier run has finished, if it did."""
+        """What an earlier run has packed, if it finished."""
         if not (self.folder / MANIFEST).exists():
             return None
-        manifest = Manifest.load(self.folder)
-        return Packed(manifest, _read_skipped(self.folder), 0, len(manifest.shards), 0.0)
+        manifest, path = Manifest.load(self.folder), self.folder / SKIPPED
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        skipped = tuple((name, reason) for name, reason in (line.split("\t") for line in lines))
+        return Packed(manifest, skipped, 0, len(manifest.shards), 0.0)
 
     def run(self, pool: Pool, progress: Callable[[int], Any]) -> Packed:
         """Write the missing shards, then the manifest.
@@ -131,9 +118,9 @@ class Job:
         return Packed(manifest, tuple(skipped), written, len(reused), seconds)
 
     def _tasks(self) -> list[Task]:
-        order = self.listing.order(self._seed)
+        order = self.listing.order(self._options.seed)
         total = len(order)
-        count = -(-total // self._samples_per_shard)
+        count = -(-total // self._options.samples_per_shard)
         # Shards of equal length, give or take one, rather than a last one that is nearly empty.
         bounds = [total * at // count for at in range(count + 1)]
         return [
@@ -142,7 +129,8 @@ class Job:
                 fingerprint=self._fingerprint,
                 source=self.listing.source,
                 entries=self.listing.entries[order[bounds[at] : bounds[at + 1]]],
-                images=self._images,
+                resize=self._options.resize,
+                quality=self._options.quality,
             )
             for at in range(count)
         ]
@@ -151,14 +139,8 @@ class Job:
 def report_skipped(folder: Path, skipped: Sequence[Problem], total: int, remedy: str) -> None:
     """Write the list of what is left out, if anything is.
 
-    Args:
-        folder: The split's folder.
-        skipped: What is left out.
-        total: The number of all samples, skipped ones included.
-        remedy: What to do if too many are left out.
-
     Raises:
-        ValueError: They are more than `MAX_SKIPPED` of all.
+        ValueError: It is more than `MAX_SKIPPED` of the `total`; the message has the remedy.
     """
     path = folder / SKIPPED
     if not skipped:
@@ -171,14 +153,6 @@ def report_skipped(folder: Path, skipped: Sequence[Problem], total: int, remedy:
             f"{MAX_SKIPPED:.1%}; the first is {skipped[0][0]} ({skipped[0][1]}), all are in {path}."
             f" {remedy}"
         )
-
-
-def _read_skipped(folder: Path) -> tuple[Problem, ...]:
-    path = folder / SKIPPED
-    if not path.exists():
-        return ()
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return tuple((name, reason) for name, _, reason in (line.partition("\t") for line in lines))
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:

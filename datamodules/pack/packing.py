@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console
 
-from datamodules.common.errors import DISK_FULL
 from datamodules.common.pool import Pool
 from datamodules.common.progress import progress
 from datamodules.pack.job import SKIPPED, Job, Packed
@@ -28,7 +27,7 @@ def pack(
 
     Args:
         options: The command's options.
-        sources: What is read, none of which may be the output folder.
+        sources: What is read; the output folder must be another.
         list_images: Given the workers and a function that shows progress, lists each split.
 
     Raises:
@@ -45,21 +44,10 @@ def pack(
             job.check()
         check_classes(options.out, [job.listing.split for job in jobs], jobs[0].listing.classes)
         for job in jobs:
-            tell(job.listing.split, job.finished() or _run(job, pool, options.out))
+            with progress(console, job.listing.split, len(job.listing.entries)) as update:
+                packed = job.finished() or job.run(pool, update)
+            tell(job.listing.split, packed)
     tell_next_step(options.out)
-
-
-def _run(job: Job, pool: Pool, out: Path) -> Packed:
-    try:
-        with progress(console, job.listing.split, len(job.listing.entries)) as update:
-            return job.run(pool, update)
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        raise ValueError(
-            f"{out} cannot take more data ({error.strerror}); make room, then the same command "
-            "resumes"
-        ) from None
 
 
 def classes_of_other_split(out: Path, splits: Iterable[str]) -> tuple[str, ...]:
@@ -71,11 +59,7 @@ def classes_of_other_split(out: Path, splits: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_classes(out: Path, splits: Iterable[str], classes: tuple[str, ...]) -> None:
-    """Refuse splits whose classes differ from those of the split that is packed already.
-
-    Raises:
-        ValueError: They differ.
-    """
+    """Raise a ValueError if the split that is packed already has other classes than these."""
     others = classes_of_other_split(out, splits)
     if others and others != classes:
         raise ValueError(
@@ -115,11 +99,7 @@ def tell_next_step(out: Path) -> None:
 def sizes(manifest: Manifest) -> str:
     """Images, shards, bytes and classes, for people."""
     size = sum(shard.bytes for shard in manifest.shards)
-    factor, unit = next(
-        (factor, unit)
-        for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-        if size >= factor or unit == "kB"
-    )
+    factor, unit = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e6 else (1e3, "kB")
     return (
         f"{manifest.num_samples:,} images, {len(manifest.shards):,} shards, "
         f"{size / factor:.1f} {unit}, {manifest.num_classes:,} classes"

@@ -13,7 +13,7 @@ import numpy as np
 from datamodules.common.files import write_text
 from datamodules.common.pool import advance
 from datamodules.decoding.images import UnreadableImage
-from datamodules.pack.images import ImageOptions, to_rgb_jpeg
+from datamodules.pack.images import to_rgb_jpeg
 from datamodules.pack.sources.listing import Problem, Source, printable
 from datamodules.shards.entries import Shard
 from datamodules.shards.manifest import sha256_of
@@ -31,7 +31,8 @@ class Task:
     fingerprint: str
     source: Source
     entries: np.ndarray
-    images: ImageOptions
+    resize: int | None
+    quality: int
 
     @property
     def state_path(self) -> Path:
@@ -51,8 +52,7 @@ class Part:
 
 def write(task: Task) -> Part:
     """Write one shard, unless it is there already."""
-    finished = _reuse(task)
-    if finished is not None:
+    if (finished := _reuse(task)) is not None:
         advance(len(task.entries))
         return finished
     skipped: list[Problem] = []
@@ -77,7 +77,7 @@ def _samples(task: Task, skipped: list[Problem]) -> Iterator[tuple[str, bytes, i
             data = task.source.read(entry)
             if len(data) < entry["size"]:
                 raise UnreadableImage(f"the file ends after {len(data)} of {entry['size']} bytes")
-            image = to_rgb_jpeg(data, task.images)
+            image = to_rgb_jpeg(data, task.resize, task.quality)
         except (UnreadableImage, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             problem = printable(reason or type(error).__name__)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import tarfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,7 +33,12 @@ from datamodules.shards.manifest import MANIFEST, Manifest, sha256_of
 def run(options: VerifyOptions) -> int:
     """Run the command; returns 1 if anything is wrong."""
     wrong = 0
-    manifests = packed_splits(options.out, options.allow_pipe)
+    folders = [options.out / name for name in ("train", "val") if (options.out / name).is_dir()]
+    if (options.out / MANIFEST).exists():
+        folders.append(options.out)
+    if not folders:
+        raise ValueError(f"{options.out} has neither train/ nor val/; OUT is the folder of a pack")
+    manifests = [Manifest.load(folder, allow_pipe=options.allow_pipe) for folder in folders]
     with Pool(options.workers) as pool:
         for manifest in manifests:
             name = manifest.root.name
@@ -45,34 +49,6 @@ def run(options: VerifyOptions) -> int:
             wrong += len(problems)
             console.print(f"{name}: {sizes(manifest)}, {len(problems)} problems")
     return 1 if wrong else 0
-
-
-@dataclass(frozen=True)
-class _Task:
-    location: str
-    shard: Shard
-    rows: np.ndarray
-
-
-def packed_splits(out: Path, allow_pipe: bool = False) -> list[Manifest]:
-    """Load the manifests of `out/train` and `out/val`.
-
-    Raises:
-        ValueError: There is none, a split has none or a damaged one, or one names commands
-            (`pipe:...`) that are not allowed.
-    """
-    folders = [out / name for name in ("train", "val") if (out / name).is_dir()]
-    if (out / MANIFEST).exists():
-        folders.append(out)
-    if not folders:
-        raise ValueError(f"{out} has neither train/ nor val/; OUT is the folder given to pack")
-    manifests = [Manifest.load(folder, allow_pipe=True) for folder in folders]
-    if not allow_pipe and (pipes := next((m for m in manifests if m.has_pipes), None)):
-        raise ValueError(
-            f"the manifest in {pipes.root} reads its shards through commands (pipe:...), and one "
-            "from elsewhere could run anything; if you trust it, give --allow_pipe"
-        )
-    return manifests
 
 
 def verify(manifest: Manifest, pool: Pool, progress: Callable[[int], Any]) -> list[str]:
@@ -86,15 +62,9 @@ def verify(manifest: Manifest, pool: Pool, progress: Callable[[int], Any]) -> li
     Returns:
         A line for each problem.
     """
-    starts = manifest.starts
-    tasks = [
-        _Task(
-            manifest.location(shard),
-            shard,
-            np.asarray(manifest.samples[starts[at] : starts[at + 1]]),
-        )
-        for at, shard in enumerate(manifest.shards)
-    ]
+    rows = np.split(np.asarray(manifest.samples), manifest.starts[1:-1])
+    locations = map(manifest.location, manifest.shards)
+    tasks = list(zip(locations, manifest.shards, rows, strict=True))
     problems = [problem for part in pool.run(_verify_shard, tasks, progress) for problem in part]
     names = {shard.name for shard in manifest.shards}
     problems += [
@@ -109,17 +79,18 @@ def verify(manifest: Manifest, pool: Pool, progress: Callable[[int], Any]) -> li
     return problems
 
 
-def _verify_shard(task: _Task) -> list[str]:
+def _verify_shard(task: tuple[str, Shard, np.ndarray]) -> list[str]:
+    location, shard, rows = task
     try:
-        with local_copy(task.location) as path:
-            problems = _content_problems(path, task.shard, task.rows)
+        with local_copy(location) as path:
+            problems = _content_problems(path, shard, rows)
     except FileNotFoundError:
         problems = ["the file is missing"]
     except SourceError as error:
         problems = [str(error)]
     except OSError as error:
         problems = [f"cannot be read ({error})"]
-    return [f"{task.shard.name}: {problem}" for problem in problems]
+    return [f"{shard.name}: {problem}" for problem in problems]
 
 
 def _content_problems(path: Path, shard: Shard, rows: np.ndarray) -> list[str]:

@@ -68,5 +68,6 @@ def check_urls(manifest: Manifest, allow_pipe: bool) -> None:
     if not allow_pipe and manifest.has_pipes:
         raise ValueError(
             f"the manifest in {manifest.root} reads its shards through commands (pipe:...), and "
-            "one from elsewhere could run anything; if you trust it, give --data.allow_pipe true"
+            "one from elsewhere could run anything; if you trust it, give --data.allow_pipe true "
+            "(or --allow_pipe, to verify it)"
         )

@@ -21,6 +21,7 @@ import io
 import re
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -41,41 +42,21 @@ DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 
 def run(options: IlsvrcOptions) -> None:
     """Run the command."""
-    pack(
-        options,
-        [options.src],
-        lambda pool, progress: list_ilsvrc(
-            options.src, pool, progress, options.val_labels, options.class_names
-        ),
-    )
+    pack(options, [options.src], partial(_list_ilsvrc, options))
 
 
-def list_ilsvrc(
-    root: Path,
-    pool: Pool,
-    progress: Callable[[int], Any],
-    val_labels: Path | None = None,
-    class_names: Path | None = None,
+def _list_ilsvrc(
+    options: IlsvrcOptions, pool: Pool, progress: Callable[[int], Any]
 ) -> list[Listing]:
-    """List the archives in `root`; a class's label is its place among the sorted wnids.
-
-    Args:
-        root: Folder of the downloads.
-        pool: Lists the classes in parallel.
-        progress: Called with the number of images found so far.
-        val_labels: Text file with the validation labels, used instead of the devkit.
-        class_names: Text file with names of the classes, used instead of the devkit.
-
-    Raises:
-        ValueError: There is no archive, no file with the validation labels, or they do not fit.
-    """
+    """List the archives; a class's label is its place among the sorted wnids."""
+    root, val_labels = options.src, options.val_labels
     train, val, devkit_path = root / TRAIN, root / VAL, root / DEVKIT
     if not train.is_file() and not val.is_file():
         raise ValueError(f"{root} has neither {TRAIN} nor {VAL}; SRC is the folder of downloads")
     has_devkit = devkit_path.is_file()
-    names, val_wnids = read_devkit(devkit_path) if has_devkit else ({}, ())
-    if class_names:
-        names = read_class_names(class_names)
+    names, val_wnids = _read_devkit(devkit_path) if has_devkit else ({}, ())
+    if options.class_names:
+        names = read_class_names(options.class_names)
     listings = []
     classes: tuple[str, ...] = ()
     if train.is_file():
@@ -113,15 +94,8 @@ def list_ilsvrc(
     return listings
 
 
-def read_devkit(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Read `meta.mat` and the ground truth from the devkit's archive.
-
-    Returns:
-        Names by wnid, and the wnid of each validation image in the order of the file names.
-
-    Raises:
-        ValueError: The file is not the devkit of ILSVRC2012 (task 1 and 2).
-    """
+def _read_devkit(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Names by wnid, and the wnid of each validation image in the order of the file names."""
     from scipy.io import loadmat  # slow to import, and only this source needs it
 
     wanted = {"meta.mat": b"", "ILSVRC2012_validation_ground_truth.txt": b""}

@@ -32,20 +32,11 @@ CLASS_NAMES = "classes.tsv"
 
 def run(options: ImageFolderOptions) -> None:
     """Run the command."""
-    pack(
-        options,
-        [options.src],
-        lambda pool, progress: list_imagefolder(options.src, options.class_names),
-    )
+    pack(options, [options.src], lambda *_: _list_splits(options.src, options.class_names))
 
 
-def list_imagefolder(root: Path, class_names: Path | None = None) -> list[Listing]:
-    """List the splits in `root`; the classes are the sorted folder names of train.
-
-    Raises:
-        ValueError: There is no split, there are no class folders, or val has classes that train
-            does not have.
-    """
+def _list_splits(root: Path, class_names: Path | None) -> list[Listing]:
+    """List the splits in `root`; the classes are the sorted folder names of train."""
     if not root.is_dir():
         raise ValueError(f"no such folder: {root}")
     if class_names is None and (root / CLASS_NAMES).is_file():

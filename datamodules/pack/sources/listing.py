@@ -10,7 +10,8 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,39 +49,23 @@ class Source:
 
 @dataclass(frozen=True)
 class Listing:
-    """A split to be packed.
+    """A split to be packed."""
 
-    Attributes:
-        split: `train` or `val`.
-        source: Where the entries are read from.
-        entries: Table of the images, sorted by name (see `tabulate`).
-        classes: Class ids by label.
-        class_names: Class names by label.
-        problems: What is left out already.
-    """
-
-    split: str
+    split: str  # `train` or `val`
     source: Source
-    entries: np.ndarray
-    classes: tuple[str, ...]
-    class_names: tuple[str, ...]
-    problems: tuple[Problem, ...] = field(default=())
+    entries: np.ndarray  # table of the images, sorted by name (see `tabulate`)
+    classes: tuple[str, ...]  # ids by label
+    class_names: tuple[str, ...]  # names by label
+    problems: tuple[Problem, ...] = ()  # what is left out already
 
     def order(self, seed: int) -> np.ndarray:
         """Shuffle: positions in `entries` sorted by a hash of seed and key, int64 (entries,).
 
         Unlike a random generator, a hash is the same in every version of every library.
         """
-        secret = b"%d" % seed
-        hashes = np.fromiter(
-            (
-                int.from_bytes(hashlib.blake2b(key, digest_size=8, key=secret).digest(), "big")
-                for key in self.entries["key"]
-            ),
-            dtype=np.uint64,
-            count=len(self.entries),
-        )
-        return np.argsort(hashes, kind="stable")
+        hashed = partial(hashlib.blake2b, digest_size=8, key=b"%d" % seed)
+        hashes = b"".join(hashed(key).digest() for key in self.entries["key"])
+        return np.argsort(np.frombuffer(hashes, ">u8"), kind="stable")
 
     def fingerprint(self) -> str:
         """Hash everything about the input that determines the content of the shards."""

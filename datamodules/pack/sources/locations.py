@@ -20,9 +20,7 @@ from datamodules.common.pool import advance
 from datamodules.remote.sources import open_source, with_retries
 from datamodules.remote.urls import is_remote, local_path, redacted
 
-SPLIT_WORDS = {"train": "train", "training": "train"}
-SPLIT_WORDS |= {"val": "val", "valid": "val", "validation": "val"}
-_BLOCK = 1 << 20  # bytes; a request to stop is answered after each
+SPLITS = {"train": {"train", "training"}, "val": {"val", "valid", "validation"}}
 
 
 def shards_by_split(patterns: Sequence[str], split: str | None = None) -> dict[str, list[str]]:
@@ -80,11 +78,11 @@ def local_copy(location: str) -> Iterator[Path]:
 
 
 def _download(location: str, file: IO[bytes]) -> None:
-    advance(0)  # raises if the worker must stop
     file.seek(0)
     file.truncate()
+    advance(0)  # raises if the worker must stop
     with open_source(location) as source:
-        while block := source.read(_BLOCK):
+        while block := source.read(1 << 20):
             file.write(block)
             advance(0)
     file.flush()
@@ -118,11 +116,10 @@ def _split_of(location: str) -> str:
     """Take the split from the file's name, or from its folder's if the file's does not say it."""
     path = path_in(location)
     for text in (path.name, path.parent.name):
-        splits = {
-            SPLIT_WORDS[word] for word in re.findall("[a-z]+", text.lower()) if word in SPLIT_WORDS
-        }
+        words = set(re.findall("[a-z]+", text.lower()))
+        splits = [split for split, names in SPLITS.items() if words & names]
         if len(splits) == 1:
-            return splits.pop()
+            return splits[0]
     raise ValueError(
         f"the name of {redacted(location)} says neither train nor val; give --split train or val"
     )

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from tarfile import TarInfo
 
 import numpy as np
 
@@ -24,17 +27,11 @@ NAME_FIELDS = ("class_name", "label_name", "name")
 
 @dataclass(frozen=True)
 class Scan:
-    """What one shard holds.
+    """What one shard holds."""
 
-    Attributes:
-        rows: Table of its images, as `to_rows` makes it.
-        problems: Samples that are left out.
-        about: The class's (id, name) in the json of a sample, by label.
-    """
-
-    rows: np.ndarray
-    problems: tuple[Problem, ...]
-    about: dict[int, tuple[str, str]]
+    rows: np.ndarray  # table of its images, as `to_rows` makes it
+    problems: tuple[Problem, ...]  # samples that are left out
+    about: dict[int, tuple[str, str]]  # the class's (id, name) in the json of a sample, by label
 
 
 def scan(path: Path, name: str, archive: int = 0) -> Scan:
@@ -52,9 +49,9 @@ def scan(path: Path, name: str, archive: int = 0) -> Scan:
     rows, problems, about = [], [], {}
     with open(path, "rb") as file:
 
-        def read(place: tuple[int, int, str]) -> bytes:
-            file.seek(place[0])
-            return file.read(place[1])
+        def read(member: TarInfo) -> bytes:
+            file.seek(member.offset_data)
+            return file.read(member.size)
 
         for key, fields in _grouped(path):
             advance()
@@ -62,8 +59,8 @@ def scan(path: Path, name: str, archive: int = 0) -> Scan:
             try:
                 if image is None:
                     raise ValueError("no image")
-                if not 0 < image[1] < 1 << 32:
-                    raise ValueError(f"an image of {image[1]} bytes")
+                if not 0 < image.size < 1 << 32:
+                    raise ValueError(f"an image of {image.size} bytes")
                 if "cls" not in fields:
                     raise ValueError("no cls")
                 label = int(read(fields["cls"]))
@@ -74,8 +71,8 @@ def scan(path: Path, name: str, archive: int = 0) -> Scan:
                 continue
             if "json" in fields and label not in about:
                 about[label] = _class_in(read(fields["json"]))
-            encoded = image[2].encode("utf-8", "surrogateescape")
-            rows.append((archive, image[0], image[1], mtime, label, encoded))
+            encoded = image.name.encode("utf-8", "surrogateescape")
+            rows.append((archive, image.offset_data, image.size, mtime, label, encoded))
     return Scan(to_rows(rows), tuple(problems), about)
 
 
@@ -86,35 +83,27 @@ def key_and_suffix(name: str) -> tuple[str, str]:
     return folder + slash + stem, suffix
 
 
-def _grouped(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int, str]]]]:
+def _grouped(path: Path) -> Iterator[tuple[str, dict[str, TarInfo]]]:
     """Yield samples as webdataset does: adjacent members with the same name up to the first dot."""
-    current: str | None = None
-    fields: dict[str, tuple[int, int, str]] = {}
-    for member in members(path):
-        key, suffix = key_and_suffix(member.name)
-        if not key or key.endswith("/") or not suffix:
-            continue
-        if key != current:
-            if current is not None:
-                yield current, fields
-            current, fields = key, {}
-        fields.setdefault(suffix.lower(), (member.offset_data, member.size, member.name))
-    if current is not None:
-        yield current, fields
+    named = ((*key_and_suffix(member.name), member) for member in members(path))
+    usable = (each for each in named if each[0] and not each[0].endswith("/") and each[1])
+    for key, group in groupby(usable, key=lambda each: each[0]):
+        fields: dict[str, TarInfo] = {}
+        for _, suffix, member in group:
+            fields.setdefault(suffix.lower(), member)
+        yield key, fields
 
 
 def _class_in(data: bytes) -> tuple[str, str]:
     """Id and name of the class in a sample's json; empty if it does not have them."""
-    try:
+    facts = None
+    with suppress(ValueError):
         facts = json.loads(data)
-    except ValueError:
-        return "", ""
     if not isinstance(facts, dict):
         return "", ""
-    first = [
+    identity, name = (
         next((str(facts[f]) for f in group if f in facts), "") for group in (ID_FIELDS, NAME_FIELDS)
-    ]
-    if not first[0]:  # ImageNet's file names begin with the class
-        match = re.match(r"(?:.*/)?(n\d{8})[_/]", str(facts.get("filename", "")))
-        first[0] = match[1] if match else ""
-    return first[0], first[1]
+    )
+    # ImageNet's file names begin with the class.
+    match = re.match(r"(?:.*/)?(n\d{8})[_/]", str(facts.get("filename", "")))
+    return identity or (match[1] if match else ""), name

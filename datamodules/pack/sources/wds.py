@@ -16,6 +16,7 @@ resumes. To train from the shards where they are, see index.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +32,11 @@ from datamodules.remote.urls import is_remote, redacted
 
 def run(options: WdsOptions) -> None:
     """Run the command."""
-
-    def list_images(pool: Pool, progress: Callable[[int], Any]) -> list[Listing]:
-        shards = shards_by_split(options.src, options.split)
-        known = classes_of_other_split(options.out, shards)
-        return list_wds(shards, pool, progress, options.class_names, known)
-
-    pack(options, [Path(source) for source in options.src], list_images)
+    pack(options, [Path(source) for source in options.src], partial(_list_wds, options))
 
 
-def list_wds(
-    shards: Mapping[str, Sequence[str]],
-    pool: Pool,
-    progress: Callable[[int], Any],
-    class_names: Path | None = None,
-    known: Sequence[str] = (),
-) -> list[Listing]:
-    """List the samples of local shards.
-
-    Args:
-        shards: What `shards_by_split` found.
-        pool: Reads the shards' headers.
-        progress: Called with the number of samples found so far.
-        class_names: As for `decide_classes`.
-        known: As for `decide_classes`.
-
-    Raises:
-        ValueError: A shard is remote, or `scan` or `decide_classes` refuses it.
-    """
+def _list_wds(options: WdsOptions, pool: Pool, progress: Callable[[int], Any]) -> list[Listing]:
+    shards = shards_by_split(options.src, options.split)
     for location in (location for part in shards.values() for location in part):
         if is_remote(location):
             raise ValueError(
@@ -70,7 +48,8 @@ def list_wds(
         split: pool.run(_scan_archive, list(enumerate(paths)), progress)
         for split, paths in archives.items()
     }
-    classes, names = decide_classes(scans, class_names, known)
+    known = classes_of_other_split(options.out, shards)
+    classes, names = decide_classes(scans, options.class_names, known)
     return [
         Listing(
             split,

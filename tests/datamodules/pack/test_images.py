@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from datamodules.decoding.images import UnreadableImage
-from datamodules.pack.images import ImageOptions, to_rgb_jpeg
+from datamodules.pack.images import to_rgb_jpeg
 
 
 def photo(width=48, height=32):
@@ -32,7 +32,7 @@ def decode(data):
 def test_an_rgb_jpeg_keeps_its_bytes():
     for data in (encode(photo()), encode(photo(), progressive=True)):
         assert to_rgb_jpeg(data) == data
-        assert to_rgb_jpeg(data, ImageOptions(resize=32)) == data  # the shorter side fits
+        assert to_rgb_jpeg(data, resize=32) == data  # the shorter side fits
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_an_rgb_jpeg_keeps_its_bytes():
     ids=["png", "webp", "grey", "grey-png", "cmyk", "palette", "gif", "alpha", "bilevel"],
 )
 def test_every_kind_becomes_an_rgb_jpeg_that_looks_the_same(data, expected):
-    converted = to_rgb_jpeg(data, ImageOptions(quality=95))
+    converted = to_rgb_jpeg(data, quality=95)
     assert converted != data
     error = np.abs(decode(converted) - np.asarray(expected.convert("RGB")).astype(int))
     assert error.mean() < 5
@@ -64,17 +64,17 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
 
 
 def test_resize_makes_the_shorter_side_fit_and_never_enlarges():
-    wide = to_rgb_jpeg(encode(photo(400, 100)), ImageOptions(resize=50))
+    wide = to_rgb_jpeg(encode(photo(400, 100)), resize=50)
     assert decode(wide).shape == (50, 200, 3)
-    tall = to_rgb_jpeg(encode(photo(30, 91), "PNG"), ImageOptions(resize=15))
+    tall = to_rgb_jpeg(encode(photo(30, 91), "PNG"), resize=15)
     assert decode(tall).shape == (46, 15, 3)
-    small = to_rgb_jpeg(encode(photo(40, 20), "PNG"), ImageOptions(resize=50))
+    small = to_rgb_jpeg(encode(photo(40, 20), "PNG"), resize=50)
     assert decode(small).shape == (20, 40, 3)
 
 
 def test_quality_counts_where_an_image_is_encoded():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
-    sizes = [len(to_rgb_jpeg(encode(noise, "PNG"), ImageOptions(quality=q))) for q in (30, 90)]
+    sizes = [len(to_rgb_jpeg(encode(noise, "PNG"), quality=q)) for q in (30, 90)]
     assert sizes[0] < sizes[1] / 2
 
 
