@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from datamodules.audit.options import AuditOptions
 from datamodules.common import commands
 from datamodules.common.commands import Command
 
 COMMAND = Command("datamodules.audit.command", AuditOptions, ("folder",))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Check a folder; returns the exit code."""
-    return commands.main("python -m datamodules.audit", COMMAND, arguments)
-
+main = partial(commands.main, "python -m datamodules.audit", COMMAND)
 
 if __name__ == "__main__":
     sys.exit(main())

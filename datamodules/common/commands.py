@@ -29,11 +29,8 @@ from datamodules.common.errors import DISK_FULL
 class Command:
     """A command, before anything of it is imported.
 
-    Attributes:
-        module: Dotted name of the module that runs it: its docstring is the command's help, and its
-            `run(options)` is called, which may return an exit code.
-        options: The dataclass of its options.
-        positional: Fields of the options that are given by position instead of a flag, in order.
+    The docstring of `module` is the command's help, and its `run(options)` is called, which may
+    return an exit code. Fields of the options in `positional` are given by position, in this order.
     """
 
     module: str
@@ -87,10 +84,7 @@ def main(
 
 
 def parse(program: str, command: Command, words: Sequence[str]) -> Any:
-    """Turn words into the command's options.
-
-    Returns:
-        An instance of `command.options`.
+    """Turn words into an instance of the command's options.
 
     Raises:
         SystemExit: Help was requested (0), or the words are wrong (2); the user has been told.
@@ -109,7 +103,8 @@ def parse(program: str, command: Command, words: Sequence[str]) -> Any:
         for parameter in docstring_parser.parse(base.__doc__ or "").params
     }
     plain = [f for f in dataclasses.fields(cls) if not dataclasses.is_dataclass(types[f.name])]
-    for field in sorted(plain, key=lambda field: _place(field.name, command.positional)):
+    order = [*command.positional, *(f.name for f in plain if f.name not in command.positional)]
+    for field in sorted(plain, key=lambda field: order.index(field.name)):
         hint = types[field.name]
         settings: dict[str, Any] = {"help": helps.get(field.name), "type": hint}
         if typing.get_origin(hint) is list:  # jsonargparse would take "--x a b" but not "--x a"
@@ -174,15 +169,10 @@ def _in_words(reason: str) -> str:
 
 
 def docstring_of(module: str) -> str:
-    """Read the docstring of a module without importing it (its package is imported).
-
-    Raises:
-        ModuleNotFoundError: There is no such module.
-    """
+    """Read the docstring of a module without importing it (its package is imported)."""
     spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(module)
-    return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+    assert spec, f"no module {module}"
+    return ast.get_docstring(ast.parse(Path(spec.origin or "").read_text(encoding="utf-8"))) or ""
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -190,15 +180,10 @@ class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        if any(action.default is nothing for nothing in (None, False, argparse.SUPPRESS)):
-            return text
-        if action.default == []:
+        nothing = (None, False, argparse.SUPPRESS)
+        if action.default == [] or any(action.default is each for each in nothing):
             return text
         return f"{text} (default: %(default)s)"
-
-
-def _place(name: str, positional: tuple[str, ...]) -> int:
-    return positional.index(name) if name in positional else len(positional)
 
 
 def _metavar(hint: Any) -> str | None:
@@ -237,10 +222,8 @@ def _plain(value: Any) -> Any:
 def _list_of(program: str, commands: Mapping[str, Command]) -> str:
     """What `--help` without a command prints: each command with the first line of its help."""
     width = max(map(len, commands))
-    lines = [
-        f"  {name:{width}}  {docstring_of(command.module).splitlines()[0].rstrip('.')}"
-        for name, command in commands.items()
-    ]
-    return "\n".join(
-        [f"usage: {program} COMMAND ...", "", *lines, "", f"more: {program} COMMAND --help"]
-    )
+    text = f"usage: {program} COMMAND ...\n\n"
+    for name, command in commands.items():
+        about = docstring_of(command.module).splitlines()[0].rstrip(".")
+        text += f"  {name:{width}}  {about}\n"
+    return f"{text}\nmore: {program} COMMAND --help"

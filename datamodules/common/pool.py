@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.sharedctypes import Synchronized
-from types import TracebackType
 from typing import Any, TypeVar
 
 from datamodules.common.processes import blocking, end_with_parent
@@ -56,30 +55,19 @@ class Pool:
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.value = 1
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def run(
-        self,
-        function: Callable[[T], R],
-        tasks: Sequence[T],
-        progress: Callable[[int], Any],
+        self, function: Callable[[T], R], tasks: Sequence[T], progress: Callable[[int], Any]
     ) -> list[R]:
-        """Run a function on all tasks.
+        """Run a function on all tasks; returns the results in the order of the tasks.
 
         Args:
             function: A module-level function.
             tasks: Its arguments, one per call.
             progress: Called often with the number of images done so far (see `advance`).
-
-        Returns:
-            The results, in the order of the tasks.
 
         Raises:
             ValueError: A worker was killed from outside.

@@ -28,7 +28,7 @@ def progress(
         A function to call with the number of units done so far.
     """
     if not console.is_terminal:
-        yield _Lines(console, name, total, unit)
+        yield _lines(console, name, f" of {total:,}" if total else "", unit)
         return
     columns = (
         TextColumn("{task.description:5}"),
@@ -48,20 +48,16 @@ def progress(
         yield update
 
 
-class _Lines:
-    """Prints a line at most every `LOG_SECONDS`."""
+def _lines(console: Console, name: str, total: str, unit: str) -> Callable[[int], None]:
+    """A function that prints a line at most every `LOG_SECONDS`."""
+    last, last_done = time.monotonic(), 0
 
-    def __init__(self, console: Console, name: str, total: int | None, unit: str) -> None:
-        self._console, self._name, self._unit = console, name, unit
-        self._total = f" of {total:,}" if total else ""
-        self._last, self._done = time.monotonic(), 0
+    def update(done: int) -> None:
+        nonlocal last, last_done
+        seconds = time.monotonic() - last
+        if seconds >= LOG_SECONDS:
+            speed = (done - last_done) / seconds
+            console.print(f"{name}: {done:,}{total} {unit}, {speed:,.0f} {unit}/s")
+            last, last_done = time.monotonic(), done
 
-    def __call__(self, done: int) -> None:
-        seconds = time.monotonic() - self._last
-        if seconds < LOG_SECONDS:
-            return
-        speed = (done - self._done) / seconds
-        self._console.print(
-            f"{self._name}: {done:,}{self._total} {self._unit}, {speed:,.0f} {self._unit}/s"
-        )
-        self._last, self._done = time.monotonic(), done
+    return update

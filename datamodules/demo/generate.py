@@ -103,11 +103,7 @@ def _parameters(count: int, seed: int) -> dict[str, int]:
 
 
 def _is_done(folder: Path, count: int, seed: int) -> bool:
-    """Whether a split is finished.
-
-    Raises:
-        ValueError: Something else is in its place.
-    """
+    """Whether a split is finished; raises a ValueError if something else is in its place."""
     if not folder.exists():
         return False
     wanted, found = _parameters(count, seed), None

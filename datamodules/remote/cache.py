@@ -41,20 +41,13 @@ class ShardCache:
 
     The least recently used copies make room for new ones. An open file outlives its removal, so
     callers open a shard for each read; files kept open would take space beyond the limit.
-
-    Attributes:
-        folder: Folder for this user only, on a local disk that all ranks of the node share.
-        limit: The most bytes of complete copies, and of downloads at their final size.
-        delays: Seconds between the attempts to fetch a shard.
-        timeout: Seconds without a byte after which an attempt has failed.
-        local: Whether shards with a path are copied too, because it leads to a slow shared disk.
     """
 
-    folder: Path
-    limit: int
-    delays: Sequence[float] = sources.DELAYS
-    timeout: float = sources.TIMEOUT
-    local: bool = False
+    folder: Path  # for this user only, on a local disk that all ranks of the node share
+    limit: int  # the most bytes of complete copies, and of downloads at their final size
+    delays: Sequence[float] = sources.DELAYS  # seconds between the attempts to fetch a shard
+    timeout: float = sources.TIMEOUT  # seconds without a byte after which an attempt has failed
+    local: bool = False  # copy shards with a path too, because it leads to a slow shared disk
 
     def serves(self, location: str) -> bool:
         """Whether a shard is read from a copy in the cache instead of in place."""
@@ -63,8 +56,7 @@ class ShardCache:
     def open(self, location: str, size: int, sha256: str) -> int:
         """Open a shard, after fetching it if necessary.
 
-        Waits while another process fetches the same shard, or while downloads have reserved all
-        room.
+        Waits while another process fetches it, or while downloads have reserved all room.
 
         Args:
             location: Where the shard is, see `open_source`.
@@ -111,10 +103,15 @@ class ShardCache:
                 _wait_for(lock)
                 continue
             with os.fdopen(lock, "r+b") as data:
-                with self._disk_errors(part):
+                try:
                     download = partial(self._download, data, location, size, sha256)
                     sources.with_retries(download, self.delays)
                     os.fsync(data.fileno())  # the name promises a hash, even after a power cut
+                except OSError as error:
+                    if error.errno not in DISK_FULL:
+                        raise
+                    limit = f"the cache may take {self.limit:,} bytes (--data.cache_gib)"
+                    raise OSError(error.errno, f"{error.strerror}; {limit}", str(part)) from None
                 with self._names():
                     os.replace(part, path)
                     return os.open(path, os.O_RDONLY)
@@ -138,20 +135,8 @@ class ShardCache:
         if digest.hexdigest() != sha256:
             part.seek(0)
             part.truncate()
-            raise SourceError(
-                redacted(location),
-                f"its sha256 is {digest.hexdigest()[:12]}... and not {sha256[:12]}...",
-            )
-
-    @contextlib.contextmanager
-    def _disk_errors(self, part: Path) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            text = f"{error.strerror}; the cache may take {self.limit:,} bytes (--data.cache_gib)"
-            raise OSError(error.errno, text, str(part)) from None
+            cause = f"its sha256 is {digest.hexdigest()[:12]}... and not {sha256[:12]}..."
+            raise SourceError(redacted(location), cause)
 
     def _reserve(self, part: Path, size: int) -> int | Path:
         """Reserve room for a download: its locked file; or the path of one that must end first."""
@@ -176,9 +161,8 @@ class ShardCache:
                 part = _PART.fullmatch(entry.name)
                 if part or _COMPLETE.fullmatch(entry.name):
                     facts = entry.stat()
-                    files.append(
-                        (facts.st_mtime, int(part[1]) if part else facts.st_size, Path(entry.path))
-                    )
+                    length = int(part[1]) if part else facts.st_size
+                    files.append((facts.st_mtime, length, Path(entry.path)))
         excess = sum(length for _, length, _ in files) + size - self.limit
         busy = None
         for _, length, path in sorted(files):

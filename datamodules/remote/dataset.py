@@ -24,11 +24,7 @@ def default_cache_dir() -> Path:
 
 
 def load_remote(url: str, cache: ShardCache) -> Manifest:
-    """Load the manifest of a remote folder through a local copy in the cache's folder.
-
-    Args:
-        url: URL of the folder of one split.
-        cache: Where the copy goes.
+    """Load the manifest of one split's remote folder through a copy in the cache's folder.
 
     Raises:
         ValueError: There is no manifest, it is damaged, or it names shards outside its folder.

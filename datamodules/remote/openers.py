@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 _RANGE = 8 << 20  # bytes per request if a file is read by ranges: 14 for a shard of 110 MB
 _COMMANDS = ("pipe", "ais", "hf", "htgs", "sftp", "scp", "ftps")  # run by webdataset
-_PLUGINS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}
-_PLUGINS |= {"abfs": "adlfs", "http": "'fsspec[http]'", "https": "'fsspec[http]'"}
 
 
 def check_opener(location: str) -> None:
@@ -39,9 +37,8 @@ def check_opener(location: str) -> None:
     elif scheme not in ("", *_COMMANDS):
         try:
             fsspec.get_filesystem_class(scheme)
-        except ImportError as error:  # its text is fsspec's own remedy
-            plugin = _PLUGINS.get(scheme)
-            remedy = f"pip install {plugin}" if plugin else str(error)
+        except ImportError as error:
+            remedy = str(error)  # such as "Install s3fs to access S3"
         except ValueError:
             known = ", ".join(sorted({*fsspec.available_protocols(), *_COMMANDS}))
             remedy = f"webdataset and fsspec open {known}"

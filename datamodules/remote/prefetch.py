@@ -18,21 +18,13 @@ from datamodules.shards.manifest import Manifest
 
 @dataclass(frozen=True)
 class UpcomingBatches:
-    """The batches of one rank from a step on, over all epochs.
+    """The batches of one rank from a step on, over all epochs."""
 
-    Attributes:
-        plan: Makes the plan of an epoch, from `epoch=`.
-        rank: The rank.
-        world_size: Number of ranks.
-        epoch: Epoch of the first batch, counted from 0.
-        step: Its step in that epoch.
-    """
-
-    plan: Callable[..., TrainPlan]
+    plan: Callable[..., TrainPlan]  # makes the plan of an epoch, from `epoch=`
     rank: int
     world_size: int
-    epoch: int
-    step: int
+    epoch: int  # of the first batch, counted from 0
+    step: int  # of the first batch in its epoch
 
     def __iter__(self) -> Iterator[Ids]:
         """Yield the sample ids of each batch, without end."""
@@ -49,11 +41,6 @@ class Prefetcher:
 
     Without it, all workers would stop at the end of each window until the shards of the next one
     have arrived.
-
-    Args:
-        manifest: The shards.
-        cache: Where they are fetched to.
-        batches: The batches to come.
     """
 
     def __init__(self, manifest: Manifest, cache: ShardCache, batches: UpcomingBatches) -> None:

@@ -33,12 +33,12 @@ T = TypeVar("T")
 
 
 class SourceError(ValueError):
-    """A source that cannot be read, named without secrets. A full local disk is an `OSError`.
+    """A source that cannot be read. A full local disk is an `OSError` instead.
 
-    Attributes:
+    Args:
+        name: Name of the source, without secrets.
         cause: What happened, such as "HTTP 503".
         transient: Whether another attempt may help.
-        attempts: How many attempts were made.
     """
 
     def __init__(self, name: str, cause: str = "", transient: bool = True) -> None:
@@ -105,8 +105,8 @@ class _Source(io.RawIOBase):
     """What `open_source` returns."""
 
     def __init__(self, location: str, offset: int, size: int | None, timeout: float) -> None:
-        self._location, self._position, self._size = location, 0, size
-        self._timeout = timeout
+        self._location, self._size, self._timeout = location, size, timeout
+        self._position = 0
         self._file: Any = None
         check_opener(location)
         with self._safely():
@@ -148,13 +148,11 @@ class _Source(io.RawIOBase):
             if not _is_failure(error):
                 raise
             cause, transient = _explain(error, self._timeout)
-            if self._file is not None:
-                cause += f" {self._progress()}"
-            raise self._error(cause, transient) from None
+            raise self._error(f"{cause} {self._progress()}".rstrip(), transient) from None
 
     def _progress(self) -> str:
         total = "" if self._size is None else f" of {self._size:,}"
-        return f"after {self._position:,}{total} bytes"
+        return f"after {self._position:,}{total} bytes" if self._file is not None else ""
 
     def _error(self, cause: str, transient: bool = True) -> SourceError:
         return SourceError(redacted(self._location), cause, transient)

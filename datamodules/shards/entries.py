@@ -15,21 +15,13 @@ def sample_dtype(key_length: int) -> np.dtype:
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file.
-
-    Attributes:
-        name: File name.
-        samples: Number of samples.
-        bytes: Length of the file.
-        sha256: Hash of the file, 64 hexadecimal digits.
-        url: URL or path, if it is not in the folder of the manifest.
-    """
+    """One tar file."""
 
     name: str
     samples: int
     bytes: int
-    sha256: str
-    url: str | None = None
+    sha256: str  # 64 hexadecimal digits
+    url: str | None = None  # URL or path, if it is not in the folder of the manifest
 
 
 @dataclass(frozen=True)

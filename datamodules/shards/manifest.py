@@ -29,23 +29,15 @@ VERSION = 2
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """A split as a table. A sample's id is its position: shard by shard, in the shard's order.
+    """A split as a table. A sample's id is its position: shard by shard, in the shard's order."""
 
-    Attributes:
-        root: The folder of the manifest, and of the shards that have no URL.
-        classes: Class ids (folder names, wnids); a label is a position in this list.
-        class_names: Names for people, one per class; the ids if nothing better is known.
-        shards: The tar files, in the order of the sample ids.
-        samples: `sample_dtype` (num_samples,); memory-mapped and read-only after `load`.
-        base: URL of the shards' folder, if the manifest is the local copy of a remote one.
-    """
-
-    root: Path
-    classes: tuple[str, ...]
-    class_names: tuple[str, ...]
-    shards: tuple[Shard, ...] = field(repr=False)
+    root: Path  # folder of the manifest, and of the shards that have no URL
+    classes: tuple[str, ...]  # ids (folder names, wnids); a label is a position in this list
+    class_names: tuple[str, ...]  # for people; the ids if nothing better is known
+    shards: tuple[Shard, ...] = field(repr=False)  # in the order of the sample ids
+    # `sample_dtype` (num_samples,); memory-mapped and read-only after `load`
     samples: np.ndarray = field(repr=False)
-    base: str | None = None
+    base: str | None = None  # URL of the shards' folder, if this is the copy of a remote manifest
 
     @classmethod
     def assemble(
@@ -177,10 +169,8 @@ class Manifest:
         Raises:
             IndexError: An id does not exist.
         """
-        outside = (ids < 0) | (ids >= self.num_samples)
-        if outside.any():
-            sample_id = ids[outside][0]
-            raise IndexError(f"sample {sample_id} of {self.num_samples} in {self.root}")
+        if (outside := (ids < 0) | (ids >= self.num_samples)).any():
+            raise IndexError(f"sample {ids[outside][0]} of {self.num_samples} in {self.root}")
         rows = self.samples[ids]
         shards = [self.shards[number] for number in self.shard_of(ids).tolist()]
         keys = [key.decode("utf-8") for key in rows["key"].tolist()]
@@ -208,7 +198,6 @@ def sha256_of(path: Path) -> str:
 
 
 def _read_header(folder: Path) -> dict[str, Any]:
-    """Read `manifest.json`, or raise a ValueError that says why that is impossible."""
     if not folder.is_dir():
         raise ValueError(f"no such folder: {folder}; make it with `python -m datamodules.pack`")
     path = folder / MANIFEST
@@ -222,8 +211,8 @@ def _read_header(folder: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} is unreadable ({error}); pack it again") from None
     version = header.get("version") if isinstance(header, dict) else None
-    if not isinstance(header, dict) or version != VERSION:
+    if version != VERSION:
         raise ValueError(
             f"{path} has format version {version!r} and this code reads {VERSION}; pack it again"
         )
-    return header
+    return dict(header)

@@ -42,8 +42,7 @@ class SampleReader:
     def __init__(
         self, cache: ShardCache | None = None, delays: Sequence[float] = (1, 2, 4, 8, 16)
     ) -> None:
-        self._cache = cache
-        self._delays = tuple(delays)
+        self._cache, self._delays = cache, tuple(delays)
         self._files: OrderedDict[str, int] = OrderedDict()
         self._given_up: dict[str, tuple[float, Exception]] = {}
 
@@ -103,9 +102,10 @@ class SampleReader:
             except OSError as error:
                 if (file := self._files.pop(local_path(location), -1)) != -1:
                     os.close(file)
-                if delay is None and error.errno in _TRANSIENT:
+                if error.errno not in _TRANSIENT:
+                    raise
+                if delay is None:
                     self._give_up(location, error)
-                if delay is None or error.errno not in _TRANSIENT:
                     raise
                 time.sleep(delay)
         raise AssertionError
@@ -135,10 +135,7 @@ class SampleReader:
 
 
 def _pread(file: int, offset: int, size: int) -> bytes:
-    data = os.pread(file, size, offset)
-    while len(data) < size:  # network file systems may return less than they have
-        more = os.pread(file, size - len(data), offset + len(data))
-        if not more:
-            break
+    data = b""  # network file systems may return less than they have
+    while more := os.pread(file, size - len(data), offset + len(data)):
         data += more
     return data

@@ -52,12 +52,8 @@ def write_shard(
             encoded = _checked_key(key)
             if encoded in rows:
                 raise ValueError(f"the key {key!r} comes twice in {path.name}")
-            rows[encoded] = (
-                file.tell() + tarfile.BLOCKSIZE,
-                len(image),
-                zlib.crc32(image),
-                label,
-            )
+            offset = file.tell() + tarfile.BLOCKSIZE
+            rows[encoded] = (offset, len(image), zlib.crc32(image), label)
             write(_member(f"{key}.jpg", image))
             write(_member(f"{key}.cls", b"%d" % label))
         if not rows:

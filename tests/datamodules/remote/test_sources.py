@@ -214,9 +214,7 @@ def test_delays_double_with_jitter(monkeypatch):
 @pytest.mark.parametrize(
     ("location", "remedy"),
     [
-        ("s3://b/k", "pip install s3fs"),
-        ("gs://b/k", "pip install gcsfs"),
-        ("abfs://b/k", "pip install adlfs"),
+        ("s3://b/k", "install something for s3"),
         ("hf://datasets/a/b", "pip install huggingface_hub"),
         ("foo://me:pw@b/k", "webdataset and fsspec open .*s3"),
         ("ais://b/k", "install the program ais"),
