@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import shlex
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from datamodules.common import commands
 from train import main
 
 try:
@@ -33,7 +37,7 @@ def test_the_package_needs_what_requirements_txt_lists_in_the_same_ranges():
     assert set(project()["project"]["dependencies"]) <= set(lines("requirements.txt"))
 
 
-def test_constraints_pin_every_requirement_and_never_the_torch_that_torchvision_cannot_load_beside():
+def test_constraints_pin_every_requirement_and_no_torch_that_torchvision_cannot_load_with():
     pinned = {line.split("==")[0].lower() for line in lines("constraints.txt")}
     required = {re.split(r"[<>=!\[]", line)[0].lower() for line in lines("requirements.txt")}
     assert required <= pinned
@@ -50,15 +54,57 @@ def test_every_folder_with_code_is_a_package_that_gets_installed():
             assert (file.parent / "__init__.py").exists(), file
 
 
-def test_the_floors_hold():
-    """bagnet and datamodules never import each other; only experiments and bench stand on both."""
+def test_datamodules_never_imports_bagnet():
     for file in (REPOSITORY / "datamodules").rglob("*.py"):
         assert not re.search(r"^\s*(from|import) bagnet", file.read_text(), re.MULTILINE), file
-    for file in (REPOSITORY / "bagnet").rglob("*.py"):
-        if file.relative_to(REPOSITORY / "bagnet").parts[0] not in ("experiments", "bench"):
-            assert not re.search(
-                r"^\s*(from|import) datamodules", file.read_text(), re.MULTILINE
-            ), file
+
+
+def test_each_folder_says_what_belongs_there_and_what_does_not():
+    for top in ("bagnet", "datamodules"):
+        for file in (REPOSITORY / top).rglob("__init__.py"):
+            docstring = " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split())
+            assert "Here: " in docstring, file
+            assert "Not here: " in docstring, file
+
+
+def test_console_scripts_exist():
+    for target in project()["project"]["scripts"].values():
+        module, _, function = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/*.md", "slurm/*.md", "benchmarks/*.md", "tests/**/*.md")
+    for path in REPOSITORY.glob(pattern)
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_prose_fits_100_columns_and_links_lead_somewhere(page):
+    text = page.read_text()
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    for line in prose.splitlines():
+        assert len(line) <= 100 or line.lstrip().startswith(("|", "<")), line
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_paths_that_a_page_names_exist(page):
+    """Among them the answers to the twenty questions of docs/architecture.md."""
+    names = re.findall(
+        r"`((?:bagnet|datamodules|configs|slurm|tests|docs)/[\w./-]+)`", page.read_text()
+    )
+    for name in names:
+        assert (REPOSITORY / name).exists(), name
+
+
+def test_the_architecture_answers_twenty_questions():
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    questions = [line for line in page.splitlines() if re.match(r"\| .*\? \|", line)]
+    assert len(questions) == 20
+    assert all("`" in line for line in questions)
 
 
 def accepted(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -97,6 +143,30 @@ def test_the_readmes_training_commands_are_accepted(command, capsys, monkeypatch
         assert main(arguments) == 0
     else:
         accepted(arguments, capsys)
+
+
+def page_commands() -> list[str]:
+    """All commands of packages that stand on a line of their own, in fenced or indented blocks."""
+    command = re.compile(r"^(?: {4})?python -m (?=bagnet|datamodules)(.*?)(?:  .*)?$", re.MULTILINE)
+    variable = re.compile(r"^(?: {4})?([A-Z]+)=\"(.*)\"$", re.MULTILINE)
+    found = set()
+    for page in PAGES:
+        text = re.sub(r"\\\n\s*", "", page.read_text())
+        for name, value in variable.findall(text):
+            text = text.replace(f"${name}", value)
+        found |= set(command.findall(text))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("command", page_commands())
+def test_the_commands_of_all_pages_are_accepted(command, capsys, monkeypatch):
+    package, *words = shlex.split(command, comments=True)
+    run = Mock(return_value=0)
+    name = package if package == "datamodules.mixing" else f"{package}.__main__"
+    entry = importlib.import_module(name).main
+    monkeypatch.setattr(commands.importlib, "import_module", lambda name: Mock(run=run))
+    assert entry(words) == 0, capsys.readouterr().err
+    run.assert_called_once()
 
 
 def test_the_readme_shows_the_two_commands():
