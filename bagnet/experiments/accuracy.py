@@ -30,10 +30,11 @@ import torch
 from torch import Tensor, nn
 
 from bagnet.experiments.measuring.figures import bar_figure
-from bagnet.experiments.measuring.measure import measure, record_of
+from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.models import parse_models
 from bagnet.experiments.measuring.networks import facts
-from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.parts import record_of
+from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import mean
 from bagnet.experiments.options import MeasureOptions
 from bagnet.model.registry import normalize
@@ -90,16 +91,13 @@ class Predictions:
 
 def run(options: MeasureOptions) -> None:
     """Measure, print the table, and write the files."""
-    folder = options.out / NAME
     tables = measure(NAME, Predictions(), options)
-    networks = _networks(tables, options, folder / "networks.json")
+    networks = _networks(tables, options, options.out / NAME / "networks.json")
     rows = [_row(label, table, networks.get(label, {})) for label, table in tables.items()]
-    write_table(rows, COLUMNS, folder / "table")
     bars = {"top5": "top-5", "top1": "top-1"}
     mark = "paper_top5", "top-5 in the paper (ImageNet)"
-    save_figure(bar_figure(rows, bars, mark, "accuracy, %"), folder / "figure")
-    if options.wandb:
-        log_to_wandb(NAME, folder)
+    figures = {"figure": bar_figure(rows, bars, mark, "accuracy, %")}
+    write_results(options, NAME, {"table": (rows, COLUMNS)}, figures)
 
 
 def _row(label: str, table: pa.Table, network: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +121,7 @@ def _networks(
     if options.models:
         on_gpu = torch.cuda.is_available() and options.gpus != 0
         device = torch.device("cuda:0" if on_gpu else "cpu")
-        classes = len(record_of(next(iter(tables.values())))["class_names"])
+        classes = len(record_of(next(iter(tables.values())).schema)["class_names"])
         files = parse_models(options.models)
         models = {file.label: file.load(device, classes) for file in files}
         known |= facts(models, options.data.image_size, options.data.batch_size, device)

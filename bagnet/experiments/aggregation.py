@@ -31,7 +31,7 @@ from bagnet.evidence.certificates import certify_clipped, certify_masked, entrie
 from bagnet.evidence.maps import evidence_map, require_bagnet
 from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.measure import measure
-from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.options import AggregationOptions
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
@@ -61,13 +61,9 @@ def run(options: AggregationOptions) -> None:
     """Measure what is missing, and draw everything that exists."""
     thresholds = tuple(sorted(options.thresholds)) or THRESHOLDS
     tables = measure(NAME, Aggregated(thresholds, tuple(sorted(options.attacks))), options)
-    folder = options.out / NAME
     rows = accuracies(tables)
-    write_table(rows, ACCURACIES, folder / "table")
-    write_table(attacks(tables), ATTACKS, folder / "certified")
-    save_figure(threshold_figure(rows), folder / "figure")
-    if options.wandb:
-        log_to_wandb(NAME, folder)
+    written = {"table": (rows, ACCURACIES), "certified": (attacks(tables), ATTACKS)}
+    write_results(options, NAME, written, {"figure": threshold_figure(rows)})
 
 
 @dataclass(frozen=True)

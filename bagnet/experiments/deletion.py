@@ -30,7 +30,7 @@ from bagnet.experiments.measuring.attribution import attribute, by_cell
 from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.masking import probability_curves
 from bagnet.experiments.measuring.measure import measure
-from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import mean
 from bagnet.experiments.options import METHODS, DeletionOptions, Fill, Method, Pooling
 from bagnet.experiments.sensitivity import style_of
@@ -58,11 +58,8 @@ def run(options: DeletionOptions) -> None:
         options.seed,
     )
     tables = measure(NAME, measurement, options)
-    folder = options.out / NAME
-    write_table(table_rows(tables), TITLES, folder / "table")
-    save_figure(curves_figure(tables), folder / "figure")
-    if options.wandb:
-        log_to_wandb(NAME, folder)
+    written = {"table": (table_rows(tables), TITLES)}
+    write_results(options, NAME, written, {"figure": curves_figure(tables)})
 
 
 @dataclass(frozen=True)

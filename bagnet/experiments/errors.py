@@ -26,8 +26,9 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from bagnet.experiments import accuracy
-from bagnet.experiments.measuring.measure import measure, record_of
-from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.measure import measure
+from bagnet.experiments.measuring.parts import record_of
+from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import bootstrap, kappa, pearson, spearman
 from bagnet.experiments.options import ErrorsOptions
 
@@ -103,16 +104,13 @@ def run(options: ErrorsOptions) -> None:
             f"{options.out / accuracy.NAME} has only the results of {', '.join(tables)}, and "
             "errors are compared between networks: give two (--models)"
         )
-    folder = options.out / NAME
     pairs = [Pair.of(names, tables, options.top) for names in combinations(tables, 2)]
     rows = [_row(pair) for pair in pairs]
-    write_table(rows, COLUMNS, folder / "table")
-    names = record_of(next(iter(tables.values())))["class_names"]
+    names = record_of(next(iter(tables.values())).schema)["class_names"]
     differing = [row for pair in pairs for row in most_different(pair, names, options.differing)]
-    write_table(differing, CLASS_COLUMNS, folder / "classes")
-    save_figure(draw(pairs, [row["pearson"].value for row in rows], options.top), folder / "figure")
-    if options.wandb:
-        log_to_wandb(NAME, folder)
+    written = {"table": (rows, COLUMNS), "classes": (differing, CLASS_COLUMNS)}
+    correlations = [row["pearson"].value for row in rows]
+    write_results(options, NAME, written, {"figure": draw(pairs, correlations, options.top)})
 
 
 def _row(pair: Pair) -> dict[str, Any]:

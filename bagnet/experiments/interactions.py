@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from bagnet.experiments.measuring.figures import line_figure
 from bagnet.experiments.measuring.masking import draw_pairs, every_second, replace, target_logits
 from bagnet.experiments.measuring.measure import measure
-from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import bootstrap, pearson
 from bagnet.experiments.options import Fill, InteractionsOptions
 from bagnet.model.registry import normalize
@@ -77,18 +77,14 @@ def run(options: InteractionsOptions) -> None:
         tuple(sides), options.fill, tuple(gaps), options.pair_side, options.pairs, options.seed
     )
     tables = measure("interactions", measurement, options)
-    folder = options.out / "interactions"
     rows = table_rows(tables, "side", "r", pearson, "all", "sum")
-    write_table(rows, CORRELATION, folder / "table")
     title = "side and distance of the masked squares (px)"
-    save_figure(line_figure(rows, "side", {"r": "Pearson's r"}, title, log=True), folder / "figure")
-    rows = table_rows(tables, "gap", "interaction", ratio, "excess", "change")
-    write_table(rows, DISTANCE, folder / "distance")
+    grid = line_figure(rows, "side", {"r": "Pearson's r"}, title, log=True)
+    pairs = table_rows(tables, "gap", "interaction", ratio, "excess", "change")
     title = "gap between two squares (px)"
-    figure = line_figure(rows, "gap", {"interaction": "interaction"}, title, ylim=(0, None))
-    save_figure(figure, folder / "distance")
-    if options.wandb:
-        log_to_wandb("interactions", folder)
+    distance = line_figure(pairs, "gap", {"interaction": "interaction"}, title, ylim=(0, None))
+    written = {"table": (rows, CORRELATION), "distance": (pairs, DISTANCE)}
+    write_results(options, "interactions", written, {"figure": grid, "distance": distance})
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from bagnet.evidence.maps import evidence_map, require_bagnet
 from bagnet.evidence.pictures.plots import BoxOf
 from bagnet.evidence.pictures.sheets import Mistake, mistake_sheet, patch_sheet
-from bagnet.experiments.measuring.measure import measure, open_data, record_of
-from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.measure import measure, open_data
+from bagnet.experiments.measuring.parts import record_of
+from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.options import PatchesOptions
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
@@ -90,9 +91,9 @@ def run(options: PatchesOptions) -> None:
     Raises:
         ValueError: A class does not exist, or the data is not what was measured.
     """
-    folder = options.out / NAME
+    tables, figures = {}, {}
     for label, table in measure(NAME, StrongestPatches(), options).items():
-        names = record_of(table)["class_names"]
+        names = record_of(table.schema)["class_names"]
         unknown = [name for name in options.classes if name not in names]
         if unknown:
             raise ValueError(
@@ -109,14 +110,11 @@ def run(options: PatchesOptions) -> None:
         if data is not None:
             for row in rows:
                 row["file"] = data.val_manifest.sample(row["sample_id"]).key
-        write_table(rows, COLUMNS, folder / f"{label}-patches")
-        if data is None:
-            continue
-        save_figure(patch_sheet(_blocks(rows, data.batches("val"))), folder / f"{label}-patches")
-        if wrong := mistakes(table, options.mistakes, names, data):
-            save_figure(mistake_sheet(wrong, _box_of(table)), folder / f"{label}-mistakes")
-    if options.wandb:
-        log_to_wandb(NAME, folder)
+            figures[f"{label}-patches"] = patch_sheet(_blocks(rows, data.batches("val")))
+            if wrong := mistakes(table, options.mistakes, names, data):
+                figures[f"{label}-mistakes"] = mistake_sheet(wrong, _box_of(table))
+        tables[f"{label}-patches"] = (rows, COLUMNS)
+    write_results(options, NAME, tables, figures)
 
 
 def strongest(
@@ -194,7 +192,7 @@ def _pixels(batches: Batches, sample_id: int) -> np.ndarray:
 
 def _open(options: PatchesOptions, table: pa.Table) -> ImageNetDataModule:
     data = open_data(options)
-    record = record_of(table)
+    record = record_of(table.schema)
     sizes = {"image_size": options.data.image_size, "resize_size": options.data.resize_size}
     for name, value in {"data": data.val_manifest.digest, **sizes}.items():
         if record[name] != value:

@@ -34,7 +34,7 @@ from bagnet.evidence.pictures.plots import Example, contact_sheet
 from bagnet.experiments.measuring.figures import bar_figure
 from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.models import ModelFile, parse_models
-from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import mean
 from bagnet.experiments.options import DataOptions, MeasureOptions
 from bagnet.model.network import BagNet
@@ -62,7 +62,6 @@ Boxes = Mapping[int, Sequence[Box]]
 
 def run(options: MeasureOptions) -> None:
     """Measure what is missing, and draw everything that exists."""
-    folder = options.out / NAME
     measurement = Pointing({})
     data = None
     if options.models:
@@ -73,18 +72,14 @@ def run(options: MeasureOptions) -> None:
         measurement = Pointing(_by_sample(planted, data))
     tables = measure(NAME, measurement, options)
     rows = [_row(label, table) for label, table in tables.items()]
-    write_table(rows, TITLES, folder / "table")
     bars = {"points": "strongest patch", "points_true": "the same for the true class"}
     mark = ("chance", "random patch")
-    figure = bar_figure(rows, bars, mark, "on a planted texture, % of the images")
-    save_figure(figure, folder / "figure")
+    figures = {"figure": bar_figure(rows, bars, mark, "on a planted texture, % of the images")}
     if data is not None:
         for model in parse_models(options.models):
-            picture = folder / f"{model.label}-evidence"
-            save_figure(evidence_figure(model, data, tables[model.label], measurement), picture)
-            print(f"evidence of an image of each class: {picture}.png")
-    if options.wandb:
-        log_to_wandb(NAME, folder)
+            figure = evidence_figure(model, data, tables[model.label], measurement)
+            figures[f"{model.label}-evidence"] = figure
+    write_results(options, NAME, {"table": (rows, TITLES)}, figures)
 
 
 def _at_size(data: DataOptions, size: int) -> DataOptions:

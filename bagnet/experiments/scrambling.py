@@ -39,8 +39,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from bagnet.experiments.measuring.figures import line_figure
-from bagnet.experiments.measuring.measure import measure, open_data, record_of
-from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.measure import measure, open_data
+from bagnet.experiments.measuring.parts import record_of
+from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import mean
 from bagnet.experiments.measuring.textures import Synthesis, TextureNetwork, read_pictures
 from bagnet.experiments.options import ScramblingOptions
@@ -76,34 +77,27 @@ def run(options: ScramblingOptions) -> None:
                 f"--tiles {count} does not cut images of {side} px into equal tiles: give one of "
                 f"{', '.join(map(str, divisors))}, or another --data.image_size"
             )
-    folder = options.out / "scrambling"
     tables = measure("scrambling", ShuffledTiles(tuple(tiles), options.seed), options)
     first = next(iter(tables.values()))
     rows = accuracy_rows(tables)
     for row in rows:
         count = row["count"] = int(row["order"])
-        tile = record_of(first)["image_size"] // count
+        tile = record_of(first.schema)["image_size"] // count
         row["order"] = f"{count}x{count} tiles of {tile} px" if count > 1 else "as it is"
-    write_table(rows, COLUMNS, folder / "table")
     panels = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
     title = "tiles in a row (1: as it is)"
-    figure = line_figure(rows, "count", panels, title, ylim=(0, 1.02), log=True)
-    save_figure(figure, folder / "figure")
-    folders = [folder]
+    figures = {"figure": line_figure(rows, "count", panels, title, ylim=(0, 1.02), log=True)}
     if options.texture_network or (options.out / "texturised").is_dir():
         texturised = accuracy_rows(_texturised(options))
         for row in texturised:
             row["paper"] = PAPER.get((row["model"], row["order"]))
-        folders.append(options.out / "texturised")
         columns = COLUMNS | {"paper": ("paper's top-5", ".1%")}
-        write_table(texturised, columns, folders[-1] / "table")
+        write_results(options, "texturised", {"table": (texturised, columns)}, {})
     if options.models:  # so the options are those of the results
         ids = first["sample_id"].to_numpy()[:SHOWN]
         counts = sorted({row["count"] for row in rows})
-        save_figure(examples_figure(options, ids, counts), folder / "examples")
-    if options.wandb:
-        for written in folders:
-            log_to_wandb(written.name, written)
+        figures["examples"] = examples_figure(options, ids, counts)
+    write_results(options, "scrambling", {"table": (rows, COLUMNS)}, figures)
 
 
 def _texturised(options: ScramblingOptions) -> dict[str, pa.Table]:
@@ -113,7 +107,7 @@ def _texturised(options: ScramblingOptions) -> dict[str, pa.Table]:
     network = TextureNetwork.parse(options.texture_network)
     pictures = options.out / "textures" / network.label
     synthesis = Synthesis(pictures, tuple(options.layers), options.steps, options.seed)
-    made = record_of(measure("textures", synthesis, options, [network])[network.label])
+    made = record_of(measure("textures", synthesis, options, [network])[network.label].schema)
     origin = f"{made['measurement']} by {network.label} {made['weights']}"
     return measure("texturised", Textures(origin, pictures), options)
 

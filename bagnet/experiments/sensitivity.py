@@ -43,7 +43,7 @@ from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.masking import probabilities, probability_curves
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.models import ModelFile, parse_models
-from bagnet.experiments.measuring.results import log_to_wandb, save_figure, write_table
+from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import mean
 from bagnet.experiments.options import METHODS, Fill, Method, Pooling, SensitivityOptions
 from bagnet.model.registry import normalize
@@ -78,11 +78,8 @@ def run(options: SensitivityOptions) -> None:
         sha256_of(explainer.path) if explainer else None,
     )
     tables = measure(NAME, measurement, options)
-    folder = options.out / NAME
-    write_table(table_rows(tables), TITLES, folder / "table")
-    save_figure(curves_figure(tables), folder / "figure")
-    if options.wandb:
-        log_to_wandb(NAME, folder)
+    written = {"table": (table_rows(tables), TITLES)}
+    write_results(options, NAME, written, {"figure": curves_figure(tables)})
 
 
 def _chosen(models: Sequence[ModelFile], label: str | None) -> ModelFile:

@@ -20,17 +20,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from rich.console import Console
 
 from bagnet.experiments.measuring.models import ModelFile, parse_models
 from bagnet.experiments.measuring.parts import (
     PartFiles,
     read_file,
     read_record,
-    record_in,
+    record_of,
     result_files,
 )
-from bagnet.experiments.measuring.processes import Job, Measurement, Task, run_job
+from bagnet.experiments.measuring.processes import Job, Measurement, run_job, slices
 from bagnet.experiments.options import MeasureOptions
 from bagnet.model.registry import MODELS
 from datamodules.imagenet import ImageNetDataModule
@@ -54,9 +53,10 @@ def measure(
         options: The experiment's options.
         models: The models to measure; None takes those of the options.
 
-    Returns: A table for each label, in the order of `registry.MODELS` and then by name. It has a
-        row for each readable image, ordered by sample_id, with the columns sample_id, label and
-        those of the measurement.
+    Returns:
+        A table for each label, in the order of `registry.MODELS` and then by name. It has a row for
+        each readable image, ordered by sample_id, with the columns sample_id, label and those of
+        the measurement; `parts.record_of` reads from its schema what was measured.
 
     Raises:
         ValueError: Options that do not fit each other or the machine; results of another
@@ -66,27 +66,18 @@ def measure(
     models = parse_models(options.models) if models is None else models
     if models:
         _measure_missing(folder, measurement, models, options)
-    files = sorted(result_files(folder), key=_place)
-    tables = {file.stem: read_file(file) for file in files}
+    tables = {file.stem: read_file(file) for file in sorted(result_files(folder), key=_place)}
     if not tables:
         raise ValueError(
             f"{folder} has no results to draw: measure first (--models LABEL=FILE ... "
             "--data.root DIR)"
         )
-    _check_comparable(folder, {label: record_of(table) for label, table in tables.items()})
+    records = {label: record_of(table.schema) for label, table in tables.items()}
+    _check_comparable(folder, records)
     for label, table in tables.items():
-        if missing := record_of(table)["images"] - table.num_rows:
+        if missing := records[label]["images"] - table.num_rows:
             print(f"{label}: {missing} images could not be read and are left out")
     return tables
-
-
-def record_of(table: pa.Table) -> dict[str, Any]:
-    """Read from a table of `measure` what was measured.
-
-    Returns:
-        measurement, weights and data (digests), image_size, resize_size, images, class_names.
-    """
-    return record_in(table.schema)
 
 
 def open_data(options: MeasureOptions) -> ImageNetDataModule:
@@ -95,13 +86,11 @@ def open_data(options: MeasureOptions) -> ImageNetDataModule:
     Raises:
         ValueError: There is no --data.root, or nothing can be read there.
     """
-    if options.data.root is None:
+    data = options.data
+    if data.root is None:
         raise ValueError("--models needs the data to measure on: add --data.root DIR")
     return ImageNetDataModule(
-        options.data.root,
-        workers=0,
-        image_size=options.data.image_size,
-        resize_size=options.data.resize_size,
+        data.root, workers=0, image_size=data.image_size, resize_size=data.resize_size
     )
 
 
@@ -117,11 +106,10 @@ def _measure_missing(
     data = open_data(options)
     total = data.val_manifest.num_samples
     images = min(options.limit or total, total)
-    size = part_size(images)
-    parts = -(-images // size)
     ids = np.arange(images, dtype=np.int64) * total // images  # spread: shards may be sorted
+    parts = slices(ids, part_size(images))
     records = {file.stem: read_record(file) for file in result_files(folder)}
-    tasks = []
+    unfinished, missing = [], []
     for model in models:
         record = records[model.label] = {
             "measurement": repr(measurement),
@@ -132,19 +120,19 @@ def _measure_missing(
             "images": images,
             "class_names": list(data.class_names),
         }
-        files = PartFiles(folder, model.label, record)
-        if not files.exists(files.whole):
-            missing = tuple(n for n in range(parts) if not files.exists(files.part(n)))
-            if missing:  # a wrong file should fail before hours are spent on the others
-                model.load(torch.device("cpu"), data.num_classes)
-            tasks.append(Task(model, files, missing))
+        files = PartFiles(folder, model, record)
+        if files.exists(files.whole):
+            continue
+        unfinished.append(files)
+        if own := [(files, n) for n in range(len(parts)) if not files.exists(files.part(n))]:
+            missing += own
+            # A wrong file should fail before hours are spent on the others.
+            model.load(torch.device("cpu"), data.num_classes)
     _check_comparable(folder, records)
-    job = Job(
-        measurement, data, ids, tuple(tasks), size, options.data.batch_size, options.data.workers
-    )
-    run_job(f"{folder.name}: {len(tasks)} models", job, devices, Console(stderr=True))
-    for task in tasks:
-        task.files.join(parts)
+    job = Job(measurement, data, options.data, parts, missing)
+    run_job(f"{folder.name}: {len(unfinished)} models", job, devices)
+    for files in unfinished:
+        files.join(len(parts))
 
 
 def _devices(gpus: int | None, processes: int) -> list[str]:

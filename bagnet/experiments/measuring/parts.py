@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bagnet.experiments.measuring.models import ModelFile
 from datamodules.common.files import replacing
 
 _RECORD = b"bagnet"
@@ -20,26 +21,20 @@ _RECORD = b"bagnet"
 
 @dataclass(frozen=True)
 class PartFiles:
-    """The files of one model's results.
-
-    Attributes:
-        folder: `OUT/NAME`.
-        label: Label of the model.
-        record: What was measured; it is stored in each file.
-    """
+    """The files of one model's results in `OUT/NAME`; each has the record of what is measured."""
 
     folder: Path
-    label: str
+    model: ModelFile
     record: Mapping[str, Any]
 
     @property
     def whole(self) -> Path:
         """The file with all rows."""
-        return self.folder / f"{self.label}.parquet"
+        return self.folder / f"{self.model.label}.parquet"
 
     def part(self, number: int) -> Path:
         """The file of one part."""
-        return self._parts / f"part-{number:05d}.parquet"
+        return self.folder / "parts" / self.model.label / f"part-{number:05d}.parquet"
 
     def exists(self, path: Path) -> bool:
         """Whether a file exists.
@@ -59,8 +54,10 @@ class PartFiles:
                 )
         return True
 
-    def write(self, path: Path, table: pa.Table) -> None:
-        """Write a table and the record."""
+    def write(self, path: Path, tables: list[pa.Table]) -> None:
+        """Write the rows of all tables, and the record."""
+        # A batch or part without a readable image lacks the measurement's columns.
+        table = pa.concat_tables(tables, promote_options="permissive")
         table = table.replace_schema_metadata({_RECORD: json.dumps(self.record)})
         with replacing(path) as temporary:
             pq.write_table(table, temporary, compression="zstd")
@@ -68,21 +65,16 @@ class PartFiles:
     def join(self, parts: int) -> None:
         """Make one file of the parts 0, 1, ... and remove them."""
         tables = [read_file(self.part(number)) for number in range(parts)]
-        # A part without a readable image lacks the measurement's columns.
-        whole = pa.concat_tables(tables, promote_options="permissive")
-        if not whole.num_rows:
+        if not any(table.num_rows for table in tables):
             raise ValueError(
                 "none of the images could be read: check the data "
                 "(python -m datamodules.pack verify)"
             )
-        self.write(self.whole, whole)
-        shutil.rmtree(self._parts)
+        self.write(self.whole, tables)
+        folder = self.part(0).parent
+        shutil.rmtree(folder)
         with suppress(OSError):  # parts of another model are left
-            self._parts.parent.rmdir()
-
-    @property
-    def _parts(self) -> Path:
-        return self.folder / "parts" / self.label
+            folder.parent.rmdir()
 
 
 def result_files(folder: Path) -> list[Path]:
@@ -91,11 +83,7 @@ def result_files(folder: Path) -> list[Path]:
 
 
 def read_file(path: Path) -> pa.Table:
-    """Read a file of results.
-
-    Raises:
-        ValueError: The file is damaged, or was not written by an experiment.
-    """
+    """Read a file of results; raises as `read_record`."""
     read_record(path)
     return _read(path, pq.read_table)
 
@@ -106,15 +94,19 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: The file is damaged, or was not written by an experiment.
     """
-    record = record_in(_read(path, pq.read_schema))
-    if not record:
+    schema = _read(path, pq.read_schema)
+    if _RECORD not in (schema.metadata or {}):
         raise ValueError(f"{path} was not written by an experiment: remove it")
-    return record
+    return record_of(schema)
 
 
-def record_in(schema: pa.Schema) -> dict[str, Any]:
-    """The record in the schema of a table; empty if it has none."""
-    record: dict[str, Any] = json.loads((schema.metadata or {}).get(_RECORD, b"{}"))
+def record_of(schema: pa.Schema) -> dict[str, Any]:
+    """What was measured, from the schema of a table.
+
+    Returns:
+        measurement, weights and data (digests), image_size, resize_size, images, class_names.
+    """
+    record: dict[str, Any] = json.loads(schema.metadata[_RECORD])
     return record
 
 

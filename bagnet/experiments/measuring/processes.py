@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 from multiprocessing.connection import Connection, wait
+from operator import itemgetter
 from typing import Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
-from bagnet.experiments.measuring.models import ModelFile
 from bagnet.experiments.measuring.parts import PartFiles
+from bagnet.experiments.options import DataOptions
 from bagnet.run.signals import held_back
-from datamodules.common.batch import UNREADABLE
+from datamodules.common.batch import UNREADABLE, Batch
 from datamodules.common.forkserver import become_worker
 from datamodules.common.progress import progress
 from datamodules.imagenet import ImageNetDataModule
@@ -34,7 +37,11 @@ class Measurement(Protocol):
     """
 
     def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
+        self,
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        sample_ids: torch.Tensor,
     ) -> Mapping[str, Sequence[Any] | np.ndarray]:
         """Measure a batch.
 
@@ -51,67 +58,43 @@ class Measurement(Protocol):
 
 
 @dataclass(frozen=True)
-class Task:
-    """The parts that one model still lacks."""
-
-    model: ModelFile
-    files: PartFiles
-    missing: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Job:
-    """Everything that a process needs to know.
+    """What all processes have to do.
 
     Attributes:
         measurement: What to compute.
         data: Data whose validation images are measured.
-        ids: Sample ids of the chosen images, int64, ascending.
-        tasks: A task for each model.
-        part_size: Images in a part; part n begins with image n * part_size.
-        batch_size: Images at once.
-        workers: Decoding processes for each process that measures.
+        options: How these are read.
+        parts: The sample ids of each part.
+        missing: The numbers of the parts to measure, with the files that they are written to; all
+            parts of a model one after the other.
     """
 
     measurement: Measurement
     data: ImageNetDataModule
-    ids: Ids
-    tasks: tuple[Task, ...]
-    part_size: int
-    batch_size: int
-    workers: int
-
-    def part(self, number: int) -> Ids:
-        """The sample ids of a part."""
-        return self.ids[number * self.part_size : (number + 1) * self.part_size]
-
-    def batches(self, number: int) -> list[Ids]:
-        """The sample ids of each batch of a part."""
-        ids = self.part(number)
-        return [ids[i : i + self.batch_size] for i in range(0, len(ids), self.batch_size)]
+    options: DataOptions
+    parts: list[Ids]
+    missing: list[tuple[PartFiles, int]]
 
 
-def run_job(title: str, job: Job, devices: Sequence[str], console: Console) -> None:
+def run_job(title: str, job: Job, devices: Sequence[str]) -> None:
     """Measure all missing parts with a process for each device, and show the progress."""
-    missing = sum(len(job.part(number)) for task in job.tasks for number in task.missing)
-    if not missing:
+    if not job.missing:
         return
-    measured = 0
-    with progress(console, title, missing) as update:
-
-        def done(images: int) -> None:
-            nonlocal measured
-            measured += images
+    images = sum(len(job.parts[number]) for _, number in job.missing)
+    work = _work(job, 0, devices) if len(devices) == 1 else _in_processes(job, devices)
+    with progress(Console(stderr=True), title, images) as update, closing(work):
+        for measured in accumulate(work):
             update(measured)
 
-        if len(devices) == 1:
-            _work(job, 0, devices, done)
-        else:
-            _in_processes(job, devices, done)
+
+def slices(ids: Ids, size: int) -> list[Ids]:
+    """Cut ids into slices of a size; the last may be smaller."""
+    return [ids[first : first + size] for first in range(0, len(ids), size)]
 
 
-def _in_processes(job: Job, devices: Sequence[str], done: Callable[[int], None]) -> None:
-    """Run all processes; the first failure, or Ctrl-C, ends all of them."""
+def _in_processes(job: Job, devices: Sequence[str]) -> Generator[int, None, None]:
+    """Run `_work` in processes; the first failure, or Ctrl-C, ends all of them."""
     context = multiprocessing.get_context("spawn")
     processes, pipes = [], []
     try:
@@ -138,7 +121,7 @@ def _in_processes(job: Job, devices: Sequence[str], done: Callable[[int], None])
                 if message is None:
                     pipes.remove(cast(Connection, pipe))
                 else:
-                    done(message)
+                    yield message
         for process in processes:
             process.join()  # not killed, as it still removes its decoding processes' semaphores
     finally:
@@ -150,66 +133,51 @@ def _in_processes(job: Job, devices: Sequence[str], done: Callable[[int], None])
 def _process(job: Job, rank: int, devices: Sequence[str], pipe: Connection) -> None:
     become_worker()  # end when the main process does
     try:
-        _work(job, rank, devices, pipe.send)
+        for images in _work(job, rank, devices):
+            pipe.send(images)
         pipe.send(None)
     except (ValueError, OSError) as error:
         pipe.send(error)
 
 
-def _work(job: Job, rank: int, devices: Sequence[str], done: Callable[[int], None]) -> None:
-    """Measure this process's share of the missing parts.
-
-    The parts of all models are dealt out in turn, as a model may have fewer parts than there are
-    processes.
-    """
+def _work(job: Job, rank: int, devices: Sequence[str]) -> Generator[int, None, None]:
+    """Measure this process's share of the missing parts; yields the size of each batch."""
     device = torch.device(devices[rank])
     torch.backends.cudnn.allow_tf32 = False  # it costs the authors' BagNet-33 2.5 points of top-1
     if device.type == "cuda":
         torch.cuda.set_device(device)  # or pinned memory would take some of the first GPU's
     else:
         torch.set_num_threads(max(1, torch.get_num_threads() // len(devices)))
-    before = 0  # missing parts of earlier models
-    for task in job.tasks:
-        parts = task.missing[(rank - before) % len(devices) :: len(devices)]
-        before += len(task.missing)
-        if parts:
-            model = task.model.load(device, job.data.num_classes)
-            with_gpu = device.type == "cuda"
-            indices = [(0, ids) for part in parts for ids in job.batches(part)]
-            reader = Workers(job.data.batches("val"), indices, job.workers, with_gpu)
-            batches = iter(reader)
-            try:
-                for part in parts:
-                    tables = []
-                    for _ in job.batches(part):
-                        (images, labels, sample_ids), _ = next(batches)
-                        tables.append(_rows(job, model, device, images, labels, sample_ids))
-                        done(len(images))
-                    rows = pa.concat_tables(tables, promote_options="permissive")
-                    task.files.write(task.files.part(part), rows)
-            finally:
-                reader.close()
+    for files, group in groupby(job.missing[rank :: len(devices)], itemgetter(0)):
+        model = files.model.load(device, job.data.num_classes)
+        parts = {part: slices(job.parts[part], job.options.batch_size) for _, part in group}
+        indices = [(0, ids) for batches in parts.values() for ids in batches]
+        with_gpu = device.type == "cuda"
+        reader = Workers(job.data.batches("val"), indices, job.options.workers, with_gpu)
+        with closing(reader):
+            read = iter(reader)
+            for part, batches in parts.items():
+                tables = []
+                for ids in batches:
+                    tables.append(_rows(job, model, device, next(read)[0]))
+                    yield len(ids)
+                files.write(files.part(part), tables)
 
 
-def _rows(
-    job: Job, model: nn.Module, device: torch.device, images: Tensor, labels: Tensor, ids: Tensor
-) -> pa.Table:
+def _rows(job: Job, model: nn.Module, device: torch.device, batch: Batch) -> pa.Table:
     """Measure the readable images of a batch."""
-    is_read = labels != UNREADABLE
-    images, labels, ids = images[is_read], labels[is_read], ids[is_read]
+    is_read = batch[1] != UNREADABLE
+    images, labels, ids = (each[is_read] for each in batch)
     columns: dict[str, Any] = {"sample_id": ids.numpy(), "label": labels.numpy()}
     if len(ids):
         try:
             measured = job.measurement(model, images.to(device), labels.to(device), ids)
         except torch.OutOfMemoryError:
             raise ValueError(
-                f"the GPU has too little memory for {job.batch_size} images at once: give a "
-                "smaller --data.batch_size"
+                f"the GPU has too little memory for {job.options.batch_size} images at once: give "
+                "a smaller --data.batch_size"
             ) from None
-        columns |= {key: _column(values) for key, values in measured.items()}
+        for name, values in measured.items():
+            is_flat = not isinstance(values, np.ndarray) or values.ndim == 1
+            columns[name] = values if is_flat else list(values)  # what pyarrow accepts
     return pa.table(columns)
-
-
-def _column(values: Sequence[Any] | np.ndarray) -> Sequence[Any] | np.ndarray:
-    """What pyarrow accepts: flat arrays, or lists of them."""
-    return list(values) if isinstance(values, np.ndarray) and values.ndim > 1 else values

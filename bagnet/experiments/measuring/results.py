@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bagnet.evidence.pictures.plots import save_png
+from bagnet.experiments.measuring.figures import Rows
 from bagnet.experiments.measuring.parts import result_files
 from bagnet.experiments.measuring.statistics import Interval
+from bagnet.experiments.options import MeasureOptions
 from datamodules.common.files import write_text
 
 NOTHING = "–"
@@ -26,7 +28,23 @@ Columns = Mapping[str, tuple[str, str]]
 """For each key of a row: the title, and the format spec of its values, such as `.1%`."""
 
 
-def write_table(rows: Sequence[Mapping[str, Any]], columns: Columns, stem: Path) -> None:
+def write_results(
+    options: MeasureOptions,
+    name: str,
+    tables: Mapping[str, tuple[Rows, Columns]],
+    figures: Mapping[str, Figure],
+) -> None:
+    """Write tables and figures to OUT/NAME by the stems of their files, and log them to W&B."""
+    folder = options.out / name
+    for stem, (rows, columns) in tables.items():
+        write_table(rows, columns, folder / stem)
+    for stem, figure in figures.items():
+        save_figure(figure, folder / stem)
+    if options.wandb:
+        log_to_wandb(name, folder)
+
+
+def write_table(rows: Rows, columns: Columns, stem: Path) -> None:
     """Print a table and write it to `STEM.csv`, in full precision, and to `STEM.md`, for people.
 
     Args:
@@ -101,7 +119,7 @@ def _escaped(cell: str) -> str:
     return cell.replace("|", r"\|").replace("\n", " ")
 
 
-def _csv(rows: Sequence[Mapping[str, Any]], columns: Columns) -> str:
+def _csv(rows: Rows, columns: Columns) -> str:
     """All rows, in full precision; an interval becomes the columns KEY, KEY_low and KEY_high."""
     intervals = {key for row in rows for key in columns if isinstance(row.get(key), Interval)}
     names = [

@@ -13,10 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bagnet.experiments import accuracy
 from bagnet.experiments.__main__ import main
 from bagnet.experiments.accuracy import Predictions
-from bagnet.experiments.measuring import models
+from bagnet.experiments.measuring import models, results
 from bagnet.experiments.measuring import networks as network_facts
 from bagnet.model.registry import normalize
 from bagnet.model.weights import load_model
@@ -120,7 +119,7 @@ def test_facts_of_networks_that_are_not_given_are_kept_and_w_and_b_gets_the_resu
     command, out, monkeypatch
 ):
     logged = []
-    monkeypatch.setattr(accuracy, "log_to_wandb", lambda *what: logged.append(what))
+    monkeypatch.setattr(results, "log_to_wandb", lambda *what: logged.append(what))
     path = out / "accuracy" / "networks.json"
     before = json.loads(path.read_text())
     only_mine = [*command[:1], *command[2:]]

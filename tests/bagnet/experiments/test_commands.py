@@ -117,7 +117,7 @@ def test_textures_are_made_once_and_measured_like_the_images(words, tmp_path, mo
     assert (losses["loss"].to_numpy() < losses["loss_start"].to_numpy()).all()
     assert (tmp_path / "scrambling" / "examples.png").is_file()
     before = (tmp_path / "texturised" / "table.csv").read_bytes()
-    monkeypatch.setattr("bagnet.experiments.scrambling.save_figure", lambda *_: None)
+    monkeypatch.setattr("bagnet.experiments.measuring.results.save_figure", lambda *_: None)
     rows = read_csv(tmp_path / "texturised" / "table.csv")
     assert [(row["model"], row["order"]) for row in rows] == [
         (model, order) for model in ("bagnet9", "bagnet17") for order in ("image", "texture")

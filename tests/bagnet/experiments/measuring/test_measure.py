@@ -39,7 +39,7 @@ def test_each_image_has_its_row_with_what_its_network_says(command, shards, netw
 
 
 def test_the_record_says_what_was_measured(command, networks, shards):
-    record = measuring.record_of(measure(command)["bagnet9"])
+    record = measuring.record_of(measure(command)["bagnet9"].schema)
     assert record["data"] == Manifest.load(shards / "val").digest
     assert record["weights"] == measuring.sha256_of(networks / "9.ckpt")
     assert "Noted(" in record["measurement"]

@@ -53,10 +53,10 @@ def test_every_process_has_its_share_of_the_parts(limit, command, tmp_path, monk
     alone = measure(command, *limit)
     shutil.rmtree(tmp_path / "out")
 
-    def one_by_one(job, devices, done):
+    def one_by_one(job, devices):
         for rank in reversed(range(len(devices))):
             before = len(notes(tmp_path))
-            processes._work(job, rank, devices, done)
+            yield from processes._work(job, rank, devices)
             assert len(notes(tmp_path)) > before
 
     monkeypatch.setattr(processes, "_in_processes", one_by_one)
