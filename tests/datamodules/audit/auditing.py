@@ -16,14 +16,8 @@ REPOSITORY = Path(__file__).parents[3]
 
 
 def facts(**others):
-    return {
-        "num_samples": SAMPLES,
-        "global_batch": BATCH,
-        "accumulate": 1,
-        "seed": 3,
-        "dataset": "d" * 64,
-        **others,
-    }
+    own = {"num_samples": SAMPLES, "global_batch": BATCH, "accumulate": 1, "seed": 3}
+    return {**own, "dataset": "d" * 64, **others}
 
 
 def train(folder, session, begin, ends, unreadable=(), **others):
@@ -33,14 +27,8 @@ def train(folder, session, begin, ends, unreadable=(), **others):
     for rank, end in enumerate(ends):
         writer = AuditWriter(folder, session, rank, len(ends), own)
         for epoch, step in (divmod(place, length) for place in range(begin, end)):
-            plan = TrainPlan(
-                COUNTS,
-                seed=own["seed"],
-                epoch=epoch,
-                global_batch=BATCH,
-                streams=2,
-                accumulate=own["accumulate"],
-            )
+            options = {"seed": own["seed"], "accumulate": own["accumulate"], "streams": 2}
+            plan = TrainPlan(COUNTS, epoch=epoch, global_batch=BATCH, **options)
             ids = plan.batch(step, rank, len(ends)).tolist()
             writer.record(epoch, step, ids, [i for i in ids if i in unreadable])
         writer.close()
@@ -70,17 +58,10 @@ def remove(record):
     return ""
 
 
-def replace_first(sample):
-    def change(record):
-        return {**record, "ids": [sample, *record["ids"][1:]]}
-
-    return change
-
-
-def finds(folder, capsys, pattern):
-    """Check that the command prints this and exits with 1; returns all it prints."""
+def finds(folder, capsys, *patterns):
+    """Check that the command prints these and exits with 1; returns all it prints."""
     assert main([str(folder)]) == 1
     out = capsys.readouterr().out
-    assert re.search(pattern, out), out
+    assert all(re.search(pattern, out) for pattern in patterns), out
     assert out.endswith("NOT EXACT\n")
     return out

@@ -14,15 +14,7 @@ from hypothesis import strategies as st
 
 from datamodules.audit.verdict import audit
 from datamodules.audit.writer import AuditWriter
-from tests.datamodules.audit.auditing import (
-    BATCH,
-    REPOSITORY,
-    SAMPLES,
-    STEPS,
-    facts,
-    file,
-    train,
-)
+from tests.datamodules.audit.auditing import BATCH, REPOSITORY, SAMPLES, STEPS, facts, file, train
 
 
 def test_a_file_has_a_header_and_a_line_a_step(tmp_path):

@@ -9,15 +9,7 @@ import pytest
 
 from datamodules.audit.__main__ import main
 from datamodules.audit.writer import AuditWriter
-from tests.datamodules.audit.auditing import (
-    REPOSITORY,
-    edit,
-    facts,
-    file,
-    finds,
-    remove,
-    train,
-)
+from tests.datamodules.audit.auditing import REPOSITORY, edit, facts, file, finds, remove, train
 
 
 def test_the_command_prints_a_table(run, capsys, monkeypatch):

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
 import tarfile
-import threading
 import zlib
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,22 +45,11 @@ def root(tmp_path):
     return tmp_path / "in"
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
-def server(root, monkeypatch):
+def server(root, http_server):
     """The URL of a server of the shards."""
-    monkeypatch.setenv("no_proxy", "*")
-    handler = partial(Quiet, directory=str(root))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as http_server:
-        thread = threading.Thread(target=http_server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{http_server.server_port}"
-        http_server.shutdown()
-        thread.join()
+    http_server.root = root
+    return http_server.url
 
 
 def facts(manifest):
@@ -79,10 +65,8 @@ def indexed(manifest, root):
         data = (root / each.shard.name).read_bytes()
         member = data[each.offset :][: each.size]
         assert zlib.crc32(member) == each.crc32
-        assert (each.shard.bytes, each.shard.sha256) == (
-            len(data),
-            hashlib.sha256(data).hexdigest(),
-        )
+        sha256 = hashlib.sha256(data).hexdigest()
+        assert (each.shard.bytes, each.shard.sha256) == (len(data), sha256)
         found.append((each.key, member, each.label))
     return sorted(found)
 
@@ -208,22 +192,10 @@ def test_samples_that_cannot_be_used_are_left_out_and_told(tmp_path, capsys):
         (lambda r, s: write_tar(r / "train-1.tar", [("a", b"")]), "train shards have no sample"),
         (lambda r, s: f"{s}/train-0009.tar", "/train-0009.tar: no such file"),
         (lambda r, s: f"{s}/", "says neither train nor val"),
-        (
-            lambda r, s: f"{s}/{cut(r / 'train-0001.tar', 1700).name}",
-            "/train-0001.tar is not a complete",
-        ),
+        (lambda r, s: f"{s}/{cut(r / 'train-0001.tar', 1700).name}", "1.tar is not a complete"),
         (lambda r, s: f"{s}/train-{{0..1.tar", "Unbalanced braces"),
         (lambda r, s: "nosuch://host/train-0.tar", "nothing installed opens nosuch:"),
-        pytest.param(
-            lambda r, s: "pipe:no-such-program train-0.tar",
-            "exit status 127",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            lambda r, s: "pipe:echo train-0.tar",
-            "is not a complete, uncompressed tar",
-            marks=pytest.mark.slow,
-        ),
+        (lambda r, s: "pipe:no-such-program train-0.tar", "exit status 127"),
     ],
 )
 def test_what_makes_no_sense_is_one_clear_error(root, server, tmp_path, capsys, source, message):
@@ -277,13 +249,6 @@ def test_images_are_decoded_by_verify_only(tmp_path, capsys):
     assert pack("index", tmp_path / "train-0.tar", tmp_path / "out") == 0
     assert pack("verify", tmp_path / "out") == 1
     assert "train-0.tar: a: the image cannot be decoded" in capsys.readouterr().out
-
-
-def test_packed_images_have_checksums_too(root, tmp_path, capsys):
-    assert pack("wds", f"{root}/train*", tmp_path / "out") == 0
-    flip(tmp_path / "out/train/shard-000000.tar", ".jpg")
-    assert pack("verify", tmp_path / "out") == 1
-    assert "the CRC-32 of the image differs" in capsys.readouterr().out
 
 
 def test_a_damaged_index_is_made_again_after_deleting_it(root, tmp_path, capsys):

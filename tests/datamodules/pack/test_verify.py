@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from datamodules.shards.manifest import Manifest
 from datamodules.shards.writer import shard_name, write_shard
@@ -44,11 +42,9 @@ def test_whole_data_is_whole(tmp_path, capsys):
 
 def flip_a_byte(folder):
     sample = Manifest.load(folder).sample(4)
-    with open(folder / sample.shard.name, "r+b") as file:
-        file.seek(sample.offset + sample.size // 2)
-        old = file.read(1)
-        file.seek(-1, 1)
-        file.write(bytes([old[0] ^ 1]))
+    data = bytearray((folder / sample.shard.name).read_bytes())
+    data[sample.offset + sample.size // 2] ^= 1
+    (folder / sample.shard.name).write_bytes(data)
 
 
 def rewrite_label(folder):
@@ -71,14 +67,6 @@ def change_index(folder, name, value):
     dataclasses.replace(manifest, samples=samples).save()
 
 
-def shift_index(folder):
-    change_index(folder, "offset", Manifest.load(folder).sample(4).offset + 512)
-
-
-def relabel_index(folder):
-    change_index(folder, "label", 0)
-
-
 def append(folder):
     with open(folder / shard_name(1), "ab") as file:
         file.write(bytes(512))
@@ -87,14 +75,14 @@ def append(folder):
 @pytest.mark.parametrize(
     ("damage", "messages"),
     [
-        (flip_a_byte, ["shard-000001.tar: its sha256 differs"]),
+        (flip_a_byte, ["shard-000001.tar: its sha256 differs", "the CRC-32 of the image differs"]),
         (
             lambda f: cut(f / shard_name(1), 2000),
             ["has 2,000 bytes and not", "sha256 differs", "k1_2: "],
         ),
         (rewrite_label, ["shard-000001.tar: k1_1: 'k1_1.cls' says b'2', the manifest 1"]),
-        (shift_index, ["k1_1: is at byte"]),
-        (relabel_index, ["k1_1: 'k1_1.cls' says b'1', the manifest 0"]),
+        (lambda f: change_index(f, "offset", 99), ["k1_1: is at byte 99"]),
+        (lambda f: change_index(f, "label", 0), ["'k1_1.cls' says b'1', the manifest 0"]),
         (append, ["bytes and not", "its samples end at byte"]),
         (lambda f: (f / shard_name(1)).unlink(), ["shard-000001.tar: the file is missing"]),
         (lambda f: write_shard(f / "x.tar", [("k", b"", 0)]), ["x.tar: not in the manifest"]),
@@ -118,6 +106,7 @@ def test_damage_is_found_and_named(tmp_path, capsys, damage, messages):
     [
         (lambda k, i, n: (k, i[: len(i) // 2], n), "k1_0: the image cannot be decoded"),
         (lambda k, i, n: (k, b"text", n), "k1_2: the image cannot be decoded"),
+        (lambda k, i, n: (k, image(n, "PNG"), n), "k1_0: the image is not an RGB JPEG"),
         (lambda k, i, n: (k.replace("k1", "k0"), i, n), "the key k0_0 appears more than once"),
     ],
 )
@@ -125,14 +114,6 @@ def test_bad_samples_in_whole_shards_are_found(tmp_path, capsys, change, message
     code, said = verify(make(tmp_path, change), capsys)
     assert code == 1
     assert message in said.out
-
-
-def test_a_grey_jpeg_is_not_what_the_shards_promise(tmp_path, capsys):
-    file = io.BytesIO()
-    Image.new("L", (16, 16)).save(file, "JPEG")
-    code, said = verify(make(tmp_path, lambda k, i, n: (k, file.getvalue(), n)), capsys)
-    assert code == 1
-    assert "k1_0: the image is not an RGB JPEG" in said.out
 
 
 def test_nothing_to_verify_is_one_clear_error(tmp_path, capsys):

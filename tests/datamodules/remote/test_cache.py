@@ -104,10 +104,10 @@ def test_a_shard_larger_than_the_limit_is_refused_with_the_remedy(cache, remote)
         cache.open(*remote[0][:3])
 
 
-@pytest.mark.parametrize("sha256", ["", "../../etc/passwd", "0" * 63, "g" * 64, "0" * 64 + "\n"])
-def test_only_hashes_become_paths(cache, sha256):
-    with pytest.raises(ValueError, match="is not a sha256"):
-        cache.open("http://127.0.0.1:9/a", 1, sha256)
+def test_only_hashes_become_paths(cache):
+    for sha256 in ("", "../../etc/passwd", "0" * 63, "g" * 64, "0" * 64 + "\n"):
+        with pytest.raises(ValueError, match="is not a sha256"):
+            cache.open("http://127.0.0.1:9/a", 1, sha256)
 
 
 def test_secrets_are_in_no_error(cache, remote, http_server):

@@ -58,17 +58,14 @@ def test_processes_that_want_the_same_shards_fetch_each_once(
 ):
     http_server.pause = 0.005
     context = multiprocessing.get_context(method)
-    processes = []
-    for number_of_process in range(number):
-        for turn in range(3):
-            shard = remote[(number_of_process + turn) % 3]
-            processes.append(start(cache.fetch, *shard[:3], context=context))
+    wanted = [remote[(process + turn) % 3] for process in range(number) for turn in range(3)]
+    processes = [start(cache.fetch, *shard[:3], context=context) for shard in wanted]
     for process in processes:
         process.join(30)
         assert process.exitcode == 0
-    for number_of_shard in range(3):
-        assert copy_of(cache, remote[number_of_shard]).read_bytes() == remote[number_of_shard].data
-        assert http_server.transfers(f"/{number_of_shard}.tar") == [(None, SIZE)]
+    for at, shard in enumerate(remote[:3]):
+        assert copy_of(cache, shard).read_bytes() == shard.data
+        assert http_server.transfers(f"/{at}.tar") == [(None, SIZE)]
 
 
 def test_different_shards_are_fetched_at_the_same_time(cache, remote, http_server):

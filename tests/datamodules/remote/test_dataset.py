@@ -38,16 +38,9 @@ def cache(tmp_path):
 
 
 def loaders(manifest, cache=None, ranks=1, **options):
-    return [
-        TrainLoader(
-            Batches(manifest, TrainTransform(16), seed=1, cache=cache),
-            12,
-            rank=rank,
-            world_size=ranks,
-            **{"streams": 4, **options},
-        )
-        for rank in range(ranks)
-    ]
+    options = {"streams": 4, "world_size": ranks, **options}
+    batches = [Batches(manifest, TrainTransform(16), seed=1, cache=cache) for _ in range(ranks)]
+    return [TrainLoader(own, 12, rank=rank, **options) for rank, own in enumerate(batches)]
 
 
 def read(some, steps=None):
@@ -67,10 +60,7 @@ def expected(shards):
     return read(loaders(Manifest.load(shards / "train")))
 
 
-@pytest.mark.parametrize(
-    ("ranks", "workers"),
-    [(1, 0), (2, 2), (1, 1)],
-)
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (2, 2), (1, 1)])
 def test_batches_over_http_are_the_local_ones_and_each_shard_is_fetched_once(
     server, cache, expected, ranks, workers
 ):
@@ -104,9 +94,8 @@ def test_a_shard_that_stays_away_costs_its_samples_only(server, cache, expected,
         assert labels == filled
     assert f"of {server.url}{SHARDS[1]}: no such file" in caplog.text
     assert "secret" not in caplog.text
-    assert (
-        len(server.transfers(SHARDS[1])) <= 2
-    )  # requested by the reader and by the prefetcher, once each
+    # Requested by the reader and by the prefetcher, once each.
+    assert len(server.transfers(SHARDS[1])) <= 2
 
 
 def test_the_next_window_is_fetched_while_this_one_is_trained_on(server, cache):
@@ -122,18 +111,10 @@ def test_the_next_window_is_fetched_while_this_one_is_trained_on(server, cache):
     while not all((cache.folder / f"{manifest.shards[n].sha256}.tar").exists() for n in soon):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    loader.close()
-
-
-def test_the_prefetcher_ends_with_the_epoch(server, cache):
-    manifest = load_remote(f"{server.url}/train", cache)
-    (loader,) = loaders(manifest, cache)
-    batches = iter(loader)
-    next(batches)
     assert len(torch.multiprocessing.active_children()) == 1
     for _ in batches:
         pass
-    assert not torch.multiprocessing.active_children()
+    assert not torch.multiprocessing.active_children()  # the prefetcher ends with the epoch
 
 
 def test_a_small_cache_still_gives_every_batch(server, tmp_path, expected):
@@ -146,11 +127,8 @@ def test_a_small_cache_still_gives_every_batch(server, tmp_path, expected):
 
 def test_a_cache_that_would_fetch_without_end_is_refused_with_the_size_it_needs(shards, cache):
     local = Manifest.load(shards / "train")
-    remote = dataclasses.replace(
-        local,
-        base="https://host/train",
-        shards=tuple(dataclasses.replace(shard, bytes=GIB) for shard in local.shards * 100),
-    )
+    large = tuple(dataclasses.replace(shard, bytes=GIB) for shard in local.shards * 100)
+    remote = dataclasses.replace(local, base="https://host/train", shards=large)
     check_cache(remote, dataclasses.replace(cache, limit=5 * GIB), streams=1, window=2)
     with pytest.raises(ValueError, match=r"allows 5 GiB, .* copies of 40 GiB at a time"):
         check_cache(remote, dataclasses.replace(cache, limit=5 * GIB), streams=8, window=2)
@@ -190,10 +168,6 @@ def spoil_index(root):
     path.write_bytes(path.read_bytes()[:-1] + b"x")
 
 
-def spoil_manifest(root):
-    (root / "train" / MANIFEST).write_text("{")
-
-
 def lead_outside(root):
     path = root / "train" / MANIFEST
     header = json.loads(path.read_text())
@@ -205,7 +179,10 @@ def lead_outside(root):
     ("damage", "message"),
     [
         (spoil_index, r"samples.npy: its sha256 is .* and not .*; copy it there again"),
-        (spoil_manifest, r"manifest.json is damaged; pack it again"),
+        (
+            lambda root: (root / "train" / MANIFEST).write_text("{"),
+            r"manifest.json is damaged; pack",
+        ),
         (lead_outside, r"lists shards outside its folder"),
         (lambda root: shutil.rmtree(root / "train"), r"no such file .*--data.root must be the URL"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import shutil
 
@@ -37,11 +38,8 @@ def read(data):
 
 
 def same(some, others):
-    return all(
-        torch.equal(a, b)
-        for one, other in zip(some, others, strict=True)
-        for a, b in zip(one, other, strict=True)
-    )
+    pairs = zip(itertools.chain(*some), itertools.chain(*others), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_the_next_job_reads_no_byte_of_the_shared_disk(root, tmp_path):
