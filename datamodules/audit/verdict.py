@@ -56,13 +56,13 @@ def audit(folder: Path, progress: Callable[[int], Any] = lambda done: None) -> R
         )
     problems: list[str] = []
     sessions = read_sessions(folder, problems)
-    if not sessions and not problems:
+    if not sessions and problems:
+        return Report([], problems, 0, ())
+    if not sessions:
         raise ValueError(
             f"{folder} has no records: no step was trained yet, or the run recorded elsewhere; "
             "give the folder that the run had as --data.audit_dir"
         )
-    if not sessions:
-        return Report([], problems, 0, ())
     lineage = _lineage(sessions)
     problems += _disagreements(lineage)
     last = lineage[-1]

@@ -37,9 +37,7 @@ def become_worker(_worker: int = 0) -> None:
 
     Ctrl-C and SLURM's signals reach every process of a job. A worker that died of them would take
     the training down before it could save. SIGTERM ends a worker only if the parent sends it.
-
-    Args:
-        _worker: Number of the worker, as `DataLoader` passes it. Not used.
+    `DataLoader` passes the number of the worker, which is not used.
     """
     for number in (signal.SIGINT, *_PARENTS_SIGNALS):
         signal.signal(number, signal.SIG_IGN)

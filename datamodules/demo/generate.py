@@ -82,14 +82,18 @@ def generate(
                 f"{count} images for {split} are too few: the {len(CLASS_NAMES)} classes need at "
                 "least one each"
             )
-    missing = [s for s, count in counts.items() if not _is_done(out / s, count, seed)]
+    wanted = {
+        split: {"version": VERSION, "manifest": FORMAT, "images": count, "seed": seed}
+        for split, count in counts.items()
+    }
+    missing = [split for split in counts if not _is_done(out / split, wanted[split])]
     done = 0
     for split in missing:
         unfinished = out / f".{split}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         try:
-            for _ in _write(unfinished, split, counts[split], seed):
+            for _ in _write(unfinished, split, wanted[split]):
                 done += 1
                 update(done)
             os.replace(unfinished, out / split)
@@ -98,15 +102,11 @@ def generate(
     return bool(missing)
 
 
-def _parameters(count: int, seed: int) -> dict[str, int]:
-    return {"version": VERSION, "manifest": FORMAT, "images": count, "seed": seed}
-
-
-def _is_done(folder: Path, count: int, seed: int) -> bool:
+def _is_done(folder: Path, wanted: dict[str, int]) -> bool:
     """Whether a split is finished; raises a ValueError if something else is in its place."""
     if not folder.exists():
         return False
-    wanted, found = _parameters(count, seed), None
+    found = None
     if (folder / PLANTED).is_file() and (folder / MANIFEST).is_file():
         found = json.loads((folder / PLANTED).read_text(encoding="utf-8"))["parameters"]
     if found != wanted:
@@ -118,8 +118,9 @@ def _is_done(folder: Path, count: int, seed: int) -> bool:
     return True
 
 
-def _write(folder: Path, split: str, count: int, seed: int) -> Iterator[str]:
+def _write(folder: Path, split: str, parameters: dict[str, int]) -> Iterator[str]:
     """Write one split; yields the key of each image when it is drawn."""
+    count, seed = parameters["images"], parameters["seed"]
     # The name of the split is part of the seed, so no picture is in two splits.
     source = (seed, int.from_bytes(split.encode(), "big"))
     labels = np.random.default_rng(source).permutation(count) % len(CLASS_NAMES)
@@ -134,7 +135,7 @@ def _write(folder: Path, split: str, count: int, seed: int) -> Iterator[str]:
             samples.append((key, _jpeg(image), int(labels[number])))
             yield key
         parts.append(write_shard(folder / shard_name(len(parts)), samples))
-    planted = {"parameters": _parameters(count, seed), "image_size": SIZE, "images": truths}
+    planted = {"parameters": parameters, "image_size": SIZE, "images": truths}
     (folder / PLANTED).write_text(json.dumps(planted) + "\n", encoding="utf-8")
     classes = [name.replace(" ", "-") for name in CLASS_NAMES]
     Manifest.assemble(folder, classes, CLASS_NAMES, parts).save()

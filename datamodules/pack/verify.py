@@ -58,9 +58,6 @@ def verify(manifest: Manifest, pool: Pool, progress: Callable[[int], Any]) -> li
         manifest: The split's manifest.
         pool: Checks the shards in parallel.
         progress: Called with the number of images checked so far.
-
-    Returns:
-        A line for each problem.
     """
     rows = np.split(np.asarray(manifest.samples), manifest.starts[1:-1])
     locations = map(manifest.location, manifest.shards)

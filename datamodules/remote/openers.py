@@ -49,16 +49,13 @@ def check_opener(location: str) -> None:
 
 
 def open_at(location: str, offset: int, size: int | None, timeout: float) -> tuple[Any, int]:
-    """Open a file at an offset, or at 0 if the source cannot seek.
+    """Open a file at an offset, or at 0 if the source cannot seek; returns it and its position.
 
     Args:
         location: A path, a URL, or `pipe:` and a shell command.
         offset: Where to begin, in bytes.
         size: Bytes of the whole file, if known, which saves a request.
         timeout: Seconds to wait for the next byte over HTTP and from commands.
-
-    Returns:
-        The file, and the position it is at.
     """
     scheme = scheme_of(location)
     if scheme in _COMMANDS:
@@ -89,9 +86,8 @@ class _Command:
     def __init__(self, location: str, timeout: float) -> None:
         from webdataset.gopen import gopen, set_options
 
-        self._pipe = gopen(location, "rb")
+        self._pipe, self._timeout = gopen(location, "rb"), timeout
         set_options(self._pipe, timeout=timeout)
-        self._timeout = timeout
         self._ready = select.poll()
         self._ready.register(self._pipe.stream, select.POLLIN)
 

@@ -66,8 +66,8 @@ class Manifest:
                 elsewhere could name any command.
 
         Raises:
-            ValueError: The folder or its manifest does not exist or cannot be read, the index is
-                not the one it was saved with, there are no samples, or a shard may not be opened.
+            ValueError: There is no manifest, it is damaged or empty, the index is not the one it
+                was saved with, or a shard may not be opened.
         """
         folder = Path(folder)
         header = _read_header(folder)

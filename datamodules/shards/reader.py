@@ -18,13 +18,11 @@ from datamodules.shards.entries import Shard
 
 _MAX_OPEN_SHARDS = 128  # the usual limit is 1,024 files, and shared memory needs some of them
 
-_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET}
-"""What network file systems answer while a server is down."""
-
-_NOT_THE_DATA = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF, errno.EINVAL, *DISK_FULL}
-"""What is wrong with this machine (with the cache's disk, for example) and not with the shard."""
-
 _SECONDS_GIVEN_UP = 300.0
+# What network file systems answer while a server is down.
+_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET}
+# What is wrong with this machine (with the cache's disk, for example) and not with the shard.
+_NOT_THE_DATA = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF, errno.EINVAL, *DISK_FULL}
 
 
 class SampleReader:

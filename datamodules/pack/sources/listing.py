@@ -84,9 +84,8 @@ def tabulate(parts: Iterable[np.ndarray]) -> np.ndarray:
     """Join tables of `to_rows`, sort them by name and give every entry a unique key."""
     tables = list(parts)
     width = max((table.dtype["name"].itemsize for table in tables), default=1)
-    joined = np.concatenate(
-        [np.empty(0, _dtype(width)), *(t.astype(_dtype(width)) for t in tables)]
-    )
+    empty = np.empty(0, _dtype(width))
+    joined = np.concatenate([empty, *(table.astype(empty.dtype) for table in tables)])
     joined = joined[np.lexsort((joined["offset"], joined["archive"], joined["name"]))]
     keys = _unique_keys(joined["name"])
     entries = np.empty(len(joined), _dtype(width, max(map(len, keys), default=1)))
@@ -117,17 +116,15 @@ def printable(text: str) -> str:
 
 
 def _unique_keys(names: np.ndarray) -> list[bytes]:
-    keys: list[bytes] = []
-    taken: set[str] = set()
+    keys: dict[str, None] = {}
     for name in names:
         key = wanted = key_of(os.fsdecode(name))
         number = 2
-        while key in taken:
+        while key in keys:
             mark = f"-{number}"
             key, number = _shorten(wanted, MAX_KEY_BYTES - len(mark)) + mark, number + 1
-        taken.add(key)
-        keys.append(key.encode("utf-8"))
-    return keys
+        keys[key] = None
+    return [key.encode("utf-8") for key in keys]
 
 
 def _shorten(key: str, limit: int) -> str:

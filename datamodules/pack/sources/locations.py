@@ -24,15 +24,12 @@ SPLITS = {"train": {"train", "training"}, "val": {"val", "valid", "validation"}}
 
 
 def shards_by_split(patterns: Sequence[str], split: str | None = None) -> dict[str, list[str]]:
-    """Find shards and divide them into `train` and `val`.
+    """Find shards and divide them into `train` and `val`: paths become absolute, and unique.
 
     Args:
         patterns: Files, brace lists, globs, or folders with `.tar` files; also URLs and commands
             (`pipe:...`), which may have brace lists.
         split: What all of them are, for shards whose names do not say it.
-
-    Returns:
-        The location of each shard, once: absolute paths, and URLs and commands as they are.
 
     Raises:
         ValueError: There is no such shard, or its name says no split.
@@ -53,9 +50,7 @@ def path_in(location: str) -> PurePosixPath:
 
 @contextmanager
 def local_copy(location: str) -> Iterator[Path]:
-    """Give the path of a local shard, or of a copy of a remote one in the temporary folder.
-
-    For use in a worker. The copy is deleted at the end, also if the worker is told to stop.
+    """Give the path of a local shard, or of a temporary copy of a remote one, in a worker.
 
     Raises:
         SourceError: The shard cannot be read, after some attempts.

@@ -8,16 +8,10 @@ from pathlib import Path
 
 
 def members(path: Path, start: int = 0, size: int | None = None) -> Iterator[tarfile.TarInfo]:
-    """Yield the regular files of a tar file, or of a tar inside a tar file.
+    """Yield the regular files of a tar file, or of a tar of `size` bytes inside another.
 
-    Args:
-        path: The (outer) tar file.
-        start: Where the tar begins in the file, in bytes.
-        size: Its length in bytes; by default up to the end of the file.
-
-    Yields:
-        Members whose `offset_data` counts from the beginning of the file at `path`. Links, devices
-        and the like are left out. Names are as in the archive, so they must not be trusted.
+    Their `offset_data` counts from the beginning of the file at `path`, not from `start`. Names are
+    as in the archive, so they must not be trusted.
 
     Raises:
         ValueError: The file is not an uncompressed tar, or was cut short anywhere.

@@ -73,9 +73,6 @@ def decide_classes(
         class_names: Text file with a line `id<TAB>name` for each class, in the order of the labels.
         known: Class ids of a split that was packed before; the labels must fit them.
 
-    Returns:
-        The ids and the names.
-
     Raises:
         ValueError: A split has no samples, or there are labels outside the classes.
     """

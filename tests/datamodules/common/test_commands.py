@@ -16,6 +16,7 @@ from datamodules.pack.__main__ import COMMANDS as PACK
 from tests.datamodules.common.commanding import MODULE, Options, Shape
 
 COMMAND = Command(MODULE, Options, ("numbers", "out"))
+REPOSITORY = Path(__file__).parents[3]
 
 
 def options(text):
@@ -23,19 +24,10 @@ def options(text):
 
 
 def test_words_become_options():
+    there = {"out": Path("there"), "shape": Shape(9), "quiet": True}
     assert options("1 2 there") == Options(out=Path("there"), numbers=[1, 2])
-    assert options(
-        "1 there --kind bold --sizes 3 --scale 2 --seed 4 --quiet true --shape.width 9"
-    ) == Options(
-        out=Path("there"),
-        numbers=[1],
-        kind="bold",
-        sizes=[3],
-        scale=2.0,
-        seed=4,
-        quiet=True,
-        shape=Shape(9),
-    )
+    words = "1 there --kind bold --sizes 3 --scale 2 --seed 4 --quiet true --shape.width 9"
+    assert options(words) == Options(numbers=[1], kind="bold", sizes=[3], scale=2, seed=4, **there)
 
 
 def test_a_flag_alone_switches_on():
@@ -123,11 +115,7 @@ def test_a_program_lists_its_commands(capsys):
 
 @pytest.mark.parametrize(
     ("program", "command"),
-    [
-        ("audit", AUDIT),
-        ("demo", DEMO),
-        *((f"pack {name}", command) for name, command in PACK.items()),
-    ],
+    [("audit", AUDIT), ("demo", DEMO), *((f"pack {name}", PACK[name]) for name in PACK)],
 )
 def test_each_command_describes_all_its_flags_and_has_examples(capsys, program, command):
     with pytest.raises(SystemExit):
@@ -155,10 +143,6 @@ def test_help_imports_nothing_heavy():
         "heavy = {'torch', 'numpy', 'PIL', 'rich', 'fsspec', 'webdataset'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -35,7 +35,7 @@ def test_the_index_points_at_the_images(tmp_path):
         assert (row["key"].decode(), row["label"]) == (key, label)
 
 
-def test_members_carry_nothing_of_the_machine(tmp_path):
+def test_webdataset_reads_it_and_members_carry_nothing_of_the_machine(tmp_path):
     write_shard(tmp_path / "a.tar", SAMPLES)
     with tarfile.open(tmp_path / "a.tar") as tar:
         members = tar.getmembers()
@@ -43,10 +43,6 @@ def test_members_carry_nothing_of_the_machine(tmp_path):
         assert tar.extractfile("n02_ü.cls").read() == b"12"
     facts = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members}
     assert facts == {(0, 0, 0, "", "", 0o644)}
-
-
-def test_webdataset_reads_it(tmp_path):
-    write_shard(tmp_path / "a.tar", SAMPLES)
     read = list(wds.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False))
     assert [(s["__key__"], s["jpg"], int(s["cls"])) for s in read] == SAMPLES
 
@@ -60,9 +56,9 @@ def test_parts_with_keys_of_different_length_join(tmp_path):
     assert [manifest.sample(i).key for i in range(3)] == ["a", "a-much-longer-key", "b"]
 
 
-@pytest.mark.parametrize("key", ["", "a.b", "a/b", "..", "a\\b", "a\nb", "k" * 97])
+@pytest.mark.parametrize("key", ["", "a.b", "a/b", "..", "a\\b", "a\nb", "k" * 97, "good"])
 def test_keys_that_cannot_name_a_sample_are_refused(tmp_path, key):
-    with pytest.raises(ValueError, match="cannot name a sample"):
+    with pytest.raises(ValueError, match="cannot name a sample|twice"):
         write_shard(tmp_path / "a.tar", [("good", b"", 0), (key, b"", 0)])
     assert list(tmp_path.iterdir()) == []
 
@@ -71,11 +67,6 @@ def test_the_longest_key_fits(tmp_path):
     write_shard(tmp_path / "a.tar", [("k" * 96, b"image", 0)])
     with tarfile.open(tmp_path / "a.tar") as tar:
         assert tar.getnames() == ["k" * 96 + ".jpg", "k" * 96 + ".cls"]
-
-
-def test_a_key_twice_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="twice"):
-        write_shard(tmp_path / "a.tar", [("a", b"", 0), ("a", b"", 1)])
 
 
 def test_a_failure_leaves_the_old_file_and_no_half_one(tmp_path):
