@@ -5,31 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from bagnet.experiments import options
+from bagnet.experiments.options import EXPERIMENTS, ReportOptions
 from datamodules.common import commands
 from datamodules.common.commands import Command
 
-EXPERIMENTS = {
-    name: Command(f"bagnet.experiments.{name}", options_class)
-    for name, options_class in {
-        "accuracy": options.MeasureOptions,
-        "patches": options.PatchesOptions,
-        "scrambling": options.ScramblingOptions,
-        "interactions": options.InteractionsOptions,
-        "errors": options.ErrorsOptions,
-        "sensitivity": options.SensitivityOptions,
-        "deletion": options.DeletionOptions,
-        "aggregation": options.AggregationOptions,
-        "pointing": options.MeasureOptions,
-        "report": options.ReportOptions,
-    }.items()
+COMMANDS = {
+    name: Command(f"bagnet.experiments.{name}", options)
+    for name, options in {**EXPERIMENTS, "report": ReportOptions}.items()
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one experiment; returns the exit code."""
     interrupted = "stopped; the same command resumes with what is left"
-    return commands.main("python -m bagnet.experiments", EXPERIMENTS, arguments, interrupted)
+    return commands.main("python -m bagnet.experiments", COMMANDS, arguments, interrupted)
 
 
 if __name__ == "__main__":

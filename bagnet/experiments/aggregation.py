@@ -73,14 +73,10 @@ class Aggregated:
     Columns: attacks (px); windows, the map entries in a row that each attack can touch;
     tanh_certified and masked_certified, whether each attack is ruled out; and for each aggregation,
     by its name (such as `clamp:0`), the rank of the true class (0 is right).
-
-    Attributes:
-        thresholds: Thresholds of clamp and binarise, in logits.
-        attacks: Sides of the attacked squares, in pixels.
     """
 
-    thresholds: tuple[float, ...]
-    attacks: tuple[int, ...]
+    thresholds: tuple[float, ...]  # of clamp and binarise, in logits
+    attacks: tuple[int, ...]  # sides of the attacked squares, in pixels
 
     @torch.no_grad()
     def __call__(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,8 @@ from bagnet.experiments.measuring.masking import probability_curves
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import mean
-from bagnet.experiments.options import METHODS, DeletionOptions, Fill, Method, Pooling
-from bagnet.experiments.sensitivity import style_of
+from bagnet.experiments.options import DeletionOptions, Fill, Method, Pooling
+from bagnet.experiments.sensitivity import STYLES, curves_of
 from bagnet.model.registry import normalize
 
 NAME = "deletion"
@@ -49,13 +50,9 @@ TITLES = {
 
 def run(options: DeletionOptions) -> None:
     """Measure what is missing, and draw everything that exists."""
+    methods = tuple(options.methods) or ("evidence", "random")
     measurement = Deletion(
-        tuple(options.methods) or ("evidence", "random"),
-        options.steps,
-        options.cell,
-        options.fill,
-        options.pooling,
-        options.seed,
+        methods, options.steps, options.cell, options.fill, options.pooling, options.seed
     )
     tables = measure(NAME, measurement, options)
     written = {"table": (table_rows(tables), TITLES)}
@@ -88,18 +85,14 @@ class Deletion:
             scores = attribute(method, model, x, targets, sample_ids, self.seed)
             priority = by_cell(scores, self.cell, self.pooling)
             counts = np.linspace(0, priority[0].numel(), self.steps + 1).round().astype(int)
-            for kind in KINDS:
-                curves = probability_curves(
-                    model,
-                    x,
-                    targets,
-                    priority,
-                    counts.tolist(),
-                    cell=self.cell,
-                    fill=self.fill,
-                    insert=kind == "insertion",
-                )
-                columns[f"{kind}_{method}"] = curves.cpu().numpy()
+            curves = partial(
+                probability_curves,
+                *(model, x, targets, priority, counts.tolist()),
+                cell=self.cell,
+                fill=self.fill,
+            )
+            columns[f"deletion_{method}"] = curves().cpu().numpy()
+            columns[f"insertion_{method}"] = curves(insert=True).cpu().numpy()
         return columns
 
 
@@ -111,30 +104,24 @@ def areas(curves: np.ndarray) -> np.ndarray:
 
 def table_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
     """The mean areas for each network and method."""
-    return [
-        {"model": label, "method": method, "images": table.num_rows}
-        | {kind: mean(areas(_curves(table, kind, method))) for kind in KINDS}
-        for label, table in tables.items()
-        for method in _methods(table)
-    ]
+    rows = []
+    for label, table in tables.items():
+        deletion, insertion = (curves_of(table, f"{kind}_") for kind in KINDS)
+        for method in deletion:
+            row = {"model": label, "method": method, "images": table.num_rows}
+            row["deletion"] = mean(areas(deletion[method]))
+            rows.append(row | {"insertion": mean(areas(insertion[method]))})
+    return rows
 
 
 def curves_figure(tables: Mapping[str, pa.Table]) -> Figure:
     """Two panels for each network: the mean curves of deletion and insertion."""
-    panels: dict[str, dict[str, Curve]] = {}
-    for label, table in tables.items():
-        for kind in KINDS:
-            curves = {method: _curves(table, kind, method).mean(0) for method in _methods(table)}
-            panels[f"{label}: {kind}"] = {
-                method: (np.linspace(0, 1, len(y)).tolist(), y.tolist(), style_of(method))
-                for method, y in curves.items()
-            }
+    panels: dict[str, dict[str, Curve]] = {
+        f"{label}: {kind}": {
+            method: (np.linspace(0, 1, curves.shape[1]), curves.mean(0), STYLES[method])
+            for method, curves in curves_of(table, f"{kind}_").items()
+        }
+        for label, table in tables.items()
+        for kind in KINDS
+    }
     return panel_figure(panels, "share of the cells", "probability of the class")
-
-
-def _curves(table: pa.Table, kind: str, method: Method) -> np.ndarray:
-    return np.array(table[f"{kind}_{method}"].to_pylist())
-
-
-def _methods(table: pa.Table) -> list[Method]:
-    return [method for method in METHODS if f"deletion_{method}" in table.column_names]

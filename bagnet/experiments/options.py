@@ -103,8 +103,7 @@ class InteractionsOptions(MeasureOptions):
             fit.
         fill: What squares are replaced by: their own mean colour, that of the image, that of
             ImageNet (zero), or a blurred image.
-        gaps: Gaps between the squares of a pair, in pixels; by default those of 0, 4, 8, 16, 24,
-            32, 48, 64, 96 and 128 that fit.
+        gaps: Gaps between the squares of a pair, in pixels; by default those up to 128 that fit.
         pair_side: Side of the squares of a pair, in pixels.
         pairs: Places of a pair for each gap.
         seed: Seed of these places.
@@ -198,3 +197,17 @@ class ReportOptions:
     """
 
     out: Path
+
+
+EXPERIMENTS: dict[str, type] = {
+    "accuracy": MeasureOptions,
+    "patches": PatchesOptions,
+    "scrambling": ScramblingOptions,
+    "interactions": InteractionsOptions,
+    "errors": ErrorsOptions,
+    "sensitivity": SensitivityOptions,
+    "deletion": DeletionOptions,
+    "aggregation": AggregationOptions,
+    "pointing": MeasureOptions,
+}
+"""Those of the paper, in the order of their reports, and then the others."""

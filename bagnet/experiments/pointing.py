@@ -62,14 +62,11 @@ Boxes = Mapping[int, Sequence[Box]]
 
 def run(options: MeasureOptions) -> None:
     """Measure what is missing, and draw everything that exists."""
-    measurement = Pointing({})
-    data = None
+    measurement, data = Pointing({}), None
     if options.models:
-        data = open_data(options)
-        size, planted = load_planted(Path(data.root) / "val")
+        size, boxes = load_planted(open_data(options))
         options = replace(options, data=_at_size(options.data, size))
-        data = open_data(options)
-        measurement = Pointing(_by_sample(planted, data))
+        measurement, data = Pointing(boxes), open_data(options)
     tables = measure(NAME, measurement, options)
     rows = [_row(label, table) for label, table in tables.items()]
     bars = {"points": "strongest patch", "points_true": "the same for the true class"}
@@ -83,11 +80,7 @@ def run(options: MeasureOptions) -> None:
 
 
 def _at_size(data: DataOptions, size: int) -> DataOptions:
-    """The options for images of this size.
-
-    Raises:
-        ValueError: They ask for another size.
-    """
+    """The options for images of this size, unless they ask for another."""
     defaults = DataOptions()
     given = (data.image_size, data.resize_size)
     if given not in ((defaults.image_size, defaults.resize_size), (size, size)):
@@ -98,36 +91,29 @@ def _at_size(data: DataOptions, size: int) -> DataOptions:
     return replace(data, image_size=size, resize_size=size)
 
 
-def load_planted(folder: Path) -> tuple[int, dict[str, Any]]:
-    """Read what is planted in the images of a split.
-
-    Returns:
-        The size of the images in pixels; and what is known about each image, by its key.
+def load_planted(data: ImageNetDataModule) -> tuple[int, Boxes]:
+    """Read the size of the validation images, in pixels, and what is planted in them.
 
     Raises:
-        ValueError: The folder has no such file, or the file is damaged.
+        ValueError: The data has no such file, or the file is damaged or lacks an image.
     """
-    path = folder / PLANTED
+    path = Path(data.root) / "val" / PLANTED
     remedy = "make the data with `python -m datamodules.demo`"
     try:
         planted = json.loads(path.read_text(encoding="utf-8"))
-        return int(planted["image_size"]), dict(planted["images"])
+        size, images = int(planted["image_size"]), dict(planted["images"])
     except FileNotFoundError:
         raise ValueError(
             f"{path} does not exist, so it is not known what is planted in the images; {remedy}"
         ) from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}") from None
-
-
-def _by_sample(planted: Mapping[str, Any], data: ImageNetDataModule) -> Boxes:
-    boxes = {}
-    for sample_id in range(data.val_manifest.num_samples):
-        key = data.val_manifest.sample(sample_id).key
-        if key not in planted:
-            raise ValueError(f"{PLANTED} lacks the image {key}: make the data again")
-        boxes[sample_id] = [tuple(box) for box in planted[key]["textures"]]
-    return boxes
+    manifest = data.val_manifest
+    keys = [manifest.sample(sample_id).key for sample_id in range(manifest.num_samples)]
+    for key in keys:
+        if key not in images:
+            raise ValueError(f"{path} lacks the image {key}; {remedy}")
+    return size, {n: [tuple(box) for box in images[key]["textures"]] for n, key in enumerate(keys)}
 
 
 @dataclass(frozen=True)
@@ -137,9 +123,6 @@ class Pointing:
     Columns: predicted; rank, that of the true class, 0 is right; points and points_true, whether
     the strongest evidence for the predicted and the true class does; chance, the share of the map's
     entries that do.
-
-    Attributes:
-        boxes: The planted textures.
     """
 
     boxes: Boxes = field(repr=False)
@@ -152,12 +135,9 @@ class Pointing:
         inputs = normalize(images)
         logits, evidence = model(inputs), evidence_map(bagnet, inputs)
         predicted = logits.argmax(1)
-        on_texture = np.stack(
-            [
-                on_boxes(bagnet, evidence.shape[2:], self.boxes[sample_id]).ravel()
-                for sample_id in sample_ids.tolist()
-            ]
-        )
+        boxes = (self.boxes[sample_id] for sample_id in sample_ids.tolist())
+        maps = [on_boxes(bagnet, evidence.shape[2:], planted).ravel() for planted in boxes]
+        on_texture = np.stack(maps)
         rows = torch.arange(len(images), device=images.device)
         columns: dict[str, Any] = {
             "predicted": predicted.cpu().numpy(),
@@ -171,24 +151,20 @@ class Pointing:
 
 
 def on_boxes(model: BagNet, shape: Sequence[int], boxes: Sequence[Box]) -> np.ndarray:
-    """Which entries of a map have a cell that touches one of the boxes, bool (H', W')."""
-    rows, columns = shape
-    return np.array(
-        [[touches(boxes, cell(model, i, j)) for j in range(columns)] for i in range(rows)]
-    )
+    """Which entries of a map have a cell that touches one of the boxes (half-open), bool (H', W').
 
-
-def cell(model: BagNet, i: int, j: int) -> tuple[float, float, float, float]:
-    """The square of one stride around a patch's centre: top, left, bottom, right, in pixels."""
-    top, left, bottom, right = model.box(i, j)
-    y, x, half = (top + bottom) / 2, (left + right) / 2, model.stride / 2
-    return y - half, x - half, y + half, x + half
-
-
-def touches(boxes: Sequence[Box], area: tuple[float, float, float, float]) -> bool:
-    """Whether an area and one of the boxes (half-open) have a point in common."""
-    top, left, bottom, right = area
-    return any(top < b[2] and b[0] < bottom and left < b[3] and b[1] < right for b in boxes)
+    An entry's cell is the square of one stride around its patch's centre.
+    """
+    touches = np.zeros(shape, dtype=bool)
+    half = model.stride / 2
+    for i, j in np.ndindex(*shape):
+        top, left, bottom, right = model.box(i, j)
+        y, x = (top + bottom) / 2, (left + right) / 2
+        touches[i, j] = any(
+            y - half < bottom and top < y + half and x - half < right and left < x + half
+            for top, left, bottom, right in boxes
+        )
+    return touches
 
 
 def _row(label: str, table: pa.Table) -> dict[str, Any]:
@@ -212,23 +188,16 @@ def evidence_figure(
         # Two passes, as each caption shows that both ways to the logit agree.
         logits, evidence = model(inputs), model.logits_map(inputs)
     names = data.class_names
-    examples = [
-        Example(
-            image=image.permute(1, 2, 0).numpy(),
-            evidence=maps[predicted].numpy(),
-            logit=float(scores[predicted]),
-            true=names[label],
+    examples = []
+    for n, sample_id in enumerate(ids.tolist()):
+        predicted = int(logits[n].argmax())
+        example = Example(
+            image=images[n].permute(1, 2, 0).numpy(),
+            evidence=evidence[n, predicted].numpy(),
+            logit=float(logits[n, predicted]),
+            true=names[labels[n]],
             predicted=names[predicted],
             planted=measurement.boxes[sample_id],
         )
-        for image, label, scores, maps, predicted, sample_id in zip(
-            images,
-            labels.tolist(),
-            logits,
-            evidence,
-            logits.argmax(1).tolist(),
-            ids.tolist(),
-            strict=True,
-        )
-    ]
+        examples.append(example)
     return contact_sheet(examples, model.box)

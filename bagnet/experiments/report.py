@@ -8,28 +8,14 @@ OUT/report.html, is a single file that needs nothing else.
 from __future__ import annotations
 
 import base64
-import re
 from html import escape
 from pathlib import Path
 
 from bagnet.experiments.measuring.parts import read_record, result_files
 from bagnet.experiments.measuring.results import read_table
-from bagnet.experiments.options import ReportOptions
+from bagnet.experiments.options import EXPERIMENTS, ReportOptions
 from datamodules.common.commands import docstring_of
 from datamodules.common.files import write_text
-
-ORDER = (
-    "accuracy",
-    "patches",
-    "scrambling",
-    "interactions",
-    "errors",
-    "sensitivity",
-    "deletion",
-    "aggregation",
-    "pointing",
-)
-"""Those of the paper, in its order, and then the others."""
 
 STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -41,12 +27,12 @@ th { border-bottom: 2px solid #888 }
 figure { margin: 1em 0 }
 figcaption { font-weight: bold }
 img { max-width: 100% }
-.about { color: #555; max-width: 50em }
+.about { color: #555; font: inherit; white-space: pre-wrap }
 summary { cursor: pointer; margin: .5em 0 }
 .wide { overflow-x: auto }
 """
 PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>BagNet: experiments</title>
+<html lang="en"><head><meta charset="utf-8"/><title>BagNet: experiments</title>
 <style>{style}</style></head>
 <body><h1>Experiments</h1>
 {body}</body></html>
@@ -60,10 +46,11 @@ def run(options: ReportOptions) -> None:
     Raises:
         ValueError: There are no results.
     """
-    folders = [options.out / name for name in ORDER if any((options.out / name).glob("*.md"))]
+    folders = [options.out / name for name in EXPERIMENTS if any((options.out / name).glob("*.md"))]
     if not folders:
         raise ValueError(
-            f"{options.out} has no results to report: run an experiment first ({', '.join(ORDER)})"
+            f"{options.out} has no results to report: run an experiment first "
+            f"({', '.join(EXPERIMENTS)})"
         )
     path = options.out / "report.html"
     write_text(PAGE.format(style=STYLE, body="".join(map(_section, folders))), path)
@@ -71,8 +58,8 @@ def run(options: ReportOptions) -> None:
 
 
 def _section(folder: Path) -> str:
-    about = docstring_of(f"bagnet.experiments.{folder.name}")
-    parts = [f"<section><h2>{escape(folder.name)}</h2>\n{_prose(about)}"]
+    about = escape(docstring_of(f"bagnet.experiments.{folder.name}"))
+    parts = [f'<section><h2>{escape(folder.name)}</h2>\n<pre class="about">{about}</pre>\n']
     tables = {file.stem: read_table(file) for file in sorted(folder.glob("*.md"))}
     main = tables.get("table")
     if main and len(main[1]) <= LONG:
@@ -82,45 +69,29 @@ def _section(folder: Path) -> str:
         name = escape(f"{folder.name}: {file.stem}")
         caption = f"<figcaption>{escape(file.stem)}</figcaption>" * (file.stem != "figure")
         parts.append(
-            f'<figure>{caption}<img alt="{name}" src="data:image/png;base64,{data}"></figure>\n'
+            f'<figure>{caption}<img alt="{name}" src="data:image/png;base64,{data}"/></figure>\n'
         )
-    parts += [_folded(name, *table) for name, table in tables.items()]
-    records = [_record(file) for file in result_files(folder)]
-    if records:
+    if records := {file.stem: read_record(file) for file in result_files(folder)}:
         titles = ["network", "measured", "weights (sha256)", "data (digest)", "images", "size, px"]
-        parts.append(_folded("what was measured", titles, records))
+        tables["what was measured"] = (
+            titles,
+            [
+                [
+                    label,
+                    record["measurement"],
+                    record["weights"][:16],
+                    record["data"][:16],
+                    f"{record['images']:,}",
+                    f"{record['resize_size']}, then {record['image_size']}",
+                ]
+                for label, record in records.items()
+            ],
+        )
+    for title, (titles, rows) in tables.items():
+        summary = f"{escape(title)} ({len(rows):,} rows)"
+        table = _table(titles, rows)
+        parts.append(f"<details><summary>{summary}</summary>{table}</details>\n")
     return "".join([*parts, "</section>\n"])
-
-
-def _prose(text: str) -> str:
-    """Turn a docstring into paragraphs, lists (they begin with a star) and formulas (indented)."""
-    blocks = []
-    for block in text.split("\n\n"):
-        if block.startswith("* "):
-            items = (" ".join(item.split()) for item in re.split(r"^\* ", block, flags=re.M)[1:])
-            blocks.append("<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>")
-        elif block.startswith(" "):
-            blocks.append(f"<pre>{escape(block)}</pre>")
-        else:
-            blocks.append(f"<p>{escape(' '.join(block.split()))}</p>")
-    return '<div class="about">' + "\n".join(blocks) + "</div>\n"
-
-
-def _folded(title: str, titles: list[str], rows: list[list[str]]) -> str:
-    table = _table(titles, rows)
-    return f"<details><summary>{escape(title)} ({len(rows):,} rows)</summary>{table}</details>\n"
-
-
-def _record(file: Path) -> list[str]:
-    record = read_record(file)
-    return [
-        file.stem,
-        record["measurement"],
-        record["weights"][:16],
-        record["data"][:16],
-        f"{record['images']:,}",
-        f"{record['resize_size']}, then {record['image_size']}",
-    ]
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> str:

@@ -6,12 +6,8 @@ Importance comes from the heat map of a BagNet, from attributions of the tested 
 from chance. In the paper, the BagNet's heat maps found what VGG-16, ResNet-50, ResNet-152 and
 DenseNet-169 rely on better than these networks' own attributions, which use their gradients.
 
-The methods, all for the leading class of the tested network (`measuring/attribution.py` has the
-details):
-
-* evidence: that of the BagNet that --explainer names, around every pixel.
-* saliency, integrated_gradients, smoothgrad, gradcam: attributions of the tested network.
-* random: a new order for each image.
+The class is the leading one of the tested network. The method "evidence" is that of the BagNet that
+--explainer names, around every pixel; `measuring/attribution.py` describes all methods.
 
 What the paper leaves open, and what is done here:
 
@@ -27,7 +23,7 @@ LABEL.parquet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -51,6 +47,7 @@ from datamodules.shards.manifest import sha256_of
 
 NAME = "sensitivity"
 COUNTS = tuple(range(1, 101))
+STYLES = {method: f"C{number}-" for number, method in enumerate(METHODS)} | {"random": "k--"}
 TITLES = {
     "model": ("model", ""),
     "method": ("importance", ""),
@@ -66,7 +63,14 @@ def run(options: SensitivityOptions) -> None:
     methods = tuple(options.methods) or METHODS
     explainer = None
     if options.models and "evidence" in methods:
-        explainer = _chosen(parse_models(options.models), options.explainer)
+        models = parse_models(options.models)
+        explainer = next((model for model in models if model.label == options.explainer), None)
+        if explainer is None:
+            raise ValueError(
+                f"--explainer {options.explainer}: --methods evidence needs the heat maps of a "
+                "BagNet; give the label of one of --models "
+                f"({', '.join(model.label for model in models)}), or leave evidence out"
+            )
     measurement = Sensitivity(
         methods,
         tuple(sorted(options.counts)) or COUNTS,
@@ -82,28 +86,12 @@ def run(options: SensitivityOptions) -> None:
     write_results(options, NAME, written, {"figure": curves_figure(tables)})
 
 
-def _chosen(models: Sequence[ModelFile], label: str | None) -> ModelFile:
-    """The BagNet whose evidence is used."""
-    for model in models:
-        if model.label == label:
-            return model
-    names = ", ".join(model.label for model in models)
-    raise ValueError(
-        f"--explainer {label}: --methods evidence needs the heat maps of a BagNet; give the label "
-        f"of one of --models ({names}), or leave evidence out"
-    )
-
-
 @dataclass(frozen=True)
 class Sensitivity:
     """The probability of the leading class as more and more cells are masked, for each image.
 
     Columns: target, the leading class; probability, that of the unchanged image; counts, the
     numbers of masked cells; and for each method, the probabilities for these counts.
-
-    Attributes:
-        explainer: The BagNet of the method "evidence".
-        explainer_weights: Digest of its file, which the record of the results names it by.
     """
 
     methods: tuple[Method, ...]
@@ -113,7 +101,7 @@ class Sensitivity:
     pooling: Pooling
     seed: int
     explainer: ModelFile | None = field(default=None, repr=False)
-    explainer_weights: str | None = None
+    explainer_weights: str | None = None  # a digest, by which the record names the explainer
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
@@ -130,8 +118,7 @@ class Sensitivity:
         for method in self.methods:
             explained = model
             if method == "evidence":
-                assert self.explainer is not None, "run sets both"
-                assert self.explainer_weights is not None, "run sets both"
+                assert self.explainer is not None, "run sets it"
                 classes = logits.shape[1]
                 explained = _load(self.explainer, self.explainer_weights, x.device, classes)
             scores = attribute(method, explained, x, targets, sample_ids, self.seed)
@@ -144,29 +131,27 @@ class Sensitivity:
 
 
 @lru_cache(maxsize=1)
-def _load(explainer: ModelFile, weights: str, device: torch.device, num_classes: int) -> nn.Module:
+def _load(
+    explainer: ModelFile, weights: str | None, device: torch.device, num_classes: int
+) -> nn.Module:
     """Load the explainer once for each process and file."""
     return explainer.load(device, num_classes)
 
 
 def table_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
     """The mean probability before, and with the most cells masked, for each network and method."""
-    rows = []
-    for label, table in tables.items():
-        counts = table["counts"][0].as_py()
-        for method in _methods(table):
-            last = np.array([curve[-1] for curve in table[method].to_pylist()])
-            rows.append(
-                {
-                    "model": label,
-                    "method": method,
-                    "images": table.num_rows,
-                    "before": float(np.mean(table["probability"].to_numpy())),
-                    "cells": counts[-1],
-                    "masked": mean(last),
-                }
-            )
-    return rows
+    return [
+        {
+            "model": label,
+            "method": method,
+            "images": table.num_rows,
+            "before": float(np.mean(table["probability"].to_numpy())),
+            "cells": table["counts"][0].as_py()[-1],
+            "masked": mean(curves[:, -1]),
+        }
+        for label, table in tables.items()
+        for method, curves in curves_of(table).items()
+    ]
 
 
 def curves_figure(tables: Mapping[str, pa.Table]) -> Figure:
@@ -176,16 +161,13 @@ def curves_figure(tables: Mapping[str, pa.Table]) -> Figure:
         counts = [0, *table["counts"][0].as_py()]
         before = np.mean(table["probability"].to_numpy())
         panels[label] = {
-            method: (counts, [before, *np.mean(table[method].to_pylist(), 0)], style_of(method))
-            for method in _methods(table)
+            method: (counts, [before, *curves.mean(0)], STYLES[method])
+            for method, curves in curves_of(table).items()
         }
     return panel_figure(panels, "masked cells", "probability of the leading class")
 
 
-def style_of(method: Method) -> str:
-    """How a method's curve is drawn: each in its own colour, the baseline dashed."""
-    return "k--" if method == "random" else f"C{METHODS.index(method)}-"
-
-
-def _methods(table: pa.Table) -> list[Method]:
-    return [method for method in METHODS if method in table.column_names]
+def curves_of(table: pa.Table, prefix: str = "") -> dict[Method, np.ndarray]:
+    """The columns PREFIX + METHOD of a table, (images, points), for each method that it has."""
+    methods = [method for method in METHODS if prefix + method in table.column_names]
+    return {method: np.array(table[prefix + method].to_pylist()) for method in methods}

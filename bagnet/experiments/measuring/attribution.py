@@ -66,27 +66,20 @@ def attribute(
     for image, target, sample_id in zip(images[:, None], targets.tolist(), sample_ids, strict=True):
         rng = np.random.default_rng((seed, int(sample_id)))
         if method == "random":
-            scores = torch.from_numpy(rng.random((1, 1, *images.shape[2:]), np.float32))
-            rows.append(scores.to(images))
+            scores = torch.from_numpy(rng.random((1, 1, *images.shape[2:]), np.float32)).to(images)
         elif method == "smoothgrad":
-            rows.append(smoothgrad(model, image, target, int(rng.integers(2**63))))
+            noise = NOISE * float(image.max() - image.min())
+            gpus = [image.device] if image.device.type == "cuda" else []
+            with torch.random.fork_rng(gpus):  # Captum draws from the global generator
+                torch.manual_seed(int(rng.integers(2**63)))
+                scores = NoiseTunnel(Saliency(model)).attribute(
+                    image, nt_samples=DRAWS, stdevs=noise, target=target
+                )
         else:
             integrated = IntegratedGradients(model)
-            path = integrated.attribute(image, target=target, n_steps=STEPS)
-            rows.append(path.sum(1, keepdim=True))
+            scores = integrated.attribute(image, target=target, n_steps=STEPS)
+        rows.append(scores.sum(1, keepdim=True))
     return torch.cat(rows).detach()
-
-
-def smoothgrad(model: nn.Module, image: Tensor, target: int, seed: int) -> Tensor:
-    """SmoothGrad of one normalized image (1, 3, H, W) for a class -> (1, 1, H, W)."""
-    spread = NOISE * float(image.max() - image.min())
-    devices = [image.device] if image.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):  # Captum draws from the global generator
-        torch.manual_seed(seed)
-        gradient: Tensor = NoiseTunnel(Saliency(model)).attribute(
-            image, nt_samples=DRAWS, stdevs=spread, target=target
-        )
-    return gradient.sum(1, keepdim=True)
 
 
 def last_maps(model: nn.Module) -> nn.Module:
@@ -105,16 +98,9 @@ def last_maps(model: nn.Module) -> nn.Module:
 
 
 def by_cell(scores: Tensor, cell: int, pooling: Pooling) -> Tensor:
-    """The importance of each cell; those at the right and at the bottom may be cut off.
+    """The importance of each cell, whose pixels are pooled; the last ones may be cut off.
 
-    Args:
-        scores: Importance of each pixel, (B, 1, H, W).
-        cell: Side of a cell, in pixels.
-        pooling: How the pixels of a cell become one number: their mean, the mean of their
-            magnitudes ("absolute"), or the largest ("max").
-
-    Returns:
-        (B, ceil(H / cell), ceil(W / cell)).
+    (B, 1, H, W) -> (B, ceil(H / cell), ceil(W / cell)). "absolute" is the mean of the magnitudes.
     """
     if pooling == "max":
         return F.max_pool2d(scores, cell, ceil_mode=True)[:, 0]

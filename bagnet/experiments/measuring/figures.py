@@ -81,7 +81,7 @@ def line_figure(
     return figure
 
 
-Curve = tuple[Sequence[float], Sequence[float], str]
+Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray, str]
 """x, y, and the format that Matplotlib's `plot` takes, such as `k--`."""
 
 

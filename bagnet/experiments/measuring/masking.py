@@ -22,13 +22,10 @@ def replace(images: Tensor, boxes: Iterable[Box], fill: Fill) -> Tensor:
 
     Args:
         images: Normalized images, float (B, 3, H, W).
-        boxes: Boxes (top, left, bottom, right) in pixels, the same for all images, without overlap.
+        boxes: Boxes in pixels, the same for all images, without overlap.
         fill: "mean" is the box's own mean colour, "image" that of the image, "zero" that of
             ImageNet; "blur" is the image under a Gaussian whose standard deviation is half of the
             box's height.
-
-    Returns:
-        Images of the same shape and dtype, on the same device.
     """
     filled = images.clone()
     whole = images.mean((2, 3), keepdim=True)
@@ -43,17 +40,11 @@ def replace(images: Tensor, boxes: Iterable[Box], fill: Fill) -> Tensor:
             filled[box] = 0
         else:
             side = bottom - top
-            if side not in blurred:
-                blurred[side] = _blurred(images, side)
+            if side not in blurred:  # mirrored at the image's borders, which limits the kernel
+                kernel = 2 * min(side, *(size - 1 for size in images.shape[2:])) + 1
+                blurred[side] = F.gaussian_blur(images, [kernel] * 2, [side / 2] * 2)
             filled[box] = blurred[side][box]
     return filled
-
-
-def _blurred(images: Tensor, side: int) -> Tensor:
-    """The images at the scale of a box, mirrored at their borders."""
-    radius = min(side, *(size - 1 for size in images.shape[2:]))
-    blurred: Tensor = F.gaussian_blur(images, [2 * radius + 1] * 2, [side / 2] * 2)
-    return blurred
 
 
 @torch.no_grad()
@@ -148,15 +139,7 @@ def every_second(height: int, width: int, side: int) -> list[Box]:
 def draw_pairs(
     height: int, width: int, side: int, gap: int, count: int, rng: np.random.Generator
 ) -> list[list[Box]]:
-    """Draw places of two squares, alternately side by side and one below the other.
-
-    Args:
-        height: Height of the image, in pixels.
-        width: Its width.
-        side: Side of the squares, in pixels.
-        gap: Pixels between the two, at least 0.
-        count: Number of pairs.
-        rng: Source of the places.
+    """Draw places of two squares with a gap, alternately side by side and one below the other.
 
     Raises:
         ValueError: The image is too small for them.

@@ -21,10 +21,8 @@ Model = TypeVar("Model", bound="ModelFile")
 class ModelFile:
     """A file of weights, and the label that its results go by.
 
-    Attributes:
-        label: A name in `registry.MODELS`; or anything that can name a file, for a checkpoint of
-            ours, which knows the name of its network.
-        path: The weights.
+    The label is a name in `registry.MODELS`; or anything that can name a file, for a checkpoint of
+    ours, which knows the name of its network.
     """
 
     label: str
@@ -62,7 +60,7 @@ class ModelFile:
 
 
 def parse_models(words: Sequence[str]) -> list[ModelFile]:
-    """The models of --models.
+    """Read --models.
 
     Raises:
         ValueError: A word is not LABEL=FILE, a label occurs twice, or a file does not exist.

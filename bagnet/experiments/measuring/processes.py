@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from bagnet.experiments.measuring.parts import PartFiles
 from bagnet.experiments.options import DataOptions
@@ -37,11 +37,7 @@ class Measurement(Protocol):
     """
 
     def __call__(
-        self,
-        model: nn.Module,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        sample_ids: torch.Tensor,
+        self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
     ) -> Mapping[str, Sequence[Any] | np.ndarray]:
         """Measure a batch.
 

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,13 @@ def write_table(rows: Rows, columns: Columns, stem: Path) -> None:
         stem: Path of the files without their suffixes.
     """
     titles = [title for title, _ in columns.values()]
-    cells = [[_formatted(row.get(key), spec) for key, (_, spec) in columns.items()] for row in rows]
+    cells = [
+        [
+            NOTHING if (value := row.get(key)) is None else format(value, spec)
+            for key, (_, spec) in columns.items()
+        ]
+        for row in rows
+    ]
     table = Table(*titles, title=stem.stem if stem.stem != "table" else None)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -65,7 +72,8 @@ def write_table(rows: Rows, columns: Columns, stem: Path) -> None:
         console.width = Console(width=10_000, markup=False).measure(table).maximum
     console.print(table)
     lines = [titles, ["---"] + ["---:"] * (len(titles) - 1), *cells]
-    text = "".join(f"| {' | '.join(_escaped(cell) for cell in line)} |\n" for line in lines)
+    escaped = ([cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in lines)
+    text = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
     write_text(text, stem.with_suffix(".md"))
     write_text(_csv(rows, columns), stem.with_suffix(".csv"))
 
@@ -111,30 +119,18 @@ def log_to_wandb(name: str, folder: Path) -> None:
         print(f"W&B: {where}")
 
 
-def _formatted(value: Any, spec: str) -> str:
-    return NOTHING if value is None else format(value, spec)
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("|", r"\|").replace("\n", " ")
-
-
 def _csv(rows: Rows, columns: Columns) -> str:
     """All rows, in full precision; an interval becomes the columns KEY, KEY_low and KEY_high."""
     intervals = {key for row in rows for key in columns if isinstance(row.get(key), Interval)}
-    names = [
-        name
-        for key in columns
-        for name in ((key, f"{key}_low", f"{key}_high") if key in intervals else (key,))
-    ]
+    suffixes = {key: ("", "_low", "_high") if key in intervals else ("",) for key in columns}
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(key + suffix for key in columns for suffix in suffixes[key])
     for row in rows:
-        line = {key: row.get(key) for key in columns}
-        for key in intervals:
-            if isinstance(interval := line[key], Interval):
-                line |= {key: interval.value, f"{key}_low": interval.low}
-                line[f"{key}_high"] = interval.high
-        writer.writerow(line)
+        cells: list[Any] = []
+        for key in columns:
+            value = row.get(key)
+            numbers = astuple(value) if isinstance(value, Interval) else (value, None, None)
+            cells += numbers[: len(suffixes[key])]
+        writer.writerow(cells)
     return text.getvalue()

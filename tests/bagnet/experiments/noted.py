@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from bagnet.experiments.__main__ import EXPERIMENTS, main
+from bagnet.experiments.__main__ import COMMANDS, main
 from bagnet.experiments.measuring import measure as measuring
 from bagnet.experiments.options import MeasureOptions
 from bagnet.model.registry import normalize
@@ -90,5 +90,5 @@ def same(a: dict[str, pa.Table], b: dict[str, pa.Table]) -> bool:
 if __name__ == "__main__":
     measuring.PART = 10
     torch.set_num_threads(1)
-    EXPERIMENTS["noted"] = COMMAND
+    COMMANDS["noted"] = COMMAND
     sys.exit(main(sys.argv[1:]))

@@ -8,17 +8,17 @@ import sys
 import pytest
 
 from bagnet.experiments import report
-from bagnet.experiments.__main__ import EXPERIMENTS, main
+from bagnet.experiments.__main__ import COMMANDS, main
 from datamodules.common.commands import docstring_of
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_each_experiment_is_its_protocol(name, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([name, "--help"])
     assert exit_.value.code == 0
     out = capsys.readouterr().out
-    assert docstring_of(EXPERIMENTS[name].module).splitlines()[-1] in out
+    assert docstring_of(COMMANDS[name].module).splitlines()[-1] in out
     assert "--out PATH" in out
     # Every option is explained, also those that are inherited.
     assert ("Weights to measure" in out) == ("--models" in out)
@@ -32,7 +32,7 @@ def test_the_list_of_experiments_has_a_line_for_each_and_needs_no_torch():
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
-    assert all(f"  {name} " in out for name in EXPERIMENTS)
+    assert all(f"  {name} " in out for name in COMMANDS)
     assert out.splitlines()[-1] == "False"
 
 

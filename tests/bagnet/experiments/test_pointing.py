@@ -46,17 +46,16 @@ class Scripted(BagNet):
 
 def measure(demo: Path, script: Script) -> dict[str, np.ndarray]:
     """Measure a network whose evidence `script(evidence, label, is_on_texture)` fills in."""
-    size, planted = pointing.load_planted(demo / "val")
+    data = ImageNetDataModule(str(demo), workers=0)
+    size, boxes = pointing.load_planted(data)
     assert size == SIZE
-    data = ImageNetDataModule(str(demo), workers=0, image_size=size, resize_size=size)
     height, width = BagNet(33, CLASSES, width=2).map_size(size, size)
     count = data.val_manifest.num_samples
     evidence = torch.zeros(count, CLASSES, height, width)
-    labels, boxes = [], {}
+    labels = []
     for number in range(count):
         sample = data.val_manifest.sample(number)
         labels.append(sample.label)
-        boxes[number] = planted[sample.key]["textures"]
         is_planted = np.zeros((size, size), dtype=bool)
         for top, left, bottom, right in boxes[number]:
             is_planted[top:bottom, left:right] = True

@@ -8,9 +8,8 @@ from html.parser import HTMLParser
 import pytest
 from matplotlib.figure import Figure
 
-from bagnet.experiments.__main__ import EXPERIMENTS, main
+from bagnet.experiments.__main__ import main
 from bagnet.experiments.measuring.results import save_figure, write_table
-from bagnet.experiments.report import ORDER
 
 
 class Page(HTMLParser):
@@ -44,10 +43,6 @@ def write(folder, label: str) -> None:
     figure = Figure(figsize=(1, 1))
     figure.add_subplot().plot([0, 1])
     save_figure(figure, folder / "figure")
-
-
-def test_every_experiment_has_its_place():
-    assert set(ORDER) == EXPERIMENTS.keys() - {"report"}
 
 
 def test_the_page_holds_all_results_that_exist_and_needs_nothing_else(tmp_path):
