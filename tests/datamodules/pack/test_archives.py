@@ -95,11 +95,10 @@ def test_a_list_of_labels_instead_of_the_devkit(downloads, tmp_path, text):
     ],
 )
 def test_damaged_archives_are_one_clear_error(downloads, tmp_path, capsys, name, change, message):
-    path = downloads / name
-    if change is None:
-        path.unlink()
-    else:
-        path.write_bytes(change(path.read_bytes()))
+    data = (downloads / name).read_bytes()
+    (downloads / name).unlink()
+    if change:
+        (downloads / name).write_bytes(change(data))
     assert message in refused(capsys, "ilsvrc", downloads, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
