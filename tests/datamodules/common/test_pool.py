@@ -30,7 +30,7 @@ def test_results_come_in_the_order_of_the_tasks_and_progress_is_counted():
         assert pool.run(square, [3, 1, 2], done.append) == [9, 1, 4]
         assert done[-1] <= 6
         assert pool.run(square, [], done.append) == []
-        with pytest.raises(ValueError, match="no 5"):
+        with pytest.raises(ValueError, match="no [56]"):
             pool.run(refuse, [5, 6], done.append)
     assert not multiprocessing.active_children()
 
