@@ -98,22 +98,18 @@ def load_planted(data: ImageNetDataModule) -> tuple[int, Boxes]:
         ValueError: The data has no such file, or the file is damaged or lacks an image.
     """
     path = Path(data.root) / "val" / PLANTED
-    remedy = "make the data with `python -m datamodules.demo`"
+    manifest = data.val_manifest
+    keys = {sample_id: manifest.sample(sample_id).key for sample_id in range(manifest.num_samples)}
     try:
         planted = json.loads(path.read_text(encoding="utf-8"))
-        size, images = int(planted["image_size"]), dict(planted["images"])
-    except FileNotFoundError:
+        images = {sample_id: planted["images"][key] for sample_id, key in keys.items()}
+        boxes = {n: [tuple(box) for box in image["textures"]] for n, image in images.items()}
+        return int(planted["image_size"]), boxes
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} does not exist, so it is not known what is planted in the images; {remedy}"
+            f"{path} does not say what is planted in the images ({type(error).__name__}: {error}): "
+            "make the data with `python -m datamodules.demo`"
         ) from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}") from None
-    manifest = data.val_manifest
-    keys = [manifest.sample(sample_id).key for sample_id in range(manifest.num_samples)]
-    for key in keys:
-        if key not in images:
-            raise ValueError(f"{path} lacks the image {key}; {remedy}")
-    return size, {n: [tuple(box) for box in images[key]["textures"]] for n, key in enumerate(keys)}
 
 
 @dataclass(frozen=True)

@@ -71,17 +71,10 @@ def run(options: SensitivityOptions) -> None:
                 "BagNet; give the label of one of --models "
                 f"({', '.join(model.label for model in models)}), or leave evidence out"
             )
-    measurement = Sensitivity(
-        methods,
-        tuple(sorted(options.counts)) or COUNTS,
-        options.cell,
-        options.fill,
-        options.pooling,
-        options.seed,
-        explainer,
-        sha256_of(explainer.path) if explainer else None,
-    )
-    tables = measure(NAME, measurement, options)
+    counts = tuple(sorted(options.counts)) or COUNTS
+    masking = options.cell, options.fill, options.pooling, options.seed
+    digest = sha256_of(explainer.path) if explainer else None
+    tables = measure(NAME, Sensitivity(methods, counts, *masking, explainer, digest), options)
     written = {"table": (table_rows(tables), TITLES)}
     write_results(options, NAME, written, {"figure": curves_figure(tables)})
 

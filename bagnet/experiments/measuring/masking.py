@@ -65,12 +65,12 @@ def probability_curves(
         model: Network that returns logits (B, classes).
         images: Normalized images, float (B, 3, H, W).
         targets: The class of each image, int64 (B,).
-        priority: Priority of each cell, (B, ceil(H / cell), ceil(W / cell)), as from
-            `attribution.by_cell`; of equal ones, the upper and then the left comes first.
+        priority: Priority of each cell, as from `attribution.by_cell`; of equal ones, the upper and
+            then the left comes first.
         counts: Numbers of cells.
         cell: Side of a cell, in pixels.
         fill: What a masked cell becomes; see `replace`.
-        insert: Whether to start from the masked image and show the cells, instead of masking them.
+        insert: Whether to start from the masked image and show the cells.
 
     Returns:
         Probabilities, float64 (B, counts).

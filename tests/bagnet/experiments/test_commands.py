@@ -66,37 +66,32 @@ def test_a_command_writes_rows_tables_and_figures_and_draws_them_again_from_the_
         assert path.read_bytes() == content, path
 
 
-def test_measurements_can_be_pickled_and_their_record_names_weights_not_paths(
-    tmp_path,
-):
-    explainer = ModelFile("bagnet9", tmp_path / "bagnet9.pth")
+def test_measurements_can_be_pickled_and_their_record_names_weights_not_paths(tmp_path):
     settings = {"methods": ("evidence",), "counts": (1,), "cell": 8, "fill": "zero"}
     settings |= {"pooling": "mean", "seed": 0, "explainer_weights": "0123abcd"}
+    sensitivity = Sensitivity(**settings, explainer=ModelFile("bagnet9", tmp_path / "bagnet9.pth"))
     for measurement in (
         Aggregated((0.0,), (23,)),
         Deletion(("evidence",), 16, 8, "zero", "mean", 0),
         Interactions((8,), "mean", (0,), 16, 4, 0),
-        Sensitivity(**settings, explainer=explainer),
+        sensitivity,
         Synthesis(tmp_path, ("pool1",), 5, 0),
         Textures("by vgg16", tmp_path),
         ShuffledTiles((2,), 0),
     ):
         assert pickle.loads(pickle.dumps(measurement)) == measurement
         assert str(tmp_path) not in repr(measurement)
-    assert "0123abcd" in repr(Sensitivity(**settings, explainer=explainer))
+    assert "0123abcd" in repr(sensitivity)
 
 
 def test_squares_that_no_patch_of_a_bagnet_sees_together_do_not_interact(words, tmp_path):
     assert main(["interactions", *words, *SMALL["interactions"]]) == 0
-    rows = {
-        (row["model"], row["side"]): float(row["r"])
-        for row in read_csv(tmp_path / "interactions" / "table.csv")
-    }
-    assert rows["bagnet9", "9"] == pytest.approx(1, abs=1e-3)
-    assert rows["bagnet9", "12"] == pytest.approx(1, abs=1e-3)
+    folder = tmp_path / "interactions"
+    r = {(row["model"], row["side"]): float(row["r"]) for row in read_csv(folder / "table.csv")}
+    assert [r["bagnet9", side] for side in ("9", "12")] == pytest.approx([1, 1], abs=1e-3)
     pairs = {
         (row["model"], row["gap"]): float(row["interaction"])
-        for row in read_csv(tmp_path / "interactions" / "distance.csv")
+        for row in read_csv(folder / "distance.csv")
     }
     assert pairs["bagnet9", "8"] < 1e-4
     assert min(pairs["bagnet9", "0"], pairs["bagnet17", "0"]) > 0.01
@@ -108,9 +103,9 @@ def test_textures_are_made_once_and_measured_like_the_images(words, tmp_path, mo
         "bagnet.experiments.measuring.textures.load_model", lambda path, name: Features()
     )
     (tmp_path / "vgg.pth").write_bytes(b"weights")
-    textures = ["--texture_network", f"mine={tmp_path / 'vgg.pth'}", "--steps", "3"]
-    textures += ["--layers", "conv1_1", "pool1"]
-    assert main(["scrambling", *words, *SMALL["scrambling"], *textures]) == 0
+    textures = f"--texture_network mine={tmp_path / 'vgg.pth'} --steps 3 --layers conv1_1 pool1"
+    command = ["scrambling", *words, *SMALL["scrambling"], *textures.split()]
+    assert main(command) == 0
     pictures = sorted((tmp_path / "textures" / "mine").iterdir())
     assert len(pictures) == 5
     losses = pq.read_table(tmp_path / "textures" / "mine.parquet")
@@ -122,23 +117,20 @@ def test_textures_are_made_once_and_measured_like_the_images(words, tmp_path, mo
     assert [(row["model"], row["order"]) for row in rows] == [
         (model, order) for model in ("bagnet9", "bagnet17") for order in ("image", "texture")
     ]
-    clean = {
-        r["model"]: r["top1"]
-        for r in read_csv(tmp_path / "scrambling" / "table.csv")
-        if r["order"] == "as it is"
-    }
+    table = read_csv(tmp_path / "scrambling" / "table.csv")
+    clean = {row["model"]: row["top1"] for row in table if row["order"] == "as it is"}
     assert clean == {row["model"]: row["top1"] for row in rows if row["order"] == "image"}
     times = [picture.stat().st_mtime_ns for picture in pictures]
-    assert main(["scrambling", *words, *SMALL["scrambling"], *textures]) == 0
+    assert main(command) == 0
     assert [picture.stat().st_mtime_ns for picture in pictures] == times
     assert main(["scrambling", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "texturised" / "table.csv").read_bytes() == before
     # Lost pictures are reported, and other settings are another measurement.
     (tmp_path / "texturised" / "bagnet9.parquet").unlink()
     pictures[0].unlink()
-    assert main(["scrambling", *words, *SMALL["scrambling"], *textures]) == 2
+    assert main(command) == 2
     assert "has disappeared: delete" in capsys.readouterr().err
-    assert main(["scrambling", *words, *SMALL["scrambling"], *textures, "--steps", "4"]) == 2
+    assert main([*command, "--steps", "4"]) == 2
     assert "give another --out" in capsys.readouterr().err
 
 

@@ -28,9 +28,8 @@ def measure(model, images, first=0, **settings):
 def test_a_network_that_looks_at_one_pixel_is_sensitive_there_only(method, pooling):
     images = torch.full((2, 3, 24, 24), 255, dtype=torch.uint8)
     images[0, :, 3, :] = 250  # or Captum's noise has no range
-    columns = measure(
-        Pixel(9, 20), images, methods=(method, "random"), counts=(1, 8, 9), pooling=pooling
-    )
+    settings = {"methods": (method, "random"), "counts": (1, 8, 9), "pooling": pooling}
+    columns = measure(Pixel(9, 20), images, **settings)
     assert (columns["target"] == 1).all()
     before = columns["probability"][0]
     assert before > 0.99
@@ -45,21 +44,17 @@ def test_the_curve_of_a_linear_bag_is_the_sigmoid_of_what_is_left():
     model = Linear(16)
     x = torch.ones(1, 3, 16, 16) / 100
     shares = (model.weight.detach() / 100).unflatten(2, (2, 8)).unflatten(1, (2, 8)).sum((0, 2, 4))
-    priority = shares[None]
-    curves = probability_curves(
-        model, x, torch.tensor([1]), priority, (0, 1, 2, 3, 4), cell=8, fill="zero"
-    )
-    left = shares.sum() - torch.cat(
-        [torch.zeros(1), shares.flatten().sort(descending=True)[0]]
-    ).cumsum(0)
+    counts, targets = (0, 1, 2, 3, 4), torch.tensor([1])
+    curves = probability_curves(model, x, targets, shares[None], counts, cell=8, fill="zero")
+    masked = shares.flatten().sort(descending=True)[0].cumsum(0)
+    left = shares.sum() - torch.cat([torch.zeros(1), masked])
     torch.testing.assert_close(curves[0], left.double().sigmoid(), rtol=1e-5, atol=1e-6)
 
 
 def test_integrated_gradients_of_a_linear_bag_are_its_votes():
     model, x = Linear(16), normalize(pictures(2, 16))
-    scores = attribute(
-        "integrated_gradients", model, x, torch.tensor([1, 1]), torch.tensor([0, 1]), 0
-    )
+    targets, ids = torch.tensor([1, 1]), torch.tensor([0, 1])
+    scores = attribute("integrated_gradients", model, x, targets, ids, 0)
     votes = (x * model.weight.detach()).sum(1, keepdim=True)
     torch.testing.assert_close(scores, votes, rtol=1e-4, atol=1e-4)
 
@@ -91,8 +86,7 @@ def test_cells_at_the_border_are_masked_as_far_as_they_go():
 @pytest.mark.parametrize("name", ["bagnet9", "alexnet", "resnet50", "densenet169", SLOW_VGG])
 def test_gradcam_finds_the_last_maps_of_every_network(name):
     torch.manual_seed(0)
-    model = build_model(name, 3, 4) if name == "bagnet9" else build_model(name, 3)
-    model.eval()
+    model = (build_model(name, 3, 4) if name == "bagnet9" else build_model(name, 3)).eval()
     x = normalize(pictures(1, 64))
     scores = attribute("gradcam", model, x, torch.tensor([1]), torch.tensor([0]), 0)
     assert scores.shape == (1, 1, 64, 64)
