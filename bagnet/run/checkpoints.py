@@ -130,8 +130,10 @@ class LastCheckpoint(Checkpoint):
             wish = _STOP
         if trainer.is_global_zero and not self.lease.is_held():
             wish = _GIVE_UP
-        wishes = torch.tensor(wish, device=trainer.strategy.root_device)
-        decision = int(trainer.strategy.reduce(wishes, reduce_op="max"))
+        decision = wish
+        if trainer.world_size > 1:
+            wishes = torch.tensor(wish, device=trainer.strategy.root_device)
+            decision = int(trainer.strategy.reduce(wishes, reduce_op="max"))
         if decision == _GIVE_UP:
             raise ValueError(self.lease.explain_loss())
         return decision

@@ -135,12 +135,35 @@ def test_pixels_to_logits_is_one_graph():
 
 
 def test_only_a_classifier_that_compiles_runs_the_compiled_network(monkeypatch):
-    monkeypatch.setattr("torch.compile", lambda function, mode: lambda *arguments: "compiled")
+    monkeypatch.setattr("torch.compile", lambda function, **options: lambda *_: "compiled")
     compiled.cache_clear()
     images = batches(2)[0][0]
     assert classifier(compile=True)(images) == "compiled"
     assert classifier()(images).shape == (2, CLASSES)
     compiled.cache_clear()
+
+
+def test_a_compiled_training_has_one_graph_for_each_batch_size_and_mode(monkeypatch):
+    """The sanity validation, with its smaller last batch, comes before the first training step."""
+    sizes: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        (images,) = (each for each in inputs if each.dtype == torch.uint8)
+        sizes.append(images.shape[0])  # fails for a graph of any size
+        return graph.forward
+
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        "torch.compile",
+        lambda function, mode, **options: compile_(function, backend=backend, **options),
+    )
+    compiled.cache_clear()
+    torch.compiler.reset()
+    trainer = quiet_trainer(max_epochs=3, num_sanity_val_steps=2)
+    trainer.fit(classifier(compile=True), loader(4, 4), loader(4, 3))
+    compiled.cache_clear()
+    assert all(type(size) is int for size in sizes)
+    assert sorted(sizes) == [3, 4, 4]  # validation's last batch, validation, training
 
 
 def optimizer_on(device: str, clip: float | None) -> torch.optim.Optimizer:
