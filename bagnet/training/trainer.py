@@ -94,10 +94,12 @@ def check_devices(accelerator: str, devices: Any) -> None:
 
 
 def default_precision(on_gpu: bool) -> str:
-    """Mixed precision on a GPU, in bfloat16 if it can; float32 on a CPU."""
+    """Mixed precision on a GPU, in bfloat16 if it has it; float32 on a CPU."""
     if not on_gpu:
         return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    # Older GPUs, such as V100 and T4, emulate bfloat16, which is slow.
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_bf16 else "16-mixed"
 
 
 def ddp_settings(accumulated: int) -> dict[str, Any]:

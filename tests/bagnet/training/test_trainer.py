@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pytorch_lightning.strategies import StrategyRegistry
 
-from bagnet.training.trainer import ddp_settings, prepare_devices
+from bagnet.training.trainer import ddp_settings, default_precision, prepare_devices
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -81,3 +81,13 @@ def test_trainings_use_these_settings():
     precision, _ = prepare_devices({**config, "accumulate_grad_batches": 3})
     assert precision == "32-true"
     assert StrategyRegistry["ddp"]["init_params"] == ddp_settings(3)
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16-mixed"), (False, "16-mixed")])
+def test_a_gpu_that_emulates_bfloat16_trains_in_float16(monkeypatch, native, precision):
+    monkeypatch.setattr(
+        "torch.cuda.is_bf16_supported",
+        lambda including_emulation=True: including_emulation or native,
+    )
+    assert default_precision(on_gpu=True) == precision
+    assert default_precision(on_gpu=False) == "32-true"
