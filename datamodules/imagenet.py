@@ -10,7 +10,7 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_only
 
 from datamodules.common.forkserver import forkserver_context
-from datamodules.common.processes import available_cpus
+from datamodules.common.processes import default_workers
 from datamodules.decoding.region import why_not
 from datamodules.decoding.transforms import EvalTransform, TrainTransform
 from datamodules.loading.batches import Batches
@@ -21,8 +21,6 @@ from datamodules.remote.cache import ShardCache
 from datamodules.remote.dataset import cached_bytes, check_cache, default_cache_dir
 from datamodules.shards.manifest import Manifest
 from datamodules.splits import Splits
-
-MAX_DEFAULT_WORKERS = 4
 
 log = logging.getLogger("datamodules")
 
@@ -100,7 +98,7 @@ class ImageNetDataModule(LightningDataModule):
         if not 0 <= max_unreadable <= 1:
             raise ValueError(f"max_unreadable is {max_unreadable}, but it must be between 0 and 1")
         self.batch_size = batch_size
-        self.workers = min(MAX_DEFAULT_WORKERS, available_cpus()) if workers is None else workers
+        self.workers = default_workers() if workers is None else workers
         self.seed = seed
         self.window = window
         self.streams = streams

@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+from datamodules.common.processes import default_workers
+
 Fill = Literal["mean", "image", "zero", "blur"]
 Pooling = Literal["mean", "absolute", "max"]
 Method = Literal["evidence", "saliency", "integrated_gradients", "smoothgrad", "gradcam", "random"]
@@ -28,7 +30,7 @@ class DataOptions:
 
     root: str | None = None
     batch_size: PositiveInt = 64
-    workers: NonNegativeInt = 4
+    workers: NonNegativeInt = field(default_factory=default_workers)
     image_size: PositiveInt = 224
     resize_size: PositiveInt = 256
 

@@ -17,6 +17,11 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def default_workers() -> int:
+    """Processes that decode for one rank, if the user does not say how many."""
+    return min(4, available_cpus())
+
+
 def end_with_parent() -> None:
     """End this process, without any cleanup, as soon as the one that started it has ended.
 
