@@ -1,4 +1,4 @@
-"""Checks that all ranks have the same code, the same data and the same checkpoint."""
+"""How ranks agree: the same code, data and checkpoint at the start, one decision later on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,27 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from bagnet.run.provenance import code_digest
+
+
+class HostGroup:
+    """Lets all ranks agree on a number without waiting for their GPUs: a gloo group of the hosts.
+
+    Create it on all ranks at the same time, after the ranks have met.
+
+    Args:
+        ranks: Number of ranks; a single one has nobody to ask.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        self._group: Any = torch.distributed.new_group(backend="gloo") if ranks > 1 else None
+
+    def highest(self, value: int) -> int:
+        """The largest value of all ranks. They wait for each other."""
+        if self._group is None:
+            return value
+        highest = torch.tensor(value)
+        torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX, self._group)
+        return int(highest)
 
 
 class SameEverywhere(Callback):

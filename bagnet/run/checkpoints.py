@@ -15,10 +15,14 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run import signals
+from bagnet.run.agreement import HostGroup
 from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
 from bagnet.run.wandb import ResumableWandbLogger
 from datamodules.common.files import replacing
+
+SIGTERM_BROADCAST = "_broadcast_sigterm_tensor"
+"""Lightning's method that asks rank 0 for SIGTERM in each step of several ranks."""
 
 _CONTINUE, _SAVE, _STOP, _GIVE_UP = range(4)
 
@@ -61,6 +65,10 @@ class LastCheckpoint(Checkpoint):
         self._stopping = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._hosts = HostGroup(trainer.world_size)
+        # In each step, Lightning's ranks ask rank 0 whether it got SIGTERM, and wait for their GPUs
+        # to hear it. We ask for ourselves. There is no public switch for it.
+        setattr(trainer.fit_loop.epoch_loop, SIGTERM_BROADCAST, lambda: None)
         if trainer.is_global_zero:
             start = self.lease.acquire()
             for logger in trainer.loggers:
@@ -130,10 +138,7 @@ class LastCheckpoint(Checkpoint):
             wish = _STOP
         if trainer.is_global_zero and not self.lease.is_held():
             wish = _GIVE_UP
-        decision = wish
-        if trainer.world_size > 1:
-            wishes = torch.tensor(wish, device=trainer.strategy.root_device)
-            decision = int(trainer.strategy.reduce(wishes, reduce_op="max"))
+        decision = self._hosts.highest(wish)
         if decision == _GIVE_UP:
             raise ValueError(self.lease.explain_loss())
         return decision
