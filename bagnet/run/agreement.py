@@ -1,4 +1,4 @@
-"""How ranks agree: the same code, data and checkpoint at the start, one decision later on."""
+"""How ranks agree: on code, data and checkpoint at the start, and later on what to do next."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ class HostGroup:
         highest = torch.tensor(value)
         torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX, self._group)
         return int(highest)
+
+
+def share_buffers(module: torch.nn.Module) -> None:
+    """Give all ranks rank 0's buffers, such as the statistics of BatchNorm."""
+    for buffer in module.buffers():
+        torch.distributed.broadcast(buffer, src=0)
 
 
 class SameEverywhere(Callback):

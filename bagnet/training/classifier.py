@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from bagnet.model.registry import build_model, normalize
 from bagnet.model.weights import load_model
+from bagnet.run.agreement import share_buffers
 from bagnet.training.metrics import ClassificationMetrics
 from bagnet.training.optim import (
     Schedule,
@@ -100,6 +101,10 @@ class BagNetClassifier(LightningModule):
         # Not prog_bar=True, with which Lightning waits for the device after each step.
         self.log("train/loss_step", loss, on_step=True, on_epoch=False)
         return loss
+
+    def on_validation_start(self) -> None:
+        if self.trainer.world_size > 1:
+            share_buffers(self.model)  # DDP does not do it in each step (`ddp_settings`)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, self.val_metrics)

@@ -121,12 +121,11 @@ class BagNetCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.settings["trainer"]
-        precision, plugins = prepare_devices(config)
+        chosen = prepare_devices(config)
         # The configuration is saved with the precision in use, not with "whatever is best".
-        self.config[self.command.arguments[0]]["trainer"]["precision"] = precision
+        self.config[self.command.arguments[0]]["trainer"]["precision"] = chosen["precision"]
         return super().instantiate_trainer(
-            precision=precision,
-            plugins=plugins,
+            **chosen,
             logger=self._loggers(config["logger"]),
             callbacks=self._callbacks(config),
         )

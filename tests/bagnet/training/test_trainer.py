@@ -72,15 +72,27 @@ def test_gradients_of_two_ranks_do_not_depend_on_how_they_are_exchanged(tmp_path
 
 
 def test_a_graph_is_static_unless_steps_accumulate():
-    assert ddp_settings(1) == {"gradient_as_bucket_view": True, "static_graph": True}
+    assert ddp_settings(1)["static_graph"]
     assert not ddp_settings(2)["static_graph"]
 
 
+def prepared(**config):
+    defaults = {"accelerator": "cpu", "devices": "auto", "num_nodes": 1, "precision": None}
+    defaults |= {"accumulate_grad_batches": 1, "benchmark": None, "deterministic": None}
+    return prepare_devices({**defaults, **config})
+
+
 def test_trainings_use_these_settings():
-    config = {"accelerator": "cpu", "devices": "auto", "num_nodes": 1, "precision": None}
-    precision, _ = prepare_devices({**config, "accumulate_grad_batches": 3})
-    assert precision == "32-true"
+    assert prepared(accumulate_grad_batches=3)["precision"] == "32-true"
     assert StrategyRegistry["ddp"]["init_params"] == ddp_settings(3)
+
+
+@pytest.mark.parametrize(
+    ("config", "benchmark"),
+    [({}, True), ({"deterministic": True}, False), ({"benchmark": False}, False)],
+)
+def test_cudnn_searches_for_the_fastest_convolutions_unless_told_otherwise(config, benchmark):
+    assert prepared(**config)["benchmark"] == benchmark
 
 
 @pytest.mark.parametrize(("native", "precision"), [(True, "bf16-mixed"), (False, "16-mixed")])
