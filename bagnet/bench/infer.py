@@ -37,7 +37,7 @@ from bagnet.evidence.maps import evidence_map
 from bagnet.model.folding import folded as folded_network
 from bagnet.model.network import BagNet
 from bagnet.model.registry import build_model, normalize
-from bagnet.training.classifier import memory_format
+from bagnet.training.forward import memory_format
 
 Logits = Callable[[], Tensor]
 REFERENCE = "channels-last"

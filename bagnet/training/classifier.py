@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from bagnet.model.registry import build_model, normalize
+from bagnet.model.registry import build_model
 from bagnet.model.weights import load_model
 from bagnet.run.agreement import share_buffers
+from bagnet.training.forward import CompileMode, compiled, logits, memory_format
 from bagnet.training.metrics import ClassificationMetrics
 from bagnet.training.optim import (
     Schedule,
@@ -48,8 +47,9 @@ class BagNetClassifier(LightningModule):
         batch_size: The global batch, which scales the learning rate; train.py takes it from the
             data.
         weights: File of the initial weights: a checkpoint, the authors' .pth.tar, or safetensors.
-        compile: Whether to compile the network, including the normalisation of the pixels, with
-            torch.compile.
+        compile: Whether to compile the network, including the normalisation of the pixels, or the
+            mode of torch.compile: "reduce-overhead" adds CUDA graphs, "max-autotune" also searches
+            for the fastest kernels, for many minutes.
 
     Example:
         >>> classifier = BagNetClassifier("bagnet9", num_classes=10, width=4)
@@ -71,7 +71,7 @@ class BagNetClassifier(LightningModule):
         decay_every: int = 30,
         batch_size: int = 256,
         weights: str | None = None,
-        compile: bool = False,
+        compile: bool | CompileMode = False,
     ) -> None:
         super().__init__()
         # Only for the checkpoint: the command line gives the loggers the whole configuration.
@@ -81,7 +81,7 @@ class BagNetClassifier(LightningModule):
             if weights is None
             else load_model(weights, name=name, num_classes=num_classes, width=width).train()
         )
-        self.compiles = compile
+        self.compile_mode = "default" if compile is True else compile or None
         self.train_metrics, self.val_metrics, self.test_metrics = (
             ClassificationMetrics() for _ in range(3)
         )
@@ -93,7 +93,7 @@ class BagNetClassifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of uint8 images (B, 3, H, W)."""
-        network = compiled() if self.compiles else logits
+        network = compiled(self.compile_mode) if self.compile_mode else logits
         return network(self.model, images, memory_format(images.device, self.hparams["width"]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -207,32 +207,3 @@ class BagNetClassifier(LightningModule):
             group["lr"] = learning_rate
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("learning_rate", learning_rate, on_step=True, on_epoch=False)
-
-
-def logits(model: nn.Module, images: Tensor, layout: torch.memory_format) -> Tensor:
-    """Normalise uint8 images (B, 3, H, W), and compute their logits (B, classes) in `layout`."""
-    result: Tensor = model(normalize(images).contiguous(memory_format=layout))
-    return result
-
-
-@functools.cache
-def compiled(
-    mode: str = "default",
-) -> Callable[[nn.Module, Tensor, torch.memory_format], Tensor]:
-    """Compile `logits` in a mode of torch.compile. No module keeps the result, so modules pickle.
-
-    It includes the normalisation, which in eager mode writes the images five times in float32
-    before the first convolution reads them. Each batch size gets a graph of its own: by default,
-    torch would compile the second size it sees for any size, which trains 24% slower (docs/gpu.md).
-    """
-    return torch.compile(logits, mode=mode, dynamic=False)
-
-
-def memory_format(device: torch.device, width: int) -> torch.memory_format:
-    """The fastest safe memory format: channels last, except for very narrow networks on a CPU.
-
-    For those, oneDNN's backward pass corrupts memory in torch 2.15: trainings of widths 4, 8 and 12
-    crashed sooner or later. Multiples of 16, which fill its vectors, never did.
-    """
-    is_safe = device.type != "cpu" or width % 16 == 0
-    return torch.channels_last if is_safe else torch.contiguous_format

@@ -35,7 +35,7 @@ where it is kept
 what to run on
   --gpus N             GPUs of each node; 0 is the CPU
   --nodes N            nodes (under SLURM, start it with srun)
-  --compile            compile the network
+  --compile [MODE]     compile the network (MODE: reduce-overhead, max-autotune)
 everything else, listed by `{program} fit --help` (also: validate, test)
   --model.*            --model.learning_rate 0.01, --model.schedule cosine, ...
   --data.*             --data.batch_size 256 (over all GPUs), ...
@@ -84,7 +84,7 @@ def expand(arguments: list[str]) -> CommandLine:
     parser.add_argument("--patch", type=int)
     parser.add_argument("--gpus", type=int)
     parser.add_argument("--nodes", type=int)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", nargs="?", const="true")
     parser.add_argument("--name")
     parser.add_argument("--runs_dir", default=os.environ.get("BAGNET_RUNS") or "runs")
     parser.add_argument("--resume")
@@ -107,8 +107,8 @@ def expand(arguments: list[str]) -> CommandLine:
         spelled += ["--trainer.accelerator", kind, "--trainer.devices", str(flags.gpus or 1)]
     if flags.nodes is not None:
         spelled += ["--trainer.num_nodes", str(flags.nodes)]
-    if flags.compile:
-        spelled += ["--model.compile", "true"]
+    if flags.compile is not None:
+        spelled += ["--model.compile", flags.compile]
     if evaluating and flags.name is not None:
         if not run.config.exists():
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bagnet.training.classifier import BagNetClassifier, compiled, logits, memory_format
+from bagnet.training.classifier import BagNetClassifier
+from bagnet.training.forward import check_compile, compiled, logits, memory_format
 from bagnet.training.optim import sgd
+from bagnet.training.sync_debug import SyncDebug
+from bagnet.training.throughput import Throughput
 from bagnet.training.trainer import ProgressBar
-from tests.bagnet.training.quiet import CLASSES, batches, classifier, loader, quiet_trainer
+from tests.bagnet.training.quiet import CLASSES, Rows, batches, classifier, loader, quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 
@@ -35,13 +39,32 @@ def test_pixels_to_logits_is_one_graph():
         torch.testing.assert_close(found, logits(model, images, torch.contiguous_format))
 
 
-def test_only_a_classifier_that_compiles_runs_the_compiled_network(monkeypatch):
-    monkeypatch.setattr("torch.compile", lambda function, **options: lambda *_: "compiled")
+@pytest.mark.parametrize(
+    ("compile", "mode"),
+    [(True, "default"), ("default", "default"), ("max-autotune", "max-autotune"), (False, None)],
+)
+def test_the_network_is_compiled_in_the_wanted_mode(monkeypatch, compile, mode):
+    monkeypatch.setattr("torch.compile", lambda function, **options: lambda *_: options["mode"])
     compiled.cache_clear()
-    images = batches(2)[0][0]
-    assert classifier(compile=True)(images) == "compiled"
-    assert classifier()(images).shape == (2, CLASSES)
+    found = classifier(compile=compile)(batches(2)[0][0])
     compiled.cache_clear()
+    assert found == mode if mode else found.shape == (2, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("compile", "sync_batchnorm", "accumulated", "refusal"),
+    [
+        (True, True, 1, "--trainer.sync_batchnorm"),
+        ("reduce-overhead", False, 2, "--trainer.accumulate_grad_batches 2"),
+        ("max-autotune", False, 2, "--trainer.accumulate_grad_batches 2"),
+        (True, False, 2, None),
+        ("reduce-overhead", False, 1, None),
+        (False, True, 2, None),
+    ],
+)
+def test_what_does_not_work_compiled_is_refused(compile, sync_batchnorm, accumulated, refusal):
+    with pytest.raises(ValueError, match=refusal) if refusal else nullcontext():
+        check_compile(compile, sync_batchnorm, accumulated)
 
 
 def test_a_compiled_training_has_one_graph_for_each_batch_size_and_mode(monkeypatch):
@@ -138,6 +161,42 @@ def test_the_host_never_waits_for_the_device_in_a_step(bar):
     assert all(mode.operations > 500 for mode in watch.modes)
     with pytest.raises(AssertionError, match="a step waits in _local_scalar_dense"), NoWait():
         torch.ones(1).item()
+
+
+def test_sync_debug_watches_the_steps_that_are_not_logged(monkeypatch):
+    """Steps are counted from 0. The first and the last two are not watched, nor what logs one."""
+    modes: list[NoWait] = []
+    found: list[tuple[str, int]] = []
+
+    def set_mode(mode: str) -> None:
+        if modes:
+            modes.pop().__exit__(None, None, None)
+        if mode == "error":
+            modes.append(NoWait())
+            modes[-1].__enter__()
+        found.append((mode, trainer.global_step))
+
+    monkeypatch.setattr("torch.cuda.set_sync_debug_mode", set_mode)
+    trainer = quiet_trainer(
+        max_epochs=1,
+        callbacks=[SyncDebug("error"), Throughput(4)],
+        logger=Rows(),
+        log_every_n_steps=4,
+    )
+    trainer.fit(classifier(), loader(*[4] * 9))
+    assert [step for mode, step in found if mode == "error"] == [1, 2, 3, 4, 5, 6]
+    assert [step for mode, step in found if mode == "default"] == [4, 7, 8, 9]
+
+
+def test_sync_debug_needs_a_known_mode_and_a_gpu(monkeypatch):
+    assert SyncDebug.wanted() == []
+    monkeypatch.setenv("BAGNET_SYNC_DEBUG", "warn")
+    for available in (False, True):
+        monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
+        assert [each.mode for each in SyncDebug.wanted()] == ["warn"] * available
+    monkeypatch.setenv("BAGNET_SYNC_DEBUG", "1")
+    with pytest.raises(ValueError, match="BAGNET_SYNC_DEBUG=1"):
+        SyncDebug.wanted()
 
 
 class Overflows(Callback):
