@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 import resource
@@ -104,6 +105,14 @@ def test_a_narrow_torchvision_network_trains_and_its_checkpoint_can_be_loaded(sh
     assert first.out_channels == 4
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_weights_of_another_precision_train_and_show_their_evidence(shards, precision):
+    flags = ("--trainer.precision", precision, "--evidence_images", "1")
+    assert train(shards, "--name", "other", *flags) == 0
+    assert Path("runs/other/evidence.png").exists()
+    assert math.isfinite(float(table("other")[-1]["val/loss"]))
+
+
 def test_resume_auto_equals_the_run_that_was_never_stopped(shards, capsys):
     for name, epochs in (("whole", "2"), ("parts", "1"), ("parts", "2")):
         flags = ("--name", name, "--trainer.max_epochs", epochs, "--resume", "auto")
@@ -156,6 +165,7 @@ def test_flags_win_over_configs_and_a_second_run_never_overwrites_the_first(shar
         (["--data.batch_size", "400"], "150 training samples"),
         (["--model.name", "bagnet10"], "no model 'bagnet10'.*bagnet33"),
         (["--model.weights", "nothing.pth"], "no checkpoint nothing.pth"),
+        (["--compile", "--trainer.sync_batchnorm", "true"], "--compile does not work with"),
     ],
 )
 def test_a_mistake_gets_one_message_and_no_traceback(shards, capsys, flags, message):

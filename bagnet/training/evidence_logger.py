@@ -61,7 +61,8 @@ class EvidenceLogger(Callback):
                 logger.log_image("val/evidence", [rgb(figure)], step=step)
 
     def _examples(self, model: BagNet, names: tuple[str, ...]) -> list[Example]:
-        inputs = normalize(torch.stack(self._images).to(model.fc.weight.device))
+        weight = model.fc.weight
+        inputs = normalize(torch.stack(self._images).to(weight.device), weight.dtype)
         with evaluating(model):
             logits = model(inputs).float().cpu()
         evidence = evidence_map(model, inputs).float().cpu()
