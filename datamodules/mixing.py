@@ -27,6 +27,7 @@ from datamodules.shards.manifest import Manifest
 
 _WANTED_PAIRS = 10_000  # gives the rate to about one percent
 _MAX_STEPS = 400
+_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def count_pairs(groups: Ids, plan: TrainPlan) -> Pairs:
         groups: Group of each sample by its id, int64 (samples,), from 0.
         plan: Plan of the epoch.
     """
-    sizes = np.bincount(groups).astype(float)
+    sizes = _sizes(groups).astype(float)
     same = float((sizes * (sizes - 1)).sum()) / max(1.0, len(groups) * (len(groups) - 1.0))
     in_a_batch = same * plan.global_batch * (plan.global_batch - 1) / 2
     wanted = min(_MAX_STEPS, len(plan), int(_WANTED_PAIRS / max(in_a_batch, 1e-9)) + 1)
@@ -73,6 +74,16 @@ def count_pairs(groups: Ids, plan: TrainPlan) -> Pairs:
         counts = np.bincount(groups[plan.batch(step)])
         found += int((counts * (counts - 1) // 2).sum())
     return Pairs(found, in_a_batch * len(steps))
+
+
+def _sizes(groups: Ids) -> Ids:
+    """`np.bincount`, which would first copy a billion labels into integers of twice the size."""
+    sizes = np.zeros(0, dtype=np.int64)
+    for begin in range(0, len(groups), _AT_ONCE):
+        found = np.bincount(groups[begin : begin + _AT_ONCE], minlength=len(sizes))
+        found[: len(sizes)] += sizes
+        sizes = found
+    return sizes
 
 
 def clustering_warning(manifest: Manifest, plan: TrainPlan) -> str | None:
@@ -135,7 +146,7 @@ def _table(manifest: Manifest, batch_size: int, streams: int) -> Table:
         raise ValueError(f"{manifest.num_samples} samples are less than one batch of {batch_size}")
     of_shard = np.repeat(np.arange(shards), manifest.counts)
     labels = np.asarray(manifest.samples["label"])
-    gigabytes = sum(shard.bytes for shard in manifest.shards) / 1e9
+    gigabytes = float(manifest.shards.bytes.sum()) / 1e9
     table = Table("window", "in use, GB", "one shard", "one class", title=f"{shards:,} shards")
     # All windows as long as a stream are equal, except for the one that ignores the streams.
     windows = [2**i for i in range(64) if 2**i < min(shards, 2 * shards / streams)]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
+
+import numpy as np
 
 from datamodules.common.files import replacing
 from datamodules.remote.cache import ShardCache
@@ -41,21 +44,30 @@ def load_remote(url: str, cache: ShardCache) -> Manifest:
         try:
             header = json.loads(text)
             size, sha256 = header["index_bytes"], header["index_sha256"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{redacted(url)}/{MANIFEST} is damaged; pack it again") from None
         try:
-            with open(cache.open(f"{url}/{INDEX}", size, sha256), "rb") as index:
-                _write(folder / INDEX, index.read())
+            with (
+                open(cache.open(f"{url}/{INDEX}", size, sha256), "rb") as index,
+                replacing(folder / INDEX) as temporary,
+                open(temporary, "wb") as copy,
+            ):
+                shutil.copyfileobj(index, copy)
         except SourceError as error:
             raise ValueError(f"{error}; copy it there again") from None
-        _write(folder / MANIFEST, text)  # last: a folder that has one is complete
+        with replacing(folder / MANIFEST) as temporary:
+            temporary.write_bytes(text)  # last: a folder that has one is complete
     return Manifest.load(folder, base=url)
 
 
 def cached_bytes(manifest: Manifest, cache: ShardCache) -> int:
     """Total length of the shards that are read from copies, in bytes."""
     shards = manifest.shards
-    return sum(shard.bytes for shard in shards if cache.serves(manifest.location(shard)))
+    elsewhere = shards.take(np.flatnonzero(shards.elsewhere))
+    total = sum(shard.bytes for shard in elsewhere if cache.serves(manifest.location(shard)))
+    if cache.serves(manifest.base or str(manifest.root)):
+        total += int(shards.bytes[~shards.elsewhere].sum())
+    return total
 
 
 def check_cache(manifest: Manifest, cache: ShardCache, streams: int, window: int) -> None:
@@ -75,15 +87,10 @@ def check_cache(manifest: Manifest, cache: ShardCache, streams: int, window: int
         return
     # A window begins and ends within shards, and the next one is fetched at the same time.
     shards = min(len(manifest.shards), streams * (2 * window + 1))
-    needed = min(total, shards * max(shard.bytes for shard in manifest.shards))
+    needed = min(total, shards * int(manifest.shards.bytes.max()))
     if cache.limit < needed:
         raise ValueError(
             f"--data.cache_gib allows {cache.limit / 2**30:.3g} GiB, but each node reads "
             f"copies of {needed / 2**30:.3g} GiB at a time; allow as much, or lower --data.window "
             "or --data.streams"
         )
-
-
-def _write(path: Path, data: bytes) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)

@@ -1,17 +1,21 @@
 """The manifest of a folder of shards: names, counts, byte offsets, labels, class names, hashes.
 
 It is two files beside the shards. `samples.npy`, the index, has a row of fixed size per sample and
-is memory-mapped, so ImageNet loads in milliseconds and all workers of a machine share one copy.
+is memory-mapped, so ImageNet loads in milliseconds and all processes of a machine share one copy.
 `manifest.json` has the rest, including the hash of the index. It is written last, so a folder that
 has one is complete. Shards elsewhere (`python -m datamodules.pack index`) have a URL.
+
+A rank reads and checks both once. The processes that it starts get the result: they share the
+memory of the shards' table, and map the index.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ import numpy as np
 
 from datamodules.common.files import replacing, write_text
 from datamodules.shards import checks
-from datamodules.shards.entries import Sample, Shard, sample_dtype
+from datamodules.shards.entries import Sample, Shard, Shards, sample_dtype
 
 MANIFEST = "manifest.json"
 INDEX = "samples.npy"
@@ -34,7 +38,7 @@ class Manifest:
     root: Path  # folder of the manifest, and of the shards that have no URL
     classes: tuple[str, ...]  # ids (folder names, wnids); a label is a position in this list
     class_names: tuple[str, ...]  # for people; the ids if nothing better is known
-    shards: tuple[Shard, ...] = field(repr=False)  # in the order of the sample ids
+    shards: Shards = field(repr=False)  # in the order of the sample ids
     # `sample_dtype` (num_samples,); memory-mapped and read-only after `load`
     samples: np.ndarray = field(repr=False)
     base: str | None = None  # URL of the shards' folder, if this is the copy of a remote manifest
@@ -51,7 +55,7 @@ class Manifest:
         shards, rows = zip(*parts, strict=True)
         widest = max(part.dtype["key"].itemsize for part in rows)
         samples = np.concatenate([part.astype(sample_dtype(widest)) for part in rows])
-        return cls(Path(root), tuple(classes), tuple(class_names), tuple(shards), samples)
+        return cls(Path(root), tuple(classes), tuple(class_names), Shards.of(shards), samples)
 
     @classmethod
     def load(
@@ -78,13 +82,13 @@ class Manifest:
                 root=folder,
                 classes=tuple(header["classes"]),
                 class_names=tuple(header["class_names"]),
-                shards=tuple(Shard(**shard) for shard in header["shards"]),
-                samples=np.load(folder / INDEX, mmap_mode="r", allow_pickle=False),
+                shards=Shards.of(_take_shards(header)),
+                samples=_map_index(folder),
                 base=base,
             )
         except FileNotFoundError:
             raise ValueError(f"{folder} has {MANIFEST} but no {INDEX}; pack it again") from None
-        except (KeyError, TypeError, ValueError, OSError, EOFError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, OSError, EOFError) as error:
             raise ValueError(
                 f"the manifest in {folder} is damaged ({type(error).__name__}: {error}); "
                 "pack it again"
@@ -109,7 +113,7 @@ class Manifest:
             "classes": self.classes,
             "class_names": self.class_names,
             "shards": [
-                {name: value for name, value in asdict(shard).items() if value is not None}
+                {name: value for name, value in shard._asdict().items() if value is not None}
                 for shard in self.shards
             ],
         }
@@ -121,10 +125,10 @@ class Manifest:
         write_text(text, self.root / MANIFEST)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        # Worker processes map the index themselves instead of receiving a copy of it.
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         if isinstance(self.samples, np.memmap):
-            return Manifest.load, (self.root, self.base, True)  # it was allowed to load here
-        return Manifest, tuple(getattr(self, each.name) for each in fields(self))
+            values["samples"] = None  # `_receive` maps the index, too
+        return _receive, (values,)
 
     @property
     def num_samples(self) -> int:
@@ -137,24 +141,30 @@ class Manifest:
     @property
     def has_pipes(self) -> bool:
         """Whether any shard is the output of a command (`pipe:...`)."""
-        return any(shard.url is not None and shard.url.startswith("pipe:") for shard in self.shards)
+        elsewhere = self.shards.take(np.flatnonzero(self.shards.elsewhere))
+        return any(str(shard.url).startswith("pipe:") for shard in elsewhere)
 
     @cached_property
     def counts(self) -> np.ndarray:
         """Samples of each shard, int64 (shards,)."""
-        return np.array([shard.samples for shard in self.shards], dtype=np.int64)
+        return np.diff(self.starts)
 
-    @cached_property
+    @property
     def starts(self) -> np.ndarray:
         """First sample id of each shard, then the number of samples: int64 (shards + 1,)."""
-        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts)])
+        return self.shards.starts
 
     @cached_property
     def digest(self) -> str:
         """A sha256 of the names, counts and contents of the shards, and of the classes."""
-        shards = [[shard.name, shard.samples, shard.sha256] for shard in self.shards]
-        content = json.dumps([shards, self.classes], separators=(",", ":"))
-        return hashlib.sha256(content.encode()).hexdigest()
+        encode = json.JSONEncoder(separators=(",", ":")).encode
+        digest = hashlib.sha256(b"[[")  # of a list in JSON, which could be too long for one text
+        for begin in range(0, len(self.shards), 4096):
+            shards = self.shards[begin : begin + 4096]
+            entries = encode([[shard.name, shard.samples, shard.sha256] for shard in shards])[1:-1]
+            digest.update((f",{entries}" if begin else entries).encode())
+        digest.update(f"],{encode(self.classes)}]".encode())
+        return digest.hexdigest()
 
     def sample(self, sample_id: int) -> Sample:
         """Look up one sample; see `lookup`."""
@@ -172,7 +182,7 @@ class Manifest:
         if (outside := (ids < 0) | (ids >= self.num_samples)).any():
             raise IndexError(f"sample {ids[outside][0]} of {self.num_samples} in {self.root}")
         rows = self.samples[ids]
-        shards = [self.shards[number] for number in self.shard_of(ids).tolist()]
+        shards = self.shards.take(self.shard_of(ids))
         keys = [key.decode("utf-8") for key in rows["key"].tolist()]
         numbers = [rows[name].tolist() for name in ("offset", "size", "crc32", "label")]
         return list(map(Sample, ids.tolist(), shards, keys, *numbers))
@@ -208,7 +218,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
             f"{folder} has no {MANIFEST}, so it was never packed or packing did not finish; "
             "run `python -m datamodules.pack` (the same command resumes)"
         ) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{path} is unreadable ({error}); pack it again") from None
     version = header.get("version") if isinstance(header, dict) else None
     if version != VERSION:
@@ -216,3 +226,21 @@ def _read_header(folder: Path) -> dict[str, Any]:
             f"{path} has format version {version!r} and this code reads {VERSION}; pack it again"
         )
     return dict(header)
+
+
+def _take_shards(header: dict[str, Any]) -> Iterator[Shard]:
+    """Free each row of the header when its shard is taken, because rows are large."""
+    rows = deque(header.pop("shards"))
+    while rows:
+        yield Shard(**rows.popleft())
+
+
+def _map_index(folder: Path) -> np.ndarray:
+    samples: np.ndarray = np.load(folder / INDEX, mmap_mode="r", allow_pickle=False)
+    return samples
+
+
+def _receive(values: dict[str, Any]) -> Manifest:
+    if values["samples"] is None:  # the sender has checked its hash
+        values["samples"] = _map_index(values["root"])
+    return Manifest(**values)

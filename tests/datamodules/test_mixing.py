@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from datamodules.mixing import clustering_warning, count_pairs, main
 from datamodules.plan import TrainPlan
-from datamodules.shards.manifest import Manifest, Shard, sample_dtype
+from datamodules.shards.entries import Shard, Shards, sample_dtype
+from datamodules.shards.manifest import Manifest
 
 CLASSES = 10
 
@@ -22,7 +24,7 @@ def make(root, arrangement, shards=40, size=50):
         labels.sort()
     samples = np.zeros(len(labels), sample_dtype(8))
     samples["label"] = labels
-    entries = tuple(Shard(f"s{i}.tar", size, 10_000_000, f"{i:064d}") for i in range(shards))
+    entries = Shards.of(Shard(f"s{i}.tar", size, 10_000_000, f"{i:064d}") for i in range(shards))
     names = tuple(map(str, range(CLASSES)))
     return Manifest(root / "train", names, names, entries, samples)
 
@@ -45,6 +47,17 @@ def test_pairs_are_counted_as_by_brute_force(tmp_path):
     chance = np.mean(labels[:, None] == labels[None]) - 1 / len(labels)
     assert found.found == same
     assert found.by_chance == pytest.approx(pairs * chance, rel=1e-3)
+
+
+def test_labels_are_counted_in_pieces():
+    counts = np.full(400, 10_000)
+    labels = np.random.default_rng(0).integers(0, CLASSES, counts.sum(), dtype=np.int8)
+    tracemalloc.start()
+    rate = count_pairs(labels, TrainPlan(counts, seed=0, epoch=0, global_batch=32)).rate
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rate == pytest.approx(1, abs=0.1)
+    assert peak < 20e6  # 32 MB as 64-bit integers
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -83,6 +83,7 @@ def test_few_files_are_open_at_once_and_pickling_leaves_them_behind(manifest, mo
     assert len(opened) == 5
     copy = pickle.loads(pickle.dumps(batches))
     assert torch.equal(copy[0, np.array([3])][0][0], batches[0, np.array([3])][0][0])
+    _has_a_file_too = copy.manifest
     del copy, batches
     assert sorted(opened) == sorted(closed)
 

@@ -1,4 +1,4 @@
-"""Memory does not grow over epochs, in the workers and in the training process."""
+"""Memory does not grow over epochs, nor that of a worker with the number of shards."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from datamodules.decoding.transforms import TrainTransform
 from datamodules.loading.batches import Batches
 from datamodules.loading.loader import TrainLoader
+from datamodules.shards.entries import Shard, Shards, sample_dtype
 from datamodules.shards.manifest import Manifest
 
 WARM_UP, EPOCHS = 25, 60
@@ -47,3 +49,22 @@ def test_memory_does_not_grow_over_epochs(shards, tmp_path):
     # 400 kB in each epoch would add 14 MB.
     growth = [last - first for first, last in zip(sizes[WARM_UP], sizes[-1], strict=True)]
     assert max(growth) < 5.0, sizes
+
+
+def worker_megabytes(folder: Path, shards: int) -> float:
+    """Private memory of a worker that has read a batch. The shards are missing: it is grey."""
+    entries = Shards.of(Shard(f"s{i}.tar", 1, 10**8, f"{i:064d}") for i in range(shards))
+    Manifest(folder, ("a",), ("a",), entries, np.zeros(shards, sample_dtype(8))).save()
+    loader = TrainLoader(Batches(Manifest.load(folder), TrainTransform(32)), 64, workers=1)
+    next(iter(loader))
+    (worker,) = torch.multiprocessing.active_children()
+    size = private_megabytes(worker.pid)
+    loader.close()
+    return size
+
+
+@pytest.mark.parametrize("shards", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_workers_share_the_list_of_shards(tmp_path, shards):
+    # As objects in each worker, it took 0.6 kB a shard.
+    extra = worker_megabytes(tmp_path / "many", shards) - worker_megabytes(tmp_path / "few", 1000)
+    assert extra < 8.0

@@ -19,6 +19,7 @@ from datamodules.loading.batches import Batches
 from datamodules.loading.loader import TrainLoader
 from datamodules.remote.cache import ShardCache
 from datamodules.remote.dataset import check_cache, default_cache_dir, load_remote
+from datamodules.shards.entries import Shards
 from datamodules.shards.manifest import INDEX, MANIFEST, Manifest
 
 GIB = 1 << 30
@@ -127,7 +128,7 @@ def test_a_small_cache_still_gives_every_batch(server, tmp_path, expected):
 
 def test_a_cache_that_would_fetch_without_end_is_refused_with_the_size_it_needs(shards, cache):
     local = Manifest.load(shards / "train")
-    large = tuple(dataclasses.replace(shard, bytes=GIB) for shard in local.shards * 100)
+    large = Shards.of(shard._replace(bytes=GIB) for shard in [*local.shards] * 100)
     remote = dataclasses.replace(local, base="https://host/train", shards=large)
     check_cache(remote, dataclasses.replace(cache, limit=5 * GIB), streams=1, window=2)
     with pytest.raises(ValueError, match=r"allows 5 GiB, .* copies of 40 GiB at a time"):
@@ -155,8 +156,8 @@ def test_shards_that_a_command_prints(shards, tmp_path, expected):
     urls = [f"pipe:cat {shards}/train/{shard.name}" for shard in manifest.shards]
     urls[2] = str(shards / "train" / manifest.shards[2].name)  # and one that is local
     pairs = zip(manifest.shards, urls, strict=True)
-    elsewhere = [dataclasses.replace(shard, url=url) for shard, url in pairs]
-    dataclasses.replace(manifest, root=root, shards=tuple(elsewhere)).save()
+    elsewhere = Shards.of(shard._replace(url=url) for shard, url in pairs)
+    dataclasses.replace(manifest, root=root, shards=elsewhere).save()
     cache = ShardCache(tmp_path / "cache", GIB, delays=())
     manifest = Manifest.load(root, allow_pipe=True)
     assert read(loaders(manifest, cache, workers=1)) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import pickle
 import shutil
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from datamodules.shards import manifest as module
-from datamodules.shards.entries import Sample, Shard, sample_dtype
+from datamodules.shards.entries import Sample, Shard, Shards, sample_dtype
 from datamodules.shards.manifest import INDEX, MANIFEST, Manifest
 
 
@@ -23,7 +24,7 @@ def make(root, counts=(3, 1, 4), label=None):
     samples["crc32"] = np.arange(total) * 1001
     samples["label"] = np.arange(total) % 2 if label is None else label
     samples["key"] = [f"schlüssel{i}".encode() for i in range(total)]
-    shards = tuple(Shard(f"s{i}.tar", n, 9999, f"{i:064d}") for i, n in enumerate(counts))
+    shards = Shards.of(Shard(f"s{i}.tar", n, 9999, f"{i:064d}") for i, n in enumerate(counts))
     return Manifest(root, ("n01", "n02"), ("tench", "goldfish"), shards, samples)
 
 
@@ -33,7 +34,7 @@ def test_load_gives_back_what_save_wrote(tmp_path):
     loaded = Manifest.load(tmp_path / "train")
     assert loaded.classes == ("n01", "n02")
     assert loaded.class_names == ("tench", "goldfish")
-    assert loaded.shards == saved.shards
+    assert list(loaded.shards) == list(saved.shards)
     assert np.array_equal(loaded.samples, saved.samples)
     assert (loaded.num_samples, loaded.num_classes) == (8, 2)
     assert loaded.counts.tolist() == [3, 1, 4]
@@ -62,13 +63,36 @@ def test_digest_follows_the_data_and_not_the_place(tmp_path):
     first = manifest.shards[0]
     changes = [
         {"classes": ("n01", "n03")},
-        {"shards": (dataclasses.replace(first, sha256="f" * 64), *manifest.shards[1:])},
-        {"shards": (dataclasses.replace(first, name="x.tar"), *manifest.shards[1:])},
-        {"shards": manifest.shards[::-1]},
+        {"shards": Shards.of([first._replace(sha256="f" * 64), *manifest.shards[1:]])},
+        {"shards": Shards.of([first._replace(name="x.tar"), *manifest.shards[1:]])},
+        {"shards": Shards.of(manifest.shards[::-1])},
     ]
     digests = {dataclasses.replace(manifest, **change).digest for change in changes}
     assert len(digests | {manifest.digest}) == 5
     assert dataclasses.replace(manifest, root=tmp_path / "moved").digest == manifest.digest
+
+
+def test_the_digest_is_in_checkpoints_and_never_changes(tmp_path):
+    manifest = make(tmp_path, counts=(1,) * 10_000)
+    shards = [[f"s{i}.tar", 1, f"{i:064d}"] for i in range(10_000)]
+    content = json.dumps([shards, ["n01", "n02"]], separators=(",", ":"))
+    assert manifest.digest == hashlib.sha256(content.encode()).hexdigest()
+
+
+def test_shards_are_a_sequence(tmp_path):
+    shards = [
+        Shard(f"ä{i}.tar", i, 2**40, "f" * 64, f"/x/{i}" if i % 3 else None) for i in range(9)
+    ]
+    table = Shards.of(shards)
+    assert list(table) == [table[i] for i in range(9)] == shards
+    assert (table[-1], table[7:2:-2], len(table)) == (shards[-1], shards[7:2:-2], 9)
+    assert table.take(np.array([3, 3, 0])) == [shards[3], shards[3], shards[0]]
+    assert table.elsewhere.tolist() == [shard.url is not None for shard in shards]
+    assert table.bytes.tolist() == [2**40] * 9
+    with pytest.raises(IndexError):
+        table[9]
+    assert list(pickle.loads(pickle.dumps(table))) == shards
+    assert list(Shards.of([])) == []
 
 
 def test_a_loaded_manifest_is_memory_mapped_and_travels_to_workers_as_a_path(tmp_path):
@@ -106,6 +130,11 @@ def flip_a_bit(folder):
     (folder / INDEX).write_bytes(content)
 
 
+def overflow_counts(folder):
+    for shard, samples in enumerate((2**63 - 1, 2**63 - 1, 10)):  # in 64 bits, that is 8
+        damage_json(lambda h, at=shard, n=samples: h["shards"][at].update(samples=n))(folder)
+
+
 def replace_index(folder):
     np.save(folder / INDEX, np.arange(8))
     damage_json(lambda h: h.update(index_sha256=module.sha256_of(folder / INDEX)))(folder)
@@ -130,6 +159,10 @@ def replace_index(folder):
         (damage_json(lambda h: h.pop("index_sha256")), "damaged"),
         (damage_json(lambda h: h["shards"][0].update(name="../s0.tar")), "not a file name"),
         (damage_json(lambda h: h["shards"][0].update(name="/etc/passwd")), "not a file name"),
+        (damage_json(lambda h: h.update(shards=5)), "damaged"),
+        (damage_json(lambda h: h["shards"].append("s3.tar")), "damaged"),
+        (overflow_counts, "counts 18446744073709551624 samples.* 8"),
+        (lambda f: (f / MANIFEST).write_text("[" * 100_000), "unreadable"),
         (cut(INDEX, 300), "damaged"),
         (cut(INDEX, 0), "damaged"),
         (flip_a_bit, "damaged .*samples.npy has changed"),
@@ -143,6 +176,32 @@ def test_a_damaged_manifest_is_one_clear_error(tmp_path, damage, message):
     with pytest.raises(ValueError, match=message) as caught:
         Manifest.load(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("name", 5),
+        ("name", None),
+        ("name", "a\0b"),
+        ("samples", None),
+        ("samples", 3.0),
+        ("samples", float("inf")),
+        ("samples", {"a": 1}),
+        ("samples", 2**63),
+        ("bytes", "9999"),
+        ("sha256", 5),
+        ("sha256", "0\0"),
+        ("url", 5),
+        ("url", ["a"]),
+        ("weight", 1),
+    ],
+)
+def test_a_shard_with_a_wrong_value_is_one_clear_error(tmp_path, name, value):
+    make(tmp_path).save()
+    damage_json(lambda header: header["shards"][1].update({name: value}))(tmp_path)
+    with pytest.raises(ValueError, match=f"the manifest in {tmp_path} is damaged"):
+        Manifest.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +223,8 @@ def test_a_label_outside_the_classes_is_left_to_the_reader(tmp_path):
 def elsewhere(root, *urls):
     manifest = make(root)
     pairs = zip(manifest.shards, urls, strict=True)
-    shards = [dataclasses.replace(shard, url=url) for shard, url in pairs]
-    return dataclasses.replace(manifest, shards=tuple(shards))
+    shards = Shards.of(shard._replace(url=url) for shard, url in pairs)
+    return dataclasses.replace(manifest, shards=shards)
 
 
 def test_shards_lie_in_the_folder_or_where_their_url_says(tmp_path):
@@ -193,7 +252,7 @@ def test_commands_of_a_manifest_are_not_run_unasked(tmp_path):
     with pytest.raises(ValueError, match="through commands .* --data.allow_pipe true"):
         Manifest.load(tmp_path)
     loaded = Manifest.load(tmp_path, allow_pipe=True)
-    assert pickle.loads(pickle.dumps(loaded)).shards == loaded.shards
+    assert list(pickle.loads(pickle.dumps(loaded)).shards) == list(loaded.shards)
 
 
 def test_a_save_that_fails_leaves_no_manifest_and_no_half_file(tmp_path, monkeypatch):
