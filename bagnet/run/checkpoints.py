@@ -1,57 +1,48 @@
-"""How and when checkpoints are written."""
+"""When checkpoints are written, and which of them is the best."""
 
 from __future__ import annotations
 
+import math
 import signal
+import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run import signals
 from bagnet.run.agreement import HostGroup
+from bagnet.run.checkpoint_io import Background, Content, snapshot, writing
 from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
 from bagnet.run.wandb import ResumableWandbLogger
-from datamodules.common.files import replacing
+from datamodules.common.files import link
 
 SIGTERM_BROADCAST = "_broadcast_sigterm_tensor"
 """Lightning's method that asks rank 0 for SIGTERM in each step of several ranks."""
 
-_CONTINUE, _SAVE, _STOP, _GIVE_UP = range(4)
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints with `replacing`, so that a kill leaves the old one or the new one, whole.
-
-    Lightning's own writes to the system's temporary folder first, which on a cluster is another
-    disk, and copies the file from there.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
-            torch.save(checkpoint, file)
+_CONTINUE, _SAVE, _STOP, _FAILED, _GIVE_UP = range(5)
 
 
 class LastCheckpoint(Checkpoint):
     """Saves the checkpoint that a run resumes from, and ends the training when asked to.
 
     It saves after each epoch, every half hour, and when a signal reaches any rank
-    (`bagnet/run/signals.py`), always between two batches that all ranks agree on. A signal during
-    a validation ends the training at once: a checkpoint was saved before the epoch's last step, so
-    that step and the validation are repeated. If another start holds the run's lease, the training
-    ends without saving.
+    (`bagnet/run/signals.py`), always between two batches that all ranks agree on. The training only
+    waits for a copy in rank 0's memory, which a thread then writes. After the epoch with the best
+    validation top-1 so far, the file is `best.ckpt` too.
+
+    A signal during a validation ends the training at once: the state before the epoch's last step
+    was kept in memory and is written now, so that step and the validation are repeated. If another
+    start holds the run's lease, the training ends without saving.
+
+    The Trainer needs the plugin `AtomicCheckpointIO`.
 
     Args:
-        run: Gets the last checkpoint; the one before it is kept.
+        run: Gets the checkpoints: the last one, the one before it, and the best one.
         lease: Acquired when the training starts.
         minutes: The most work that a crash or a lost node can cost.
         every: Optimizer steps, or batches of a validation, between two checks. The ranks wait for
@@ -63,9 +54,19 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = time.monotonic()
         self._saved_step = 0
         self._stopping = False
+        self._best = -math.inf
+        self._kept: Content | None = None
+        self._writer = Background()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.run.best.exists():  # else the checkpoint comes from another run's folder
+            self._best = state_dict["best"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._hosts = HostGroup(trainer.world_size)
+        self._hosts = HostGroup(trainer)
         # In each step, Lightning's ranks ask rank 0 whether it got SIGTERM, and wait for their GPUs
         # to hear it. We ask for ourselves. There is no public switch for it.
         setattr(trainer.fit_loop.epoch_loop, SIGTERM_BROADCAST, lambda: None)
@@ -95,8 +96,10 @@ class LastCheckpoint(Checkpoint):
         is_last_but_one = left <= accumulate and trainer.enable_validation
         if is_last_but_one or trainer.global_step % self.every == 0:
             decision = self._agree(trainer)
-            if decision != _CONTINUE or is_last_but_one:
+            if decision != _CONTINUE:
                 self._save(trainer)
+            elif is_last_but_one:
+                self._dump(trainer, self._keep)
             # Lightning logs this step before the next one starts, which is when we stop.
             self._stopping = decision == _STOP
 
@@ -116,44 +119,91 @@ class LastCheckpoint(Checkpoint):
         dataloader_idx: int = 0,
     ) -> None:
         if (batch_idx + 1) % self.every == 0:
-            self._stop_if_asked(trainer)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._agree(trainer)  # or a start without the lease could still save the best checkpoint
+            decision = self._agree(trainer)
+            if decision != _CONTINUE and self._kept is not None:
+                self.write_soon(self._kept)
+                self._kept = None
+            if decision == _STOP:
+                self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._agree(trainer)
-        self._save(trainer)
+        # In an epoch without validation this is an old value, which is not better than the best.
+        top1 = float(trainer.callback_metrics.get("val/top1", math.nan))
+        is_best = top1 > self._best
+        if is_best:
+            self._best = top1
+        self._save(trainer, is_best)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._writer.finish()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        try:
+            self._writer.finish()
+        except Exception as error:  # what ends the training is `exception`
+            print(f"{self.run.last} could not be written: {error}", file=sys.stderr)
 
     def _agree(self, trainer: Trainer) -> int:
         """Decide what all ranks do: the most drastic that any rank wants.
 
         Raises:
-            ValueError: On all ranks, if another start holds the lease.
+            ValueError: On all ranks, if another start holds the lease; on all but rank 0, if rank 0
+                could not write a checkpoint. Rank 0 raises the error of that.
         """
         wish = _CONTINUE
         if time.monotonic() - self._saved_at > 60 * self.minutes:
             wish = _SAVE
         if signals.received() is not None:
             wish = _STOP
+        if self._writer.has_failed():
+            wish = _FAILED
         if trainer.is_global_zero and not self.lease.is_held():
             wish = _GIVE_UP
         decision = self._hosts.highest(wish)
         if decision == _GIVE_UP:
             raise ValueError(self.lease.explain_loss())
+        if decision == _FAILED:
+            self._writer.finish()
+            raise ValueError(f"{self.run.last} could not be written; see rank 0's message")
         return decision
 
-    def _save(self, trainer: Trainer) -> None:
-        rank_zero_only(self.run.keep_previous)()
-        trainer.save_checkpoint(self.run.last, weights_only=False)
+    def _save(self, trainer: Trainer, is_best: bool = False) -> None:
+        self._dump(trainer, partial(self._write_copy, is_best))
         self._saved_at = time.monotonic()
-        self._saved_step = trainer.global_step
+
+    def _dump(self, trainer: Trainer, receive: Callable[[Content], None]) -> None:
+        """Let rank 0 have the content of a checkpoint."""
+        trainer.save_checkpoint(self.run.last, weights_only=False, storage_options=receive)
+
+    def _keep(self, content: Content) -> None:
+        self._kept = snapshot(content)
+
+    def _write_copy(self, is_best: bool, content: Content) -> None:
+        self._kept = None  # at most one copy in memory besides the one that is being written
+        self.write_soon(snapshot(content), is_best)
+
+    def write_soon(self, copy: Content, is_best: bool = False) -> None:
+        self._writer.start(self._write, copy, is_best)
+        self._saved_step = copy["global_step"]
+
+    def _write(self, copy: Content, is_best: bool) -> None:
+        """Runs in a thread; leaves whole files whenever the process is killed."""
+        with writing(copy, self.run.last) as temporary:
+            if not self.lease.is_held():
+                raise ValueError(self.lease.explain_loss())
+            self.run.keep_previous()
+            if is_best:
+                link(temporary, self.run.best)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         if self._agree(trainer) == _STOP:
             self._stop(trainer)
 
     def _stop(self, trainer: Trainer) -> NoReturn:
+        self._writer.finish()
         for logger in trainer.loggers:
             if isinstance(logger, ResumableWandbLogger):
                 logger.drop_from(self._saved_step)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from datamodules.common.files import link
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Run:
 
     @property
     def best(self) -> Path:
-        """The checkpoint of the epoch with the best validation top-1."""
+        """The checkpoint of the epoch with the best validation top-1; none without validation."""
         return self.checkpoints / "best.ckpt"
 
     def refuse_to_overwrite(self) -> None:
@@ -109,10 +110,7 @@ class Run:
     def keep_previous(self) -> None:
         """Make the last checkpoint the previous one too, before a new one takes its place."""
         if self.last.exists():
-            new = self.previous.with_suffix(".link")
-            new.unlink(missing_ok=True)
-            os.link(self.last, new)
-            os.replace(new, self.previous)
+            link(self.last, self.previous)
 
     def wandb_id(self, resuming: bool) -> str:
         """The run's id in W&B, which is kept in the folder; a new one unless the run is resumed."""

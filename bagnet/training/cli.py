@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -152,18 +151,9 @@ class BagNetCLI(LightningCLI):
             callbacks.append(ProgressBar())
         if self.fitting:
             run = self.command.run
-            best = ModelCheckpoint(
-                run.checkpoints,
-                run.best.stem,
-                monitor="val/top1",
-                mode="max",
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            )
             evidence = EvidenceLogger(run, self.settings["evidence_images"])
-            # After `best`, whose state (the best score so far) it saves.
             last = LastCheckpoint(run, self.lease, self.settings["checkpoint_minutes"])
-            callbacks += [Throughput(every), Summary(run), evidence, best, last]
+            callbacks += [Throughput(every), Summary(run), evidence, last]
         return callbacks
 
     def fit(self, **kwargs: Any) -> None:

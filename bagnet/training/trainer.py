@@ -16,7 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from torch.nn.parallel import DistributedDataParallel
 
 from bagnet.run import slurm
-from bagnet.run.checkpoints import AtomicCheckpointIO
+from bagnet.run.checkpoint_io import AtomicCheckpointIO
 
 TRAINER_DEFAULTS = {
     "max_epochs": 90,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     temporary = path.with_name(f"{_prefix(path)}{os.getpid()}.tmp{path.suffix}")
+    # A killed process with our number may have left a link to another file there.
+    temporary.unlink(missing_ok=True)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -44,6 +47,15 @@ def write_text(text: str, path: Path) -> None:
     """Write a text file in UTF-8; see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def link(source: Path, path: Path) -> None:
+    """Give a file a second name, as `replacing` does; a copy if there can be no hard link."""
+    with replacing(path) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:  # the file system has none
+            shutil.copyfile(source, temporary)
 
 
 def _prefix(path: Path) -> str:

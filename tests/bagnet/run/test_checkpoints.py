@@ -1,26 +1,26 @@
-"""Checkpoints are whole, and saved after each epoch, every so many minutes, and before a stop."""
+"""Checkpoints are saved after each epoch, every so many minutes, and before a stop; in a thread."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+import threading
+import weakref
 
 import pytest
 import torch
-from pytorch_lightning import Callback, Trainer
-from torch.utils.data import DataLoader
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import Logger
 
-from bagnet.run import signals
-from bagnet.run.checkpoints import AtomicCheckpointIO, LastCheckpoint
-from bagnet.run.folder import Run, is_whole
+from bagnet.run import checkpoints, signals
+from bagnet.run.checkpoint_io import Background
+from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
 from bagnet.training.classifier import BagNetClassifier
+from tests.bagnet.run.fitting import fit, step
 
-REPOSITORY = Path(__file__).parents[3]
+PATIENCE = 60.0
 
 
 @pytest.fixture
@@ -54,38 +54,23 @@ def ask() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-class Batches(DataLoader):
-    """Ten batches; Lightning warns if a loader without a state is resumed within an epoch."""
+@pytest.fixture
+def slow_disk(monkeypatch) -> None:
+    """A disk that begins to write when somebody waits for it."""
+    save, finish, awaited = torch.save, Background.finish, threading.Event()
 
-    def __init__(self) -> None:
-        images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
-        super().__init__([(images, torch.arange(4) % 3, torch.arange(4))] * 10, batch_size=None)
+    def slow_save(*arguments) -> None:
+        assert awaited.wait(PATIENCE)
+        awaited.clear()
+        save(*arguments)
 
-    def state_dict(self):
-        return {}
+    def wait_for(background: Background) -> None:
+        awaited.set()
+        finish(background)
+        awaited.clear()
 
-    def load_state_dict(self, state):
-        pass
-
-
-def fit(run: Run, minutes: float, *callbacks: Callback, every: int = 2, resume=None, **options):
-    torch.manual_seed(0)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        logger=False,
-        callbacks=[*callbacks, LastCheckpoint(run, Lease(run.starts), minutes, every)],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"limit_val_batches": 0, **options},
-    )
-    with signals.listening():
-        module = BagNetClassifier("bagnet9", num_classes=3, width=4, batch_size=4)
-        trainer.fit(module, Batches(), Batches(), ckpt_path=resume)
-
-
-def step(path: Path) -> int:
-    return torch.load(path, weights_only=True)["global_step"]
+    monkeypatch.setattr(torch, "save", slow_save)
+    monkeypatch.setattr(Background, "finish", wait_for)
 
 
 @pytest.mark.parametrize(("minutes", "last", "previous"), [(0.0, 16, 14), (60.0, 10, None)])
@@ -113,8 +98,13 @@ def test_a_signal_saves_at_the_next_check_and_ends(run, asked_at, every, options
 
 def test_a_signal_during_a_validation_ends_it_and_the_last_step_is_repeated(run):
     seen = []
+
+    def ask_early() -> None:
+        assert not run.last.exists()  # the state before the last step is only kept
+        ask()
+
     with pytest.raises(signals.Stopped) as caught:
-        fit(run, 60.0, At(-1, ask, validated=3), limit_val_batches=10)
+        fit(run, 60.0, At(-1, ask_early, validated=3), limit_val_batches=10)
     assert caught.value.checkpoint == run.last
     assert step(run.last) == 9
     count = At(-1, lambda: seen.append("whole"), validated=10)
@@ -123,10 +113,121 @@ def test_a_signal_during_a_validation_ends_it_and_the_last_step_is_repeated(run)
     assert step(run.last) == 20
 
 
-def test_a_start_that_has_lost_its_lease_gives_up_and_saves_nothing(run):
+def test_a_long_validation_costs_no_more_than_the_minutes_between_two_saves(run):
+    class ItTakesLong(At):
+        def on_validation_batch_end(self, trainer, *arguments) -> None:
+            trainer.checkpoint_callback.minutes = 0.0
+            super().on_validation_batch_end(trainer, *arguments)
+
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(run, 60.0, ItTakesLong(-1, crash, validated=5), limit_val_batches=10)
+    assert step(run.last) == 9
+
+
+@pytest.mark.usefixtures("slow_disk")
+def test_a_start_that_has_lost_its_lease_gives_up_and_writes_nothing_more(run):
     with pytest.raises(ValueError, match="mine was started again at .*; that process holds"):
         fit(run, 0.0, At(5, lambda: Lease(run.starts).acquire()))
-    assert step(run.last) == 4
+    assert step(run.last) == 2  # not 4, which was being written
+    assert not run.previous.exists()
+
+
+class Keep(Callback):
+    """Keeps the weights and the momentum before some step, and ends the run one step later."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            self.tensors = [tensor.clone() for tensor in state(trainer, pl_module)]
+        if trainer.global_step == self.step + 1:
+            now = state(trainer, pl_module)
+            assert not any(map(torch.equal, self.tensors, now))
+            crash()
+
+
+def state(trainer, module) -> list[torch.Tensor]:
+    weights = [weight.detach() for weight in module.parameters()]
+    return weights + [
+        each["momentum_buffer"] for each in trainer.optimizers[0].state_dict()["state"].values()
+    ]
+
+
+@pytest.mark.usefixtures("slow_disk")
+def test_the_next_step_cannot_change_what_is_being_written(run):
+    keep = Keep(2)
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(run, 0.0, keep)
+    saved = torch.load(run.last, weights_only=True)
+    assert saved["global_step"] == 2
+    names = [name for name, _ in BagNetClassifier("bagnet9", 3, width=4).named_parameters()]
+    (optimizer,) = saved["optimizer_states"]
+    tensors = [saved["state_dict"][name] for name in names]
+    tensors += [each["momentum_buffer"] for each in optimizer["state"].values()]
+    assert len(tensors) == len(keep.tensors)
+    assert all(map(torch.equal, tensors, keep.tensors))
+
+
+class FilesAtTheEnd(Logger):
+    """Notes which step the file has when the loggers end; W&B may upload it then."""
+
+    name = version = "files"
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run, self.ends = run, []
+
+    def log_hyperparams(self, *arguments) -> None: ...
+
+    def log_metrics(self, *arguments, **options) -> None: ...
+
+    def finalize(self, status: str) -> None:
+        self.ends.append((status, step(self.run.last)))
+
+
+@pytest.mark.usefixtures("slow_disk")
+def test_the_file_is_complete_before_the_loggers_end(run):
+    logger = FilesAtTheEnd(run)
+    with pytest.raises(signals.Stopped):
+        fit(run, 60.0, At(5, ask), logger=logger)
+    assert logger.ends[0] == ("interrupted", 6)
+    logger.ends.clear()
+    fit(run, 60.0, logger=logger, resume=run.last)
+    assert logger.ends == [("success", 20)]
+
+
+@pytest.mark.usefixtures("slow_disk")
+@pytest.mark.parametrize(("minutes", "taken"), [(0.0, 12), (60.0, 4)])
+def test_at_most_one_copy_is_in_memory_besides_the_one_that_is_being_written(
+    run, monkeypatch, minutes, taken
+):
+    copies, alive, take = [], [], checkpoints.snapshot
+
+    def count(content):
+        copy = take(content)
+        copies.append(weakref.ref(copy["state_dict"]["model.fc.weight"]))
+        alive.append(sum(copy() is not None for copy in copies))
+        return copy
+
+    monkeypatch.setattr(checkpoints, "snapshot", count)
+    fit(run, minutes, limit_val_batches=1)
+    assert len(alive) == taken
+    assert max(alive) == 2
+
+
+def test_a_failed_write_ends_the_run(run, monkeypatch, capsys):
+    def fail(*arguments) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fail)
+        with pytest.raises(OSError, match="No space left on device: .*last.ckpt"):
+            fit(run, 0.0, At(5, crash))  # saves at step 2, and notices at step 4 at the latest
+        with pytest.raises(RuntimeError, match="crash"):  # which matters more
+            fit(run, 0.0, At(3, crash))
+    assert "last.ckpt could not be written: [Errno 28] No space left" in capsys.readouterr().err
+    assert list(run.checkpoints.iterdir()) == []
 
 
 def test_handlers_are_restored():
@@ -134,40 +235,3 @@ def test_handlers_are_restored():
     with signals.listening():
         assert signal.getsignal(signal.SIGTERM) != before[signal.SIGTERM]
     assert {number: signal.getsignal(number) for number in signals.STOPPING} == before
-
-
-def test_a_save_that_fails_leaves_the_old_checkpoint(tmp_path):
-    path = tmp_path / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
-    with pytest.raises(AttributeError, match="pickle"):
-        AtomicCheckpointIO().save_checkpoint({"step": lambda: 2}, path)
-    assert torch.load(path, weights_only=True) == {"step": 1}
-    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
-
-
-SAVE_FOREVER = """
-import itertools, sys
-import torch
-from bagnet.run.checkpoints import AtomicCheckpointIO
-weights = torch.randn(300_000)
-for step in itertools.count():
-    AtomicCheckpointIO().save_checkpoint({"step": step, "weights": weights}, sys.argv[1])
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_save_leaves_a_whole_checkpoint(tmp_path):
-    path = tmp_path / "new" / "last.ckpt"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-c", SAVE_FOREVER, str(path)]
-    saving = subprocess.Popen(command, env=environment)
-    deadline = time.monotonic() + 240
-    while not (path.exists() and torch.load(path, weights_only=True)["step"] >= 3):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    while not list(path.parent.glob(".*.tmp.ckpt")):  # it is writing the next one
-        assert time.monotonic() < deadline
-    saving.kill()
-    saving.wait()
-    assert is_whole(path)
-    assert torch.load(path, weights_only=True)["weights"].shape == (300_000,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.common.files import replacing, write_text
+from datamodules.common.files import link, replacing, write_text
 
 REPOSITORY = Path(__file__).parents[3]
 WRITE_HALF = """
@@ -74,3 +75,33 @@ def test_what_a_killed_process_left_goes_with_the_next_write_and_that_of_a_livin
     assert path.read_text() == "by another process"
     write_text("later", path)
     assert names(tmp_path) == [path.name]
+
+
+def test_a_second_name_is_a_hard_link_or_where_there_are_none_a_copy(tmp_path, monkeypatch):
+    old, new = tmp_path / "old.ckpt", tmp_path / "new.ckpt"
+    write_text("old", old)
+    write_text("new", new)
+    link(old, new)
+    link(old, new)  # once more, when they are one file already
+    assert new.samefile(old)
+
+    def refuse(*arguments) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no hard links")
+
+    monkeypatch.setattr(os, "link", refuse)
+    link(old, new)
+    assert not new.samefile(old)
+    assert new.read_text() == "old"
+    assert names(tmp_path) == ["new.ckpt", "old.ckpt"]
+
+
+def test_a_link_that_a_killed_process_left_is_not_written_through(tmp_path):
+    """Its number may be ours, as in containers."""
+    path, other = tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+    write_text("last", other)
+    with replacing(path) as temporary:
+        leftover = temporary.name
+        temporary.write_text("best")
+    os.link(other, tmp_path / leftover)
+    write_text("new", path)
+    assert (path.read_text(), other.read_text()) == ("new", "last")
