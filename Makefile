@@ -1,6 +1,7 @@
 # make demo      makes the demo data, trains a BagNet on it and shows where it looks
 # make test      lint, types and all quick tests
-# make test-all  that, and the slow suites: SLURM, browser, killed processes, long runs
+# make test-all  that, and the slow suites: SLURM, browser, killed processes, long runs, and a
+#                rehearsal of benchmarks/gpu.sh
 # Each sets up .venv first. Nothing that is already done is done again.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := .venv/bin
 DEMO := data/demo
 RUN := runs/demo
 SLOW := slow or slurm or browser
-SCRIPTS := $(wildcard slurm/*.sbatch slurm/*.sh) .ci/run
+SCRIPTS := $(wildcard slurm/*.sbatch slurm/*.sh benchmarks/*.sh) .ci/run
 
 .PHONY: demo test test-slow test-all lint setup clean
 .DELETE_ON_ERROR:

@@ -17,6 +17,7 @@ BENCHMARKS = {
     "plan": Command("bagnet.bench.plan", options.PlanOptions),
     "startup": Command("bagnet.bench.startup", options.StartupOptions, ("root",)),
     "scale": Command("bagnet.bench.scale", options.ScaleOptions),
+    "gpu": Command("bagnet.bench.gpu", options.GpuOptions, ("pieces",)),
 }
 
 

@@ -156,3 +156,21 @@ class ScaleOptions(BenchOptions):
     read_gbs: PositiveFloat = 5.0
     storage_gbs: PositiveFloat = 200.0
     checkpoint_s: PositiveFloat = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuOptions:
+    """Options of `gpu`.
+
+    Args:
+        pieces: Pieces to run, from the list above; by default all.
+        rehearse: Whether to run every piece at toy size on the CPU, to see that it works.
+        out: Folder for summary, figures and logs; by default results/gpu, or results/rehearsal.
+        data: Folder for the generated images (5 GB) and the runs; by default data/gpu, or
+            data/rehearsal.
+    """
+
+    pieces: list[str] = field(default_factory=list)
+    rehearse: bool = False
+    out: Path | None = None
+    data: Path | None = None

@@ -7,15 +7,23 @@ random uint8 images that are already on the device.
 * fp32, bf16: the plain network in true float32, or mixed with bfloat16.
 * channels-last: bf16 in channels-last memory; ratios refer to it.
 * fused-sgd: channels-last, with the optimizer in one kernel.
+* cudnn-benchmark: fused-sgd, with cuDNN's fastest algorithm for each convolution, as in train.py.
 * compiled: fused-sgd, compiled with torch.compile.
 * resnet50, resnet50-compiled: channels-last and compiled, for torchvision's ResNet-50.
 
-Only on request (--variants): graph and compiled-graph are fused-sgd and compiled as CUDA graphs,
-which spare the host; compiled-tuned is compiled in the mode max-autotune-no-cudagraphs.
+Only on request (--variants):
 
-MFU is the share of the device's bfloat16 peak, measured in this run, that the network's arithmetic
-takes. GB/image is what the device could copy in the time of one image; the floor below it is what
-it has to move, so the difference shows how often activations are moved again.
+* ddp: fused-sgd, wrapped in DistributedDataParallel, in a group of this process alone.
+* compiled-benchmark: compiled, with cuDNN's fastest algorithms, as in train.py --compile.
+* compiled-symbolic: compiled for any batch size.
+* graph, compiled-graph: fused-sgd and compiled as CUDA graphs, which spare the host (compiled in
+  the mode reduce-overhead); compiled-tuned: compiled in the mode max-autotune.
+
+MFU is the share that the network's arithmetic takes of the bfloat16 peak measured in this run, and
+"sheet" of the one in the GPU's data sheet. GB/image is what the device could copy in the time of
+one image. Two floors are below it: what activations have to move if all else is fused into the
+convolutions, and what they move if nothing is fused (plain). Spread is the distance between the
+fastest and the slowest round.
 """
 
 from __future__ import annotations
@@ -28,11 +36,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from bagnet.bench.lib.floors import count, measure_peaks
+from bagnet.bench.lib.floors import count, data_sheet, measure_peaks
 from bagnet.bench.lib.report import short, show, write
 from bagnet.bench.lib.rounds import step_seconds, take_turns
 from bagnet.bench.lib.setting import GRAPHS, Setting, check, network_of, prepared
-from bagnet.bench.lib.steps import ON_REQUEST, REFERENCE, VARIANTS, Step
+from bagnet.bench.lib.steps import ON_REQUEST, REFERENCE, VARIANTS, Step, leave_group
 from bagnet.bench.options import StepOptions
 
 WARM_UP = 3  # steps, after the first one
@@ -73,6 +81,7 @@ def run(options: StepOptions) -> None:
         options.rounds,
         lambda name: step_seconds(steps[name], setting.steps, setting.device),
     )
+    leave_group()
     figures = _report(setting, seconds, gib)
     write(options, {"seconds_per_step": seconds, "peak_gib": gib, **figures})
 
@@ -93,7 +102,7 @@ def _report(
     setting: Setting, seconds: Mapping[str, list[list[float]]], gib: Mapping[str, float]
 ) -> dict[str, object]:
     """Print the tables; returns the device's peaks and the networks' counts."""
-    peaks = measure_peaks(setting.device)
+    peaks, sheet = measure_peaks(setting.device), data_sheet(setting.device)
     medians = {name: statistics.median(chain(*rounds)) for name, rounds in seconds.items()}
     reference = medians.get(REFERENCE, next(iter(medians.values())))
     rows, floors, counts = [], {}, {}
@@ -101,32 +110,39 @@ def _report(
         network = network_of(name, setting.model)
         needs = counts[name] = count(network, setting.width, setting.image_size)
         rate = setting.batch_size / median
-        of_rounds = [1e3 * statistics.median(steps) for steps in seconds[name]]
+        flops = rate * needs.training_flops
+        of_rounds = [statistics.median(steps) for steps in seconds[name]]
         rows.append(
             [
                 name,
                 short(rate),
-                short(1e3 * median),
-                f"{short(min(of_rounds))}-{short(max(of_rounds))}",
+                f"{(max(of_rounds) - min(of_rounds)) / median:.1%}",
                 f"{reference / median:.2f}",
-                f"{rate * needs.training_flops / peaks.flops:.1%}",
+                f"{flops / peaks.flops:.1%}",
+                f"{flops / sheet:.1%}" if sheet else "-",
                 f"{peaks.bandwidth / rate / 1e9:.2f}",
                 f"{gib[name]:.1f}" if name in gib else "-",
             ]
         )
         floors[network] = [
             f"{needs.training_flops / 1e9:.1f}",
-            f"{needs.training_bytes / 1e9:.2f}",
             short(peaks.flops / needs.training_flops),
+            f"{needs.training_bytes / 1e9:.2f}",
             short(peaks.bandwidth / needs.training_bytes),
+            f"{needs.plain_bytes / 1e9:.2f}",
+            short(peaks.bandwidth / needs.plain_bytes),
         ]
-    show(["variant", "images/s", "ms/step", "rounds", "ratio", "MFU", "GB/image", "GiB"], rows)
+    show(["variant", "images/s", "spread", "ratio", "MFU", "sheet", "GB/image", "GiB"], rows)
     show(
-        ["floors", "GFLOP/image", "GB/image", "images/s by arithmetic", "by memory"],
+        ["floors", "GFLOP/image", "images/s", "GB/image", "images/s", "GB plain", "images/s"],
         [[name, *figures] for name, figures in floors.items()],
     )
-    Console().print(
-        f"Measured in this run: {peaks.flops / 1e12:.3g} TFLOP/s in bfloat16, "
-        f"{peaks.bandwidth / 1e9:.3g} GB/s of memory."
+    stated = f" (data sheet: {sheet / 1e12:.4g})" if sheet else ""
+    Console(highlight=False).print(
+        f"Measured in this run: {peaks.flops / 1e12:.3g} TFLOP/s in bfloat16{stated}, "
+        f"{peaks.bandwidth / 1e9:.4g} GB/s of memory."
     )
-    return {"peaks": vars(peaks), "counts": {name: vars(each) for name, each in counts.items()}}
+    return {
+        "peaks": {**vars(peaks), "data_sheet_flops": sheet},
+        "counts": {name: vars(each) for name, each in counts.items()},
+    }

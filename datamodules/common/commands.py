@@ -110,6 +110,8 @@ def parse(program: str, command: Command, words: Sequence[str]) -> Any:
         if typing.get_origin(hint) is list:  # jsonargparse would take "--x a b" but not "--x a"
             settings |= {"nargs": "+", "type": typing.get_args(hint)[0]}
         if field.name in command.positional:
+            if field.default_factory is not dataclasses.MISSING:  # a list that may be empty
+                settings |= {"nargs": "*", "default": field.default_factory()}
             parser.add_argument(field.name, metavar=field.name.upper(), **settings)
             continue
         metavar = _metavar(hint)

@@ -16,6 +16,20 @@ PASSES = 4
 """How often a stored activation crosses the memory bus in a training step: written, read by the
 next layer, and read twice in the backward pass, for the gradients of input and weights."""
 
+DATA_SHEETS = {
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 80GB HBM3": 989.4e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H200": 989.4e12,
+}
+"""Operations per second on dense bfloat16 matrices that NVIDIA states, by torch's name of the GPU.
+
+Lightning has such a table too (`get_available_flops`), but it does not know this name of an H200,
+and states the H200's peak for sparse matrices."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -26,12 +40,15 @@ class Counts:
         training_flops: Floating-point operations of the forward and the backward pass.
         activations: Elements that convolutions, linear layers and the sums of residual blocks
             write. BatchNorm and ReLU are not counted, because they can be fused.
+        plain_bytes: Bytes of activations and their gradients that a training step in bfloat16 reads
+            and writes if each operation is a kernel of its own.
         parameters: Number of parameters.
     """
 
     forward_flops: float
     training_flops: float
     activations: float
+    plain_bytes: float
     parameters: int
 
     @property
@@ -46,14 +63,16 @@ def count(name: str, width: int, image_size: int) -> Counts:
     with torch.device("meta"):
         model = build_model(name, width=width)
         images = torch.empty(batch, 3, image_size, image_size)
-    written: list[int] = []
+    written, moved = 0, 0
 
-    def note(module: nn.Module, inputs: object, output: Tensor) -> None:
-        written.append(output.numel())
+    def note(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        nonlocal written, moved
+        if not isinstance(module, nn.BatchNorm2d):
+            written += output.numel()
+        moved += _moved(module, inputs[0].numel(), output.numel())
 
     for module in model.modules():
-        is_block = hasattr(module, "downsample")  # a bottleneck, ours or torchvision's
-        if is_block or isinstance(module, nn.Conv2d | nn.Linear):
+        if _is_block(module) or isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
             module.register_forward_hook(note)
     with FlopCounterMode(display=False) as forward:
         loss = model(images).sum()
@@ -63,9 +82,37 @@ def count(name: str, width: int, image_size: int) -> Counts:
     return Counts(
         forward_flops=flops / batch,
         training_flops=(flops + backward.get_total_flops()) / batch,
-        activations=sum(written) / batch,
+        activations=written / batch,
+        plain_bytes=BF16 * moved / batch,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Whether this is a bottleneck, ours or torchvision's."""
+    return hasattr(module, "downsample")
+
+
+def _moved(module: nn.Module, read: int, written: int) -> int:
+    """Elements that a module's own kernels read and write in a training step, weights excluded.
+
+    Args:
+        module: A convolution, a linear layer, a BatchNorm, or a bottleneck (without the layers in
+            it).
+        read: Elements of its input.
+        written: Elements of its output.
+    """
+    if isinstance(module, nn.BatchNorm2d):
+        # Forward: read for the statistics, read, write. Backward: two reads of input and gradient,
+        # a write. The ReLU that follows: two passes forward, three backward.
+        return (3 + 5 + 2 + 3) * written
+    if _is_block(module):
+        # The sum of two maps, and of the two gradients of the input. Its last ReLU replaces that of
+        # its last BatchNorm; the one of `downsample` has none.
+        unused = 5 * written if module.downsample is not None else 0
+        return 3 * written + 3 * read - unused
+    # Forward: read, write. Backward: each of the two products reads the output's gradient.
+    return 3 * read + 3 * written
 
 
 @dataclass(frozen=True)
@@ -79,6 +126,11 @@ class Peaks:
 
     flops: float
     bandwidth: float
+
+
+def data_sheet(device: torch.device) -> float | None:
+    """Operations per second in `DATA_SHEETS`; None for a CPU and for a GPU that is not listed."""
+    return DATA_SHEETS.get(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def measure_peaks(device: torch.device) -> Peaks:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bagnet.bench.lib.rounds import chosen, device_of
 from bagnet.bench.options import StepOptions
 
-GRAPHS = {"graph", "compiled-graph"}
+GRAPHS = {"graph", "compiled-graph", "compiled-tuned"}
 """Variants that need a GPU, because they are CUDA graphs."""
 
 TOLERANCE = 0.8

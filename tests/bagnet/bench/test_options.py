@@ -22,7 +22,7 @@ def test_every_benchmark_has_help_with_defaults(name, capsys):
         main([name, "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert f"usage: python -m bagnet.bench {name}" in text
-    assert "--out PATH JSON file for all figures" in text
+    assert ("--out PATH JSON file for all figures" in text) == (name != "gpu")
     if name == "scale":
         assert "--network_gbs X Network between nodes, in GB/s of each GPU." in text
         assert "(default: 40.0)" in text
@@ -53,6 +53,7 @@ def test_every_bagnet_can_be_measured():
         (["infer", "--variants", "best", *ON_CPU], "--variants best: choose from fp32, bf16"),
         (["evidence", "--model", "bagnet12"], "choose from bagnet33, bagnet17, bagnet9"),
         (["scale", "--network_gbs", "0"], "--network_gbs 0: it must be more than 0"),
+        (["gpu", "stop", "speed"], "there is no piece speed: choose from steps-128, steps-32"),
         (["plan", "--samples", "1000", "--ranks", "512"], "512 ranks take 16384 in their first"),
     ],
 )
@@ -63,3 +64,4 @@ def test_mistakes_are_one_line(words, message, error):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_one_line(error):
     assert "there is no GPU here; choose --device cpu" in error("train", "--device", "cuda")
+    assert "there is no GPU here; --rehearse runs every piece" in error("gpu")

@@ -36,6 +36,12 @@ def test_a_flag_alone_switches_on():
     assert not options("1 there --quiet false").quiet
 
 
+def test_a_list_given_by_position_may_be_empty_if_it_has_a_default():
+    command = Command(MODULE, Options, ("sizes",))
+    for words, sizes in [([], []), (["3"], [3]), (["3", "4"], [3, 4])]:
+        assert parse("program", command, [*words, "--out", "x", "--numbers", "1"]).sizes == sizes
+
+
 def test_options_travel_to_other_processes():
     found = options("1 2 there --sizes 3 --shape.width 9")
     assert {type(n) for n in (*found.numbers, *found.sizes, found.shape.width)} == {int}

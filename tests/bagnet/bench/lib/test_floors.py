@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from bagnet.bench.lib.floors import count, measure_peaks
+from bagnet.bench.lib.floors import count, data_sheet, measure_peaks
+from bagnet.model.registry import build_model
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,60 @@ def test_activations_are_those_of_convolutions_and_of_the_sums_of_blocks():
     counts = count("resnet50", width=64, image_size=224)
     assert counts.activations == pytest.approx(convolutions + sums, rel=1e-3)
     assert counts.training_bytes == 4 * 2 * counts.activations
+
+
+READ_TWICE = {
+    "native_batch_norm": (0,),  # the input, for the statistics
+    "native_batch_norm_backward": (0, 1),  # gradient and input, for the sums
+    "convolution_backward": (0,),  # the gradient, for two products
+}
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the elements that operators read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func.__name__.split(".")[0]
+        if not func.is_view:
+            tensors = [args[i] for i in READ_TWICE.get(name, ())]
+            tensors += [*args, *(out if isinstance(out, tuple) else [out])]
+            # Weights and statistics do not count.
+            self.elements += sum(
+                tensor.numel()
+                for tensor in tensors
+                if isinstance(tensor, torch.Tensor) and tensor.ndim == 4 and tensor.shape[0] == 2
+            )
+        return out
+
+
+def test_a_plain_step_moves_what_its_operators_read_and_write():
+    with torch.device("meta"):
+        model, images = build_model("bagnet33", width=64), torch.empty(2, 3, 224, 224)
+    with Traffic() as traffic:
+        model(images).sum().backward()
+    expected = 2 * traffic.elements / 2  # bytes in bfloat16, of one of two images
+    counted = count("bagnet33", width=64, image_size=224).plain_bytes
+    assert counted == pytest.approx(expected, rel=0.03)  # crops are not counted
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4e12),
+        ("NVIDIA H200", 989.4e12),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA GeForce RTX 9090", None),
+    ],
+)
+def test_data_sheets_are_those_of_whole_known_gpus(name, peak, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert data_sheet(torch.device("cuda")) == peak
+    assert data_sheet(torch.device("cpu")) is None
 
 
 def test_a_device_has_peaks():
