@@ -136,7 +136,9 @@ def _train(piece: Piece) -> str:
     found = []
     for name, (step, words) in TRAININGS.items():
         rate, wait = steady(piece.train(name, *words))
-        share = f" ({rate / steps[step]:.0%} of the step's {steps[step]:,.0f})" if steps else ""
+        share = (
+            f" ({rate / steps[step]:.0%} of the step's {steps[step]:,.0f})" if step in steps else ""
+        )
         found.append(f"{name} {rate:,.0f} images/s{share}, {wait:.1%} waiting for data")
     return "; ".join(found)
 
