@@ -18,11 +18,14 @@ class HostGroup:
     Create it on all ranks at the same time, after the ranks have met.
 
     Args:
-        ranks: Number of ranks; a single one has nobody to ask.
+        trainer: Its ranks; a single one has nobody to ask.
     """
 
-    def __init__(self, ranks: int) -> None:
-        self._group: Any = torch.distributed.new_group(backend="gloo") if ranks > 1 else None
+    def __init__(self, trainer: Trainer) -> None:
+        self._group: Any = None
+        if trainer.world_size > 1:
+            timeout = getattr(trainer.strategy, "timeout", None)
+            self._group = torch.distributed.new_group(backend="gloo", timeout=timeout)
 
     def highest(self, value: int) -> int:
         """The largest value of all ranks. They wait for each other."""
