@@ -20,10 +20,10 @@ from datamodules.shards.manifest import Manifest
 WARM_UP, EPOCHS = 25, 60
 
 
-def private_megabytes(pid: int) -> float:
+def private_megabytes(pid: int, kind: str = r"\w+") -> float:
     """Memory that would be free if the process ended: without code and shared pages."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return sum(map(int, re.findall(r"^Private_\w+:\s+(\d+) kB", rollup, re.MULTILINE))) / 1024
+    return sum(map(int, re.findall(rf"^Private_{kind}:\s+(\d+) kB", rollup, re.MULTILINE))) / 1024
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def worker_megabytes(folder: Path, shards: int) -> float:
     loader = TrainLoader(Batches(Manifest.load(folder), TrainTransform(32)), 64, workers=1)
     next(iter(loader))
     (worker,) = torch.multiprocessing.active_children()
-    size = private_megabytes(worker.pid)
+    size = private_megabytes(worker.pid, "Dirty")  # clean pages are those of the mapped index
     loader.close()
     return size
 
