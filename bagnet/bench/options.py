@@ -137,7 +137,7 @@ class ScaleOptions(BenchOptions):
         image_kb: Size of an image file, in kB.
         read_gbs: Speed at which a node reads shards, in GB/s.
         storage_gbs: Speed at which all nodes together read shards, in GB/s.
-        checkpoint_s: Time that training waits for a checkpoint, in s.
+        checkpoint_s: Time that training waits for the copy of a checkpoint, in s.
     """
 
     gpus: list[PositiveInt] = field(default_factory=lambda: [8, 64, 512, 4096])
@@ -155,7 +155,7 @@ class ScaleOptions(BenchOptions):
     image_kb: PositiveFloat = 110.0
     read_gbs: PositiveFloat = 5.0
     storage_gbs: PositiveFloat = 200.0
-    checkpoint_s: PositiveFloat = 1.0
+    checkpoint_s: PositiveFloat = 0.06
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ A step with b images on each GPU takes
     network    the part of the all-reduce that the backward pass does not hide
     data       the part of b / (images/s that cores decode or storage delivers) beyond both
 
-and an epoch takes its steps, its validation (a forward pass is a third of a step) and its
-checkpoints. Not included: slow GPUs, and other users of network and storage.
+and an epoch takes its steps, its validation (a forward pass is a third of a step) and the copies
+of its checkpoints, which a thread writes. Not included: slow GPUs, other users of network and
+storage, and a disk that needs longer for a checkpoint than the next epoch takes.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ VALIDATION = 50_000
 EPOCHS = 90
 CHECKPOINT_MINUTES = 30
 """Time between two checkpoints in the middle of an epoch."""
-EPOCH_CHECKPOINTS = 3
-"""Checkpoints of every epoch: before its last step, after its validation, and the best."""
+EPOCH_CHECKPOINTS = 2
+"""Copies that every epoch waits for: before its last step, and after its validation."""
 
 
 @dataclass(frozen=True)
