@@ -8,9 +8,9 @@ The paper does not specify the preprocessing. Here the shorter side is resized t
 central 224x224 are kept (--data.resize_size, --data.image_size), as in the training recipe. All is
 in float32 without TF32, which costs the authors' BagNet-33 2.5 points of top-1. The paper does not
 say how speed was measured, either. Here the networks take turns in one process on batches of
---data.batch_size images that are already on the device. Intervals are 95%, bootstrapped over the
-images. The receptive field is that of an entry of the last map; only a BagNet decides by such
-entries alone.
+--data.batch_size images that are already on the device. Intervals are 95%
+(Wilson), over the images. The receptive field is that of an entry of the last map; only a BagNet
+decides by such entries alone.
 
 Writes to OUT/accuracy: table, figure, LABEL.parquet (predicted class; rank of the true class, 0 is
 right; probabilities of both), and networks.json (what does not depend on the images).
@@ -29,13 +29,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from bagnet.experiments.measuring.colours import network_colours
 from bagnet.experiments.measuring.figures import bar_figure
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.models import parse_models
 from bagnet.experiments.measuring.networks import facts
-from bagnet.experiments.measuring.parts import record_of
+from bagnet.experiments.measuring.parts import is_imagenet, record_of
 from bagnet.experiments.measuring.results import write_results
-from bagnet.experiments.measuring.statistics import mean
+from bagnet.experiments.measuring.statistics import share
 from bagnet.experiments.options import MeasureOptions
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
@@ -50,7 +51,7 @@ COLUMNS = {
     "images": ("images", ","),
     "top1": ("top-1", ".1%"),
     "top5": ("top-5", ".1%"),
-    "paper_top5": ("top-5, paper (ImageNet)", ".1%"),
+    "paper_top5": ("top-5, paper", ".1%"),
     "parameters": ("parameters", ","),
     "multiply_adds": ("multiply-adds, 10^9", ".3g"),
     "receptive_field": ("receptive field, px", ""),
@@ -95,22 +96,26 @@ def run(options: MeasureOptions) -> None:
     networks = _networks(tables, options, options.out / NAME / "networks.json")
     rows = [_row(label, table, networks.get(label, {})) for label, table in tables.items()]
     bars = {"top5": "top-5", "top1": "top-1"}
-    mark = "paper_top5", "top-5 in the paper (ImageNet)"
-    figures = {"figure": bar_figure(rows, bars, mark, "accuracy, %")}
-    write_results(options, NAME, {"table": (rows, COLUMNS)}, figures)
+    mark = "paper_top5", "top-5 in the paper"
+    colours = network_colours(options.out, tables)
+    figures = {"figure": bar_figure(rows, bars, mark, "accuracy, %", colours)}
+    columns = {key: column for key, column in COLUMNS.items() if any(key in row for row in rows)}
+    write_results(options, NAME, {"table": (rows, columns)}, figures)
 
 
 def _row(label: str, table: pa.Table, network: Mapping[str, Any]) -> dict[str, Any]:
     ranks = table["rank"].to_numpy()
-    return {
+    row = {
         "model": label,
         "images": len(ranks),
-        "top1": mean(ranks < 1),
-        "top5": mean(ranks < 5),
-        "paper_top5": PAPER_TOP5.get(label),
-        "paper_images_per_second": PAPER_SPEED.get(label),
+        "top1": share(ranks < 1),
+        "top5": share(ranks < 5),
         **network,
     }
+    if is_imagenet(table):
+        row["paper_top5"] = PAPER_TOP5.get(label)
+        row["paper_images_per_second"] = PAPER_SPEED.get(label)
+    return row
 
 
 def _networks(

@@ -17,7 +17,7 @@ LABEL.parquet.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from bagnet.evidence.maps import evidence_map, require_bagnet
 from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.results import write_results
+from bagnet.experiments.measuring.statistics import share
 from bagnet.experiments.options import AggregationOptions
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
@@ -40,6 +41,7 @@ NAME = "aggregation"
 STRONGEST = (1, 10)  # entries
 THRESHOLDS = tuple(map(float, range(-20, 65, 5)))  # logits
 CERTIFIERS = {"tanh": certify_clipped, "masked": certify_masked}
+COLOURS = {"clamp": "#7570b3", "binarise": "#d95f02", "mean": "0.3"}
 ACCURACIES = {
     "model": ("model", ""),
     "aggregation": ("aggregation", ""),
@@ -60,7 +62,8 @@ ATTACKS = {
 def run(options: AggregationOptions) -> None:
     """Measure what is missing, and draw everything that exists."""
     thresholds = tuple(sorted(options.thresholds)) or THRESHOLDS
-    tables = measure(NAME, Aggregated(thresholds, tuple(sorted(options.attacks))), options)
+    measurement = Aggregated(thresholds, tuple(sorted(options.attacks)))
+    tables = measure(NAME, measurement, options, check=require_bagnet)
     rows = accuracies(tables)
     written = {"table": (rows, ACCURACIES), "certified": (attacks(tables), ATTACKS)}
     write_results(options, NAME, written, {"figure": threshold_figure(rows)})
@@ -120,8 +123,8 @@ def accuracies(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
                     "aggregation": name,
                     "parameter": parameter,
                     "images": len(ranks),
-                    "top1": float(np.mean(ranks < 1)),
-                    "top5": float(np.mean(ranks < 5)),
+                    "top1": share(ranks < 1),
+                    "top5": share(ranks < 5),
                 }
             )
     return rows
@@ -131,11 +134,11 @@ def attacks(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
     """The share of each network's images that each attack provably leaves right."""
     rows = []
     for label, table in tables.items():
-        shares = {name: np.mean(table[f"{name}_certified"].to_pylist(), 0) for name in CERTIFIERS}
+        certified = {name: np.array(table[f"{name}_certified"].to_pylist()) for name in CERTIFIERS}
         pairs = zip(table["attacks"][0].as_py(), table["windows"][0].as_py(), strict=True)
         for number, (pixels, window) in enumerate(pairs):
             row = {"model": label, "attack": pixels, "window": window, "images": table.num_rows}
-            rows.append(row | {name: float(share[number]) for name, share in shares.items()})
+            rows.append(row | {name: share(each[:, number]) for name, each in certified.items()})
     return rows
 
 
@@ -143,12 +146,16 @@ def threshold_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """A panel for each network: its accuracy by threshold, and that of the mean."""
     panels: dict[str, dict[str, Curve]] = {}
     for label in dict.fromkeys(row["model"] for row in rows):
+        own = {
+            name: [r for r in rows if (r["model"], r["aggregation"]) == (label, name)]
+            for name in COLOURS
+        }
+        thresholds = [float(row["parameter"]) for row in own["clamp"]]
+        own["mean"] *= len(thresholds)  # it has none, and is a constant
         curves = panels[label] = {}
-        for k, line in (("top5", "-"), ("top1", "--")):
-            for name, colour in (("clamp", "C0"), ("binarise", "C3")):
-                swept = [r for r in rows if (r["model"], r["aggregation"]) == (label, name)]
-                thresholds = [float(row["parameter"]) for row in swept]
-                curves[f"{name}, {k}"] = (thresholds, [row[k] for row in swept], colour + line)
-            mean = next(r[k] for r in rows if (r["model"], r["aggregation"]) == (label, "mean"))
-            curves[f"mean, {k}"] = (thresholds, [mean] * len(thresholds), "k" + line)
-    return panel_figure(panels, "threshold (logits)", "accuracy")
+        for k, line in (("top1", "-"), ("top5", "--")):
+            for name, colour in COLOURS.items():
+                value, *band = 100 * np.array([astuple(row[k]) for row in own[name]]).T
+                style = {"color": colour, "linestyle": line}
+                curves[f"{name}, {k}"] = Curve(thresholds, value, np.array(band), style)
+    return panel_figure(panels, "threshold (logits)", "accuracy, %")

@@ -27,14 +27,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.experiments.measuring.attribution import attribute, by_cell
+from bagnet.experiments.measuring.attribution import attribute, by_cell, check_methods
 from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.masking import probability_curves
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.results import write_results
-from bagnet.experiments.measuring.statistics import mean
+from bagnet.experiments.measuring.statistics import FEWEST, mean
 from bagnet.experiments.options import DeletionOptions, Fill, Method, Pooling
-from bagnet.experiments.sensitivity import STYLES, curves_of
+from bagnet.experiments.sensitivity import curves_of, mean_curve
 from bagnet.model.registry import normalize
 
 NAME = "deletion"
@@ -54,7 +54,8 @@ def run(options: DeletionOptions) -> None:
     measurement = Deletion(
         methods, options.steps, options.cell, options.fill, options.pooling, options.seed
     )
-    tables = measure(NAME, measurement, options)
+    check = partial(check_methods, methods)
+    tables = measure(NAME, measurement, options, check=check, fewest=FEWEST)
     written = {"table": (table_rows(tables), TITLES)}
     write_results(options, NAME, written, {"figure": curves_figure(tables)})
 
@@ -118,10 +119,10 @@ def curves_figure(tables: Mapping[str, pa.Table]) -> Figure:
     """Two panels for each network: the mean curves of deletion and insertion."""
     panels: dict[str, dict[str, Curve]] = {
         f"{label}: {kind}": {
-            method: (np.linspace(0, 1, curves.shape[1]), curves.mean(0), STYLES[method])
+            method: mean_curve(method, np.linspace(0, 1, curves.shape[1]), curves)
             for method, curves in curves_of(table, f"{kind}_").items()
         }
         for label, table in tables.items()
         for kind in KINDS
     }
-    return panel_figure(panels, "share of the cells", "probability of the class")
+    return panel_figure(panels, "share of the cells", "probability of the class", columns=2)

@@ -15,6 +15,7 @@ Reads OUT/accuracy, and measures what is missing there. Writes to OUT/errors: ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -23,14 +24,26 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
+from rich.console import Console
 from scipy import stats
 
 from bagnet.experiments import accuracy
+from bagnet.experiments.measuring.figures import WIDTH
 from bagnet.experiments.measuring.measure import measure
-from bagnet.experiments.measuring.parts import record_of
+from bagnet.experiments.measuring.models import parse_models
+from bagnet.experiments.measuring.parts import record_of, result_files
 from bagnet.experiments.measuring.results import write_results
-from bagnet.experiments.measuring.statistics import bootstrap, kappa, pearson, spearman
+from bagnet.experiments.measuring.statistics import (
+    FEWEST,
+    Interval,
+    bootstrap,
+    kappa,
+    pearson,
+    share_of,
+    spearman,
+)
 from bagnet.experiments.options import ErrorsOptions
+from datamodules.common.progress import progress
 
 NAME = "errors"
 
@@ -67,7 +80,7 @@ class Pair:
         names: Labels of the networks.
         classes: Classes that have images, int (C,).
         images: Number of images of each class, int (C,).
-        accuracies: Accuracies of both networks for each class, (2, C), from 0 to 1.
+        hits: Number of images of each class on which each network is right, int (2, C).
         predicted: Predicted classes, int (2, n).
         right: Whether the predicted classes are right, bool (2, n).
     """
@@ -75,7 +88,7 @@ class Pair:
     names: tuple[str, str]
     classes: np.ndarray
     images: np.ndarray
-    accuracies: np.ndarray
+    hits: np.ndarray
     predicted: np.ndarray
     right: np.ndarray
 
@@ -88,8 +101,14 @@ class Pair:
         ranks = np.stack([both["rank"], both["rank_2"]])
         predicted = np.stack([both["predicted"], both["predicted_2"]])
         classes, index, images = np.unique(both["label"], return_inverse=True, return_counts=True)
-        hits = np.stack([np.bincount(index, weights=each) for each in ranks < top])
-        return cls(names, classes, images, hits / images, predicted, ranks < 1)
+        hits = np.stack([np.bincount(index[each], minlength=len(images)) for each in ranks < top])
+        return cls(names, classes, images, hits, predicted, ranks < 1)
+
+    @property
+    def accuracies(self) -> np.ndarray:
+        """The accuracies of both networks for each class, (2, C), from 0 to 1."""
+        shares: np.ndarray = self.hits / self.images
+        return shares
 
 
 def run(options: ErrorsOptions) -> None:
@@ -98,31 +117,39 @@ def run(options: ErrorsOptions) -> None:
     Raises:
         ValueError: There are fewer than two networks, or too few images or classes.
     """
-    tables = measure(accuracy.NAME, accuracy.Predictions(), options)
-    if len(tables) < 2:
+    folder = options.out / accuracy.NAME
+    labels = {model.label for model in parse_models(options.models)}
+    labels |= {file.stem for file in result_files(folder)}
+    if len(labels) == 1:
         raise ValueError(
-            f"{options.out / accuracy.NAME} has only the results of {', '.join(tables)}, and "
-            "errors are compared between networks: give two (--models)"
+            f"there is only {labels.pop()} in --models and {folder}, and errors are compared "
+            "between networks: give two (--models)"
         )
+    tables = measure(accuracy.NAME, accuracy.Predictions(), options, fewest=FEWEST)
     pairs = [Pair.of(names, tables, options.top) for names in combinations(tables, 2)]
-    rows = [_row(pair) for pair in pairs]
+    rows = []
+    with progress(Console(stderr=True), "errors", len(pairs), "pairs") as update:
+        for pair in pairs:
+            rows.append(_row(pair))
+            update(len(rows))
     names = record_of(next(iter(tables.values())).schema)["class_names"]
     differing = [row for pair in pairs for row in most_different(pair, names, options.differing)]
     written = {"table": (rows, COLUMNS), "classes": (differing, CLASS_COLUMNS)}
-    correlations = [row["pearson"].value for row in rows]
-    write_results(options, NAME, written, {"figure": draw(pairs, correlations, options.top)})
+    figure = draw(pairs, [row["pearson"] for row in rows], options.top)
+    write_results(options, NAME, written, {"figure": figure})
 
 
 def _row(pair: Pair) -> dict[str, Any]:
     first, second = pair.right
+    enough = len(pair.classes) >= FEWEST
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     return {
         "first": pair.names[0],
         "second": pair.names[1],
         "images": len(first),
         "classes": len(pair.classes),
-        "pearson": bootstrap(pearson, *pair.accuracies),
-        "spearman": bootstrap(spearman, *pair.accuracies),
+        "pearson": bootstrap(pearson, *pair.accuracies) if enough else None,
+        "spearman": bootstrap(spearman, *pair.accuracies) if enough else None,
         "kappa": bootstrap(kappa, *pair.predicted),
         "consistency": bootstrap(kappa, first, second),
         "only_first": only_first,
@@ -141,29 +168,50 @@ def most_different(pair: Pair, names: list[str], count: int) -> list[dict[str, A
             "second": pair.names[1],
             "class": names[pair.classes[i]],
             "images": int(pair.images[i]),
-            "first_accuracy": float(pair.accuracies[0, i]),
-            "second_accuracy": float(pair.accuracies[1, i]),
+            "first_accuracy": share_of(int(pair.hits[0, i]), int(pair.images[i])),
+            "second_accuracy": share_of(int(pair.hits[1, i]), int(pair.images[i])),
             "difference": float(difference[i]),
         }
         for i in np.argsort(-np.abs(difference), kind="stable")[:count]
     ]
 
 
-def draw(pairs: list[Pair], correlations: list[float], top: int) -> Figure:
-    """Draw a scatter plot for each pair, with Pearson's r: a dot is a class."""
-    columns = min(3, len(pairs))
-    rows = -(-len(pairs) // columns)
-    figure = Figure(figsize=(2.8 * columns + 0.2, 2.8 * rows + 0.2), layout="constrained")
-    for number, (pair, r) in enumerate(zip(pairs, correlations, strict=True), 1):
-        axes = figure.add_subplot(rows, columns, number)
+def draw(pairs: list[Pair], correlations: list[Interval | None], top: int) -> Figure:
+    """Draw a scatter plot for each pair, with Pearson's r: a dot is a class.
+
+    A network has a column, a row, or both.
+    """
+    names = list(dict.fromkeys(name for pair in pairs for name in pair.names))
+    count = len(names) - 1
+    side = min(2.9, max(1.4, WIDTH / count))
+    figure = Figure(figsize=(side * count + 0.6, side * count + 0.5), layout="constrained")
+    grid = figure.subplots(count, count, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    worst = min(pair.accuracies.min() for pair in pairs)
+    lowest = min(80, max(0, 10 * math.floor(10 * worst - 0.3)))
+    step = 20 if lowest < 60 else 10
+    ticks = np.arange(step * math.ceil(lowest / step), 101, step)
+    for pair, r in zip(pairs, correlations, strict=True):
+        column, row = names.index(pair.names[0]), names.index(pair.names[1]) - 1
+        axes = grid[row, column]
+        axes.set_axis_on()
         axes.plot((0, 100), (0, 100), color="0.8", linewidth=1, zorder=1)
-        # Many dots are small and translucent; clipping would halve those at the edges.
-        size = np.clip(2000 / len(pair.classes), 4, 40)
-        x, y = 100 * pair.accuracies
-        axes.scatter(x, y, s=size, alpha=0.5, color="#5e3c99", linewidths=0, clip_on=False)
-        axes.set_title("r not defined" if np.isnan(r) else f"r = {r:.2f}", fontsize=9)
-        axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
-        axes.set_xlabel(f"{pair.names[0]}, top-{top} %")
-        axes.set_ylabel(f"{pair.names[1]}, top-{top} %")
+        # Classes of few images often have the same accuracies: their dot is larger.
+        places, many = np.unique(100 * pair.accuracies, axis=1, return_counts=True)
+        size = many * np.clip(2000 / len(pair.classes), 5, 30)
+        style = {"alpha": 0.6, "color": "#6a3d9a", "edgecolors": "white", "linewidths": 0.6}
+        axes.scatter(*places, s=size, clip_on=False, zorder=2, **style)
+        text = f"r = {r:.2f}" if r else f"{len(pair.classes)} classes, too few for r"
+        if r and math.isnan(r.value):
+            text = "r not defined"
+        axes.set_title(text, fontsize=8)
+        axes.set(xlim=(lowest, 100), ylim=(lowest, 100), aspect="equal", xticks=ticks, yticks=ticks)
         axes.spines[["top", "right"]].set_visible(False)
+        if row == count - 1:
+            axes.set_xlabel(pair.names[0])
+        if column == 0:
+            axes.set_ylabel(pair.names[1])
+    classes = max(len(pair.classes) for pair in pairs)
+    figure.supxlabel(f"top-{top} accuracy of each of {classes} classes, %", fontsize=9)
     return figure

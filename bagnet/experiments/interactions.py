@@ -43,11 +43,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from bagnet.experiments.measuring.colours import network_colours
 from bagnet.experiments.measuring.figures import line_figure
 from bagnet.experiments.measuring.masking import draw_pairs, every_second, replace, target_logits
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.results import write_results
-from bagnet.experiments.measuring.statistics import bootstrap, pearson
+from bagnet.experiments.measuring.statistics import FEWEST, bootstrap, pearson
 from bagnet.experiments.options import Fill, InteractionsOptions
 from bagnet.model.registry import normalize
 from datamodules.common.batch import Box
@@ -76,13 +77,28 @@ def run(options: InteractionsOptions) -> None:
     measurement = Interactions(
         tuple(sides), options.fill, tuple(gaps), options.pair_side, options.pairs, options.seed
     )
-    tables = measure("interactions", measurement, options)
+    if options.models:  # a side or gap that does not fit should fail before the others are measured
+        for side in sides:
+            every_second(size, size, side)
+        for gap in gaps:
+            draw_pairs(size, size, options.pair_side, gap, 1, np.random.default_rng())
+    tables = measure("interactions", measurement, options, fewest=FEWEST)
     rows = table_rows(tables, "side", "r", pearson, "all", "sum")
-    title = "side and distance of the masked squares (px)"
-    grid = line_figure(rows, "side", {"r": "Pearson's r"}, title, log=True)
+    colours = network_colours(options.out, tables)
+    ticks = {side: str(side) for side in sorted({row["side"] for row in rows})}
+    lowest = min(0.0, *(row["r"].low for row in rows))
+    grid = line_figure(
+        rows,
+        "side",
+        {"r": "Pearson's r"},
+        "side and distance of the masked squares (px)",
+        colours,
+        ticks=ticks,
+        ylim=(lowest, 1.02),
+    )
     pairs = table_rows(tables, "gap", "interaction", ratio, "excess", "change")
-    title = "gap between two squares (px)"
-    distance = line_figure(pairs, "gap", {"interaction": "interaction"}, title, ylim=(0, None))
+    panels, title = {"interaction": "interaction"}, "gap between two squares (px)"
+    distance = line_figure(pairs, "gap", panels, title, colours, ylim=(0, None))
     written = {"table": (rows, CORRELATION), "distance": (pairs, DISTANCE)}
     write_results(options, "interactions", written, {"figure": grid, "distance": distance})
 

@@ -159,7 +159,7 @@ class SensitivityOptions(MaskingOptions):
 
     Args:
         explainer: Label of the BagNet among --models whose evidence is used.
-        counts: Numbers of masked cells; by default 1 to 100.
+        counts: Numbers of masked cells; by default 1 to 100, or as many as the image has.
     """
 
     explainer: str | None = None

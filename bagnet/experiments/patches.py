@@ -38,6 +38,7 @@ from datamodules.imagenet import ImageNetDataModule
 from datamodules.loading.batches import Batches
 
 NAME = "patches"
+OF = {True: "its own images", False: "other images"}
 COLUMNS = {
     "class": ("class", ""),
     "of": ("of", ""),
@@ -91,30 +92,36 @@ def run(options: PatchesOptions) -> None:
     Raises:
         ValueError: A class does not exist, or the data is not what was measured.
     """
+    if options.models:  # before anything is measured
+        _check_classes(options, open_data(options).class_names)
     tables, figures = {}, {}
-    for label, table in measure(NAME, StrongestPatches(), options).items():
+    measured = measure(NAME, StrongestPatches(), options, check=require_bagnet)
+    for label, table in measured.items():
         names = record_of(table.schema)["class_names"]
-        unknown = [name for name in options.classes if name not in names]
-        if unknown:
-            raise ValueError(
-                f"--classes {unknown[0]}: there is no such class; names look like "
-                f"{', '.join(names[:3])}"
-            )
+        _check_classes(options, names)
         data = None if options.data.root is None else _open(options, table)
+        classes = options.classes or names[:8]
         rows = [
             row
-            for name in options.classes or names[:8]
+            for name in classes
             for own in (True, False)
             for row in strongest(table, names, name, own, options.patches)
         ]
         if data is not None:
             for row in rows:
                 row["file"] = data.val_manifest.sample(row["sample_id"]).key
-            figures[f"{label}-patches"] = patch_sheet(_blocks(rows, data.batches("val")))
+            figures[f"{label}-patches"] = patch_sheet(_blocks(rows, classes, data.batches("val")))
             if wrong := mistakes(table, options.mistakes, names, data):
                 figures[f"{label}-mistakes"] = mistake_sheet(wrong, _box_of(table))
         tables[f"{label}-patches"] = (rows, COLUMNS)
     write_results(options, NAME, tables, figures)
+
+
+def _check_classes(options: PatchesOptions, names: Sequence[str]) -> None:
+    for name in options.classes:
+        if name not in names:
+            known = ", ".join(names[:3])
+            raise ValueError(f"--classes {name}: there is no such class; names look like {known}")
 
 
 def strongest(
@@ -144,7 +151,7 @@ def strongest(
         rows.append(
             {
                 "class": name,
-                "of": "its own images" if own else "other images",
+                "of": OF[own],
                 "rank": rank,
                 "evidence": row["evidence"][number],
                 "label": names[row["label"]],
@@ -204,14 +211,15 @@ def _open(options: PatchesOptions, table: pa.Table) -> ImageNetDataModule:
 
 
 def _blocks(
-    rows: Sequence[Mapping[str, Any]], batches: Batches
+    rows: Sequence[Mapping[str, Any]], classes: Sequence[str], batches: Batches
 ) -> dict[str, dict[str, list[tuple[np.ndarray, str]]]]:
     """What `patch_sheet` shows for the rows of the table."""
-    blocks: dict[str, dict[str, list[tuple[np.ndarray, str]]]] = {}
+    blocks: dict[str, dict[str, list[tuple[np.ndarray, str]]]] = {
+        name: {title: [] for title in OF.values()} for name in classes
+    }
     for row in rows:
-        patches = blocks.setdefault(row["class"], {}).setdefault(row["of"], [])
         top, left, bottom, right = row["box"]
         patch = _pixels(batches, row["sample_id"])[top:bottom, left:right]
-        of_class = "" if row["label"] == row["class"] else f" {row['label'][:11]}"
-        patches.append((patch, f"{row['evidence']:.1f}{of_class}"))
+        of_class = "" if row["label"] == row["class"] else f"\n{row['label']}"
+        blocks[row["class"]][row["of"]].append((patch, f"{row['evidence']:.1f}{of_class}"))
     return blocks

@@ -31,11 +31,12 @@ from torch import Tensor, nn
 
 from bagnet.evidence.maps import evidence_map, require_bagnet
 from bagnet.evidence.pictures.plots import Example, contact_sheet
+from bagnet.experiments.measuring.colours import network_colours
 from bagnet.experiments.measuring.figures import bar_figure
 from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.models import ModelFile, parse_models
 from bagnet.experiments.measuring.results import write_results
-from bagnet.experiments.measuring.statistics import mean
+from bagnet.experiments.measuring.statistics import share
 from bagnet.experiments.options import DataOptions, MeasureOptions
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
@@ -67,11 +68,13 @@ def run(options: MeasureOptions) -> None:
         size, boxes = load_planted(open_data(options))
         options = replace(options, data=_at_size(options.data, size))
         measurement, data = Pointing(boxes), open_data(options)
-    tables = measure(NAME, measurement, options)
+    tables = measure(NAME, measurement, options, check=require_bagnet)
     rows = [_row(label, table) for label, table in tables.items()]
     bars = {"points": "strongest patch", "points_true": "the same for the true class"}
     mark = ("chance", "random patch")
-    figures = {"figure": bar_figure(rows, bars, mark, "on a planted texture, % of the images")}
+    colours = network_colours(options.out, tables)
+    xlabel = "on a planted texture, % of the images"
+    figures = {"figure": bar_figure(rows, bars, mark, xlabel, colours)}
     if data is not None:
         for model in parse_models(options.models):
             figure = evidence_figure(model, data, tables[model.label], measurement)
@@ -165,9 +168,9 @@ def on_boxes(model: BagNet, shape: Sequence[int], boxes: Sequence[Box]) -> np.nd
 
 def _row(label: str, table: pa.Table) -> dict[str, Any]:
     ranks = table["rank"].to_numpy()
-    row = {"model": label, "images": len(ranks), "top1": mean(ranks < 1), "top5": mean(ranks < 5)}
+    row = {"model": label, "images": len(ranks), "top1": share(ranks < 1), "top5": share(ranks < 5)}
     for name in ("points", "points_true"):
-        row[name] = mean(table[name].to_numpy(zero_copy_only=False))
+        row[name] = share(table[name].to_numpy(zero_copy_only=False))
     return row | {"chance": float(np.mean(table["chance"].to_numpy()))}
 
 

@@ -7,9 +7,13 @@ OUT/report.html, is a single file that needs nothing else.
 
 from __future__ import annotations
 
+import ast
 import base64
+from collections.abc import Mapping
 from html import escape
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from bagnet.experiments.measuring.parts import read_record, result_files
 from bagnet.experiments.measuring.results import read_table
@@ -17,27 +21,22 @@ from bagnet.experiments.options import EXPERIMENTS, ReportOptions
 from datamodules.common.commands import docstring_of
 from datamodules.common.files import write_text
 
-STYLE = """
-body { font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
-section { border-top: 1px solid #ccc; margin-top: 3em }
-table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
-th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
-th { border-bottom: 2px solid #888 }
-.number { text-align: right }
-figure { margin: 1em 0 }
-figcaption { font-weight: bold }
-img { max-width: 100% }
-.about { color: #555; font: inherit; white-space: pre-wrap }
-summary { cursor: pointer; margin: .5em 0 }
-.wide { overflow-x: auto }
-"""
 PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"/><title>BagNet: experiments</title>
-<style>{style}</style></head>
+<html lang="en"><head><meta charset="utf-8"/>
+<meta name="viewport" content="width=device-width, initial-scale=1"/>
+<meta name="color-scheme" content="light dark"/>
+<title>BagNet: experiments</title>
+<style>
+{style}</style></head>
 <body><h1>Experiments</h1>
+{sizes}<nav aria-label="Contents"><ul>
+{contents}</ul></nav>
 {body}</body></html>
 """
 LONG = 20  # rows; longer tables are folded
+
+Records = Mapping[str, Mapping[str, Any]]
+"""What was measured for each network of an experiment: `parts.record_of`."""
 
 
 def run(options: ReportOptions) -> None:
@@ -52,46 +51,99 @@ def run(options: ReportOptions) -> None:
             f"{options.out} has no results to report: run an experiment first "
             f"({', '.join(EXPERIMENTS)})"
         )
+    records = {
+        folder.name: {file.stem: read_record(file) for file in result_files(folder)}
+        for folder in folders
+    }
+    contents = "".join(
+        f'<li><a href="#{name}">{name}</a> {escape(_title(name))}</li>\n' for name in records
+    )
+    body = "".join(_section(folder, records[folder.name]) for folder in folders)
     path = options.out / "report.html"
-    write_text(PAGE.format(style=STYLE, body="".join(map(_section, folders))), path)
+    style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
+    page = PAGE.format(style=style, sizes=_sizes(records), contents=contents, body=body)
+    write_text(page, path)
     print(f"{len(folders)} experiments: {path}")
 
 
-def _section(folder: Path) -> str:
+def _title(name: str) -> str:
+    """What an experiment does: the first sentence of its description."""
+    return docstring_of(f"bagnet.experiments.{name}").partition("\n\n")[0].replace("\n", " ")
+
+
+def _sizes(records: Mapping[str, Records]) -> str:
+    """A warning if the experiments saw images of different sizes."""
+    sizes: dict[str, list[str]] = {}
+    for name, own in records.items():
+        for size in dict.fromkeys(_size(record) for record in own.values()):
+            sizes.setdefault(size, []).append(name)
+    if len(sizes) < 2:
+        return ""
+    text = "; ".join(f"{', '.join(names)}: {size} px" for size, names in sizes.items())
+    return f'<p class="warning">The images had different sizes. {escape(text)}.</p>\n'
+
+
+def _size(record: Mapping[str, Any]) -> str:
+    return f"{record['resize_size']}, then {record['image_size']}"
+
+
+def _section(folder: Path, records: Records) -> str:
+    name = escape(folder.name)
     about = escape(docstring_of(f"bagnet.experiments.{folder.name}"))
-    parts = [f'<section><h2>{escape(folder.name)}</h2>\n<pre class="about">{about}</pre>\n']
+    title = escape(_title(folder.name))
+    parts = [
+        f'<section id="{name}"><h2>{name}</h2>\n<p class="title">{title}</p>\n',
+        f"<details><summary>How it is measured</summary>\n<pre>{about}</pre></details>\n",
+    ]
     tables = {file.stem: read_table(file) for file in sorted(folder.glob("*.md"))}
     main = tables.get("table")
     if main and len(main[1]) <= LONG:
         parts.append(_table(*tables.pop("table")))
     for file in sorted(folder.glob("*.png"), key=lambda file: (file.stem != "figure", file.stem)):
         data = base64.b64encode(file.read_bytes()).decode()
-        name = escape(f"{folder.name}: {file.stem}")
+        alt = escape(f"{folder.name}: {file.stem}")
         caption = f"<figcaption>{escape(file.stem)}</figcaption>" * (file.stem != "figure")
         parts.append(
-            f'<figure>{caption}<img alt="{name}" src="data:image/png;base64,{data}"/></figure>\n'
+            f'<figure>{caption}<img alt="{alt}" src="data:image/png;base64,{data}"/></figure>\n'
         )
-    if records := {file.stem: read_record(file) for file in result_files(folder)}:
-        titles = ["network", "measured", "weights (sha256)", "data (digest)", "images", "size, px"]
-        tables["what was measured"] = (
-            titles,
-            [
-                [
-                    label,
-                    record["measurement"],
-                    record["weights"][:16],
-                    record["data"][:16],
-                    f"{record['images']:,}",
-                    f"{record['resize_size']}, then {record['image_size']}",
-                ]
-                for label, record in records.items()
-            ],
-        )
+    if records:
+        tables["what was measured"] = _measured(records)
     for title, (titles, rows) in tables.items():
-        summary = f"{escape(title)} ({len(rows):,} rows)"
+        summary = f"{escape(title)} ({len(rows):,} {'row' if len(rows) == 1 else 'rows'})"
         table = _table(titles, rows)
         parts.append(f"<details><summary>{summary}</summary>{table}</details>\n")
     return "".join([*parts, "</section>\n"])
+
+
+def _measured(records: Records) -> tuple[list[str], list[list[str]]]:
+    """A table of what was measured, with the settings of the experiment if it has any."""
+    titles = ["network", "weights (sha256)", "data (digest)", "images", "size, px", "settings"]
+    rows = [
+        [
+            label,
+            record["weights"][:16],
+            record["data"][:16],
+            f"{record['images']:,}",
+            _size(record),
+            _settings(record["measurement"]),
+        ]
+        for label, record in records.items()
+    ]
+    if not any(row[-1] for row in rows):
+        titles, rows = titles[:-1], [row[:-1] for row in rows]
+    return titles, rows
+
+
+def _settings(measurement: str) -> str:
+    """The settings of a measurement from its repr: `counts 2, 4; seed 0`."""
+    call = ast.parse(measurement, mode="eval").body
+    assert isinstance(call, ast.Call), "the repr of a dataclass"
+    words = []
+    for keyword in call.keywords:
+        value = ast.literal_eval(keyword.value)
+        text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        words.append(f"{keyword.arg} {text}")
+    return "; ".join(words)
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> str:

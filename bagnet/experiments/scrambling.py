@@ -8,10 +8,10 @@ textures (79.7% in a summary of the paper).
 
 The order is lost in two ways:
 
-* Tiles: the image is cut into n x n tiles, which are shuffled by --seed and the sample's number.
-  n must divide the image's side, so that no pixel is lost or resampled. This is not in the paper. A
-  BagNet whose patches are smaller than a tile is almost immune, because only the patches across the
-  seams change.
+* Tiles: the image is cut into n x n tiles, which are shuffled by --seed and the sample's number so
+  that none stays in its place. n must divide the image's side, so no pixel is lost or resampled.
+  This is not in the paper. A BagNet whose patches are smaller than a tile is almost immune, because
+  only the patches across the seams change.
 * Textures, with --texture_network vgg16=FILE: synthesised from noise, see measuring/textures.py.
   The paper says that features of a VGG are used, but not which, nor how. The defaults (conv1_1 and
   pool1 to pool4 with equal weights, 500 steps of L-BFGS, Gaussian noise, max pooling) are those of
@@ -38,16 +38,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.experiments.measuring.figures import line_figure
+from bagnet.experiments.measuring.colours import network_colours
+from bagnet.experiments.measuring.figures import Colours, Rows, line_figure
 from bagnet.experiments.measuring.measure import measure, open_data
-from bagnet.experiments.measuring.parts import record_of
+from bagnet.experiments.measuring.parts import is_imagenet, record_of
 from bagnet.experiments.measuring.results import write_results
-from bagnet.experiments.measuring.statistics import mean
+from bagnet.experiments.measuring.statistics import share
 from bagnet.experiments.measuring.textures import Synthesis, TextureNetwork, read_pictures
+from bagnet.experiments.measuring.tiles import orders, shuffle_tiles
 from bagnet.experiments.options import ScramblingOptions
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
-from datamodules.plan import permutation
 
 TILES = (2, 4, 7, 8, 14, 16)  # in a row; those that divide the image's side
 SHOWN = 6  # images in examples.png
@@ -77,6 +78,8 @@ def run(options: ScramblingOptions) -> None:
                 f"--tiles {count} does not cut images of {side} px into equal tiles: give one of "
                 f"{', '.join(map(str, divisors))}, or another --data.image_size"
             )
+    if options.models and options.texture_network:
+        TextureNetwork.parse(options.texture_network).check(options.layers)
     tables = measure("scrambling", ShuffledTiles(tuple(tiles), options.seed), options)
     first = next(iter(tables.values()))
     rows = accuracy_rows(tables)
@@ -84,20 +87,38 @@ def run(options: ScramblingOptions) -> None:
         count = row["count"] = int(row["order"])
         tile = record_of(first.schema)["image_size"] // count
         row["order"] = f"{count}x{count} tiles of {tile} px" if count > 1 else "as it is"
-    panels = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
-    title = "tiles in a row (1: as it is)"
-    figures = {"figure": line_figure(rows, "count", panels, title, ylim=(0, 1.02), log=True)}
+    figures = {"figure": _figure(rows, first, network_colours(options.out, tables))}
     if options.texture_network or (options.out / "texturised").is_dir():
         texturised = accuracy_rows(_texturised(options))
-        for row in texturised:
-            row["paper"] = PAPER.get((row["model"], row["order"]))
-        columns = COLUMNS | {"paper": ("paper's top-5", ".1%")}
+        columns = dict(COLUMNS)
+        if is_imagenet(first):
+            columns["paper"] = ("paper's top-5", ".1%")
+            for row in texturised:
+                row["paper"] = PAPER.get((row["model"], row["order"]))
         write_results(options, "texturised", {"table": (texturised, columns)}, {})
     if options.models:  # so the options are those of the results
         ids = first["sample_id"].to_numpy()[:SHOWN]
         counts = sorted({row["count"] for row in rows})
         figures["examples"] = examples_figure(options, ids, counts)
     write_results(options, "scrambling", {"table": (rows, COLUMNS)}, figures)
+
+
+def _figure(rows: Rows, table: pa.Table, colours: Colours) -> Figure:
+    """Both accuracies by the number of tiles."""
+    side, classes = (record_of(table.schema)[key] for key in ("image_size", "class_names"))
+    counts = sorted({row["count"] for row in rows})
+    ticks = {n: f"{n}x{n}\n{side // n} px" if n > 1 else "as it is" for n in counts}
+    return line_figure(
+        rows,
+        "count",
+        {"top1": "top-1 accuracy, %", "top5": "top-5 accuracy, %"},
+        "tiles",
+        colours,
+        ticks=ticks,
+        ylim=(0, 102),
+        percent=True,
+        chance={"top1": 1 / len(classes), "top5": min(5, len(classes)) / len(classes)},
+    )
 
 
 def _texturised(options: ScramblingOptions) -> dict[str, pa.Table]:
@@ -122,6 +143,7 @@ class ShuffledTiles:
 
     counts: tuple[int, ...]
     seed: int
+    order: str = "derangement"  # how the tiles are drawn, for the record
 
     @torch.no_grad()
     def __call__(
@@ -155,28 +177,6 @@ class Textures:
         return columns | decisions(model(normalize(textures)), labels, "texture")
 
 
-def orders(count: int, sample_ids: Tensor, seed: int) -> Tensor:
-    """Draw the order of each image's count^2 tiles by seed and sample id, int64 (B, count^2)."""
-    drawn = [permutation(count**2, seed, number, count) for number in sample_ids.tolist()]
-    return torch.from_numpy(np.stack(drawn))
-
-
-def shuffle_tiles(images: Tensor, order: Tensor) -> Tensor:
-    """Put tile order[b, i] of image b in place i, row by row.
-
-    Args:
-        images: (B, C, H, W) of any dtype.
-        order: Orders of n^2 tiles, int64 (B, n^2), where n divides H and W.
-    """
-    batch, channels, height, width = images.shape
-    n = round(order.shape[1] ** 0.5)
-    tiles = images.reshape(batch, channels, n, height // n, n, width // n)
-    tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # (B, n^2, C, h, w)
-    rows = torch.arange(batch, device=images.device)[:, None]
-    shuffled = tiles[rows, order.to(images.device)].view(batch, n, n, *tiles.shape[2:])
-    return shuffled.permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
-
-
 def decisions(logits: Tensor, labels: Tensor, name: str) -> dict[str, np.ndarray]:
     """The columns predicted_NAME and rank_NAME of logits (B, classes)."""
     return {
@@ -199,9 +199,9 @@ def accuracy_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
                     "model": label,
                     "order": kind,
                     "images": len(ranks),
-                    "top1": mean(ranks < 1),
-                    "top5": mean(ranks < 5),
-                    "same": None if kind == kinds[0] else mean(same),
+                    "top1": share(ranks < 1),
+                    "top5": share(ranks < 5),
+                    "same": None if kind == kinds[0] else share(same),
                 }
             )
     return rows

@@ -23,9 +23,9 @@ LABEL.parquet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -34,20 +34,29 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.experiments.measuring.attribution import attribute, by_cell
+from bagnet.evidence.maps import require_bagnet
+from bagnet.experiments.measuring.attribution import attribute, by_cell, check_methods
 from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.masking import probabilities, probability_curves
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.models import ModelFile, parse_models
 from bagnet.experiments.measuring.results import write_results
-from bagnet.experiments.measuring.statistics import mean
+from bagnet.experiments.measuring.statistics import FEWEST, mean, mean_band
 from bagnet.experiments.options import METHODS, Fill, Method, Pooling, SensitivityOptions
 from bagnet.model.registry import normalize
+from bagnet.model.weights import load_model
 from datamodules.shards.manifest import sha256_of
 
 NAME = "sensitivity"
 COUNTS = tuple(range(1, 101))
-STYLES = {method: f"C{number}-" for number, method in enumerate(METHODS)} | {"random": "k--"}
+STYLES: dict[Method, dict[str, Any]] = {
+    "evidence": {"color": "#d95f02", "linewidth": 2.2},
+    "saliency": {"color": "#7570b3"},
+    "integrated_gradients": {"color": "#1b9e77"},
+    "smoothgrad": {"color": "#e7298a"},
+    "gradcam": {"color": "#a6761d"},
+    "random": {"color": "0.4", "linestyle": "--"},
+}
 TITLES = {
     "model": ("model", ""),
     "method": ("importance", ""),
@@ -61,6 +70,7 @@ TITLES = {
 def run(options: SensitivityOptions) -> None:
     """Measure what is missing, and draw everything that exists."""
     methods = tuple(options.methods) or METHODS
+    counts = _counts(options)
     explainer = None
     if options.models and "evidence" in methods:
         models = parse_models(options.models)
@@ -71,12 +81,27 @@ def run(options: SensitivityOptions) -> None:
                 "BagNet; give the label of one of --models "
                 f"({', '.join(model.label for model in models)}), or leave evidence out"
             )
-    counts = tuple(sorted(options.counts)) or COUNTS
+        require_bagnet(load_model(explainer.path, explainer.name))
     masking = options.cell, options.fill, options.pooling, options.seed
     digest = sha256_of(explainer.path) if explainer else None
-    tables = measure(NAME, Sensitivity(methods, counts, *masking, explainer, digest), options)
+    measurement = Sensitivity(methods, counts, *masking, explainer, digest)
+    own = [method for method in methods if method != "evidence"]
+    check = partial(check_methods, own)
+    tables = measure(NAME, measurement, options, check=check, fewest=FEWEST)
     written = {"table": (table_rows(tables), TITLES)}
     write_results(options, NAME, written, {"figure": curves_figure(tables)})
+
+
+def _counts(options: SensitivityOptions) -> tuple[int, ...]:
+    """The numbers of cells to mask; by default, those of `COUNTS` that the image has."""
+    size = options.data.image_size
+    cells = (-(-size // options.cell)) ** 2
+    if max(options.counts, default=0) > cells:
+        raise ValueError(
+            f"--counts {max(options.counts)}: an image of {size}x{size} px has {cells} cells of "
+            f"{options.cell} px to mask; give numbers up to that, or another --cell"
+        )
+    return tuple(sorted(options.counts)) or tuple(n for n in COUNTS if n <= cells)
 
 
 @dataclass(frozen=True)
@@ -138,7 +163,7 @@ def table_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
             "model": label,
             "method": method,
             "images": table.num_rows,
-            "before": float(np.mean(table["probability"].to_numpy())),
+            "before": mean(table["probability"].to_numpy()),
             "cells": table["counts"][0].as_py()[-1],
             "masked": mean(curves[:, -1]),
         }
@@ -152,12 +177,17 @@ def curves_figure(tables: Mapping[str, pa.Table]) -> Figure:
     panels: dict[str, dict[str, Curve]] = {}
     for label, table in tables.items():
         counts = [0, *table["counts"][0].as_py()]
-        before = np.mean(table["probability"].to_numpy())
+        before = table["probability"].to_numpy()[:, None]
         panels[label] = {
-            method: (counts, [before, *curves.mean(0)], STYLES[method])
+            method: mean_curve(method, counts, np.hstack((before, curves)))
             for method, curves in curves_of(table).items()
         }
-    return panel_figure(panels, "masked cells", "probability of the leading class")
+    return panel_figure(panels, "masked cells", "probability of the class")
+
+
+def mean_curve(method: Method, x: Sequence[float] | np.ndarray, curves: np.ndarray) -> Curve:
+    """The mean of a method's curves (images, points), with its intervals."""
+    return Curve(x, curves.mean(0), mean_band(curves), STYLES[method])
 
 
 def curves_of(table: pa.Table, prefix: str = "") -> dict[Method, np.ndarray]:

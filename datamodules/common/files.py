@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -41,6 +42,21 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as people write it, with `~` and variables such as `$HOME`: no shell sees those in a
+    config, or after the `=` of a flag.
+
+    Raises:
+        ValueError: A variable is not set.
+    """
+    if os.path.exists(text):  # its name may have a dollar
+        return Path(text)
+    path = os.path.expanduser(os.path.expandvars(text))
+    if unset := re.search(r"\$(\w+|\{\w+\})", path):
+        raise ValueError(f"the path {text} has the variable {unset[0]}, which is not set")
+    return Path(path)
 
 
 def write_text(text: str, path: Path) -> None:

@@ -54,9 +54,12 @@ class Example:
     planted: Sequence[Box] = ()
 
 
-def colour_limit(maps: Sequence[np.ndarray]) -> float:
-    """Where the colours end on both sides: a percentile of |evidence|, to leave out outliers."""
-    return float(np.percentile(np.concatenate([np.abs(m).ravel() for m in maps]), 99)) or 1.0
+def colour_limit(maps: np.ndarray) -> float:
+    """Where the colours of an image's maps end on both sides: a percentile of |evidence|.
+
+    A scale for each image keeps weak evidence visible, and the percentile leaves out outliers.
+    """
+    return float(np.percentile(np.abs(maps), 99)) or 1.0
 
 
 def draw_evidence(
@@ -87,12 +90,21 @@ def draw_evidence(
     )
 
 
-def evidence_bar(axes: Axes, limit: float) -> None:
-    """Draw the legend of the colours, in wide and low axes."""
-    colours = ScalarMappable(Normalize(-limit, limit), COLOURS)
-    axes.figure.colorbar(colours, cax=axes, orientation="horizontal", extend="both")
-    axes.set_xlabel("evidence of a patch for the class (logits)", fontsize=8)
+def evidence_bar(axes: Axes, classes: str) -> None:
+    """Draw the legend of the colours, in wide and low axes; each image has its own numbers."""
+    colours = ScalarMappable(Normalize(-1, 1), COLOURS)
+    bar = axes.figure.colorbar(colours, cax=axes, orientation="horizontal", extend="both")
+    bar.set_ticks([-1, 0, 1], labels=["-s", "0", "s"])
+    label = (
+        f"evidence of a patch for {classes} (logits)\ns: each image's own scale, given at its map"
+    )
+    axes.set_xlabel(label, fontsize=8, loc="left")
     axes.tick_params(labelsize=8)
+
+
+def scale_text(limit: float) -> str:
+    """What a picture says about its colours."""
+    return f"s = {limit:.3g}"
 
 
 def edges(image: np.ndarray) -> np.ndarray:
@@ -111,7 +123,7 @@ def contact_sheet(examples: Sequence[Example], box: BoxOf, columns: int = 3) -> 
 
     Solid squares are planted; the dashed one is the patch with the strongest evidence. Each caption
     has the logit and the mean of the map, which are the same number by the network's construction.
-    All maps share one scale of colours.
+    Each map has its own scale of colours, s, which stands above it.
 
     Args:
         examples: The images, row by row; at least one.
@@ -120,9 +132,8 @@ def contact_sheet(examples: Sequence[Example], box: BoxOf, columns: int = 3) -> 
     """
     columns = min(columns, len(examples))
     rows = -(-len(examples) // columns)
-    pair, caption, top, bottom = 2 * SIDE + 0.35, 0.48, 0.28, 0.66
+    pair, caption, top, bottom = 2 * SIDE + 0.35, 0.48, 0.28, 0.8
     sheet = Sheet(columns * pair + 0.15, rows * (SIDE + caption) + top + bottom)
-    limit = colour_limit([example.evidence for example in examples])
     for number, example in enumerate(examples):
         row, column = divmod(number, columns)
         left, y = 0.2 + column * pair, top + row * (SIDE + caption) + caption - 0.08
@@ -131,7 +142,9 @@ def contact_sheet(examples: Sequence[Example], box: BoxOf, columns: int = 3) -> 
         for planted in example.planted:
             outline(picture, planted)
         heat = sheet.axes(left + SIDE + 0.05, y, SIDE, SIDE)
+        limit = colour_limit(example.evidence)
         draw_evidence(heat, example.image, example.evidence, box, limit)
+        heat.set_title(scale_text(limit), fontsize=7.5, loc="right", pad=4, color="0.35")
         strongest = box(*divmod(int(example.evidence.argmax()), example.evidence.shape[1]))
         for axes in (picture, heat):
             outline(axes, strongest, dashed=True)
@@ -146,8 +159,7 @@ def contact_sheet(examples: Sequence[Example], box: BoxOf, columns: int = 3) -> 
         legend = f"solid: planted; {legend}"
     sheet.text(0.2, 0.24, legend, size=8, color="0.35")
     bar = sheet.axes(0.2, sheet.height - bottom + 0.16, 2 * SIDE + 0.05, 0.11)
-    evidence_bar(bar, limit)
-    bar.set_xlabel("evidence of a patch for the predicted class (logits)", fontsize=8)
+    evidence_bar(bar, "the predicted class")
     return sheet.figure
 
 

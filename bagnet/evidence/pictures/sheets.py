@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from bagnet.evidence.pictures.plots import (
     draw_image,
     evidence_bar,
     outline,
+    scale_text,
 )
 from datamodules.common.batch import Box
 
@@ -50,11 +52,21 @@ def patch_sheet(blocks: Mapping[str, Mapping[str, Sequence[tuple[np.ndarray, str
 
     Args:
         blocks: For each heading and title of a row, the patches with their captions: RGB pixels,
-            uint8 (R, R, 3), and text. At least one row with a patch.
+            uint8 (R, R, 3), and text. A row with fewer patches than others says that there are no
+            more images.
     """
-    columns = max(len(patches) for rows in blocks.values() for patches in rows.values())
-    line, heading, left = PATCH + 0.36, 0.32, 1.35
-    height = sum(heading + line * len(rows) for rows in blocks.values()) + 0.15
+    columns = max(1, *(len(patches) for rows in blocks.values() for patches in rows.values()))
+    heading, left = 0.32, 1.35
+    captions = {
+        (title, row): [_wrapped(caption) for _, caption in patches]
+        for title, rows in blocks.items()
+        for row, patches in rows.items()
+    }
+    lines = {
+        row: PATCH + 0.14 + 0.12 * max((text.count("\n") + 1 for text in texts), default=1)
+        for row, texts in captions.items()
+    }
+    height = sum(lines.values()) + heading * len(blocks) + 0.15
     sheet = Sheet(left + columns * (PATCH + 0.08) + 0.1, height)
     y = 0.1
     for title, rows in blocks.items():
@@ -62,20 +74,32 @@ def patch_sheet(blocks: Mapping[str, Mapping[str, Sequence[tuple[np.ndarray, str
         y += heading
         for row, patches in rows.items():
             sheet.text(0.1, y + PATCH / 2, row, size=8, va="center")
-            for number, (patch, caption) in enumerate(patches):
+            for number, (patch, _) in enumerate(patches):
                 axes = sheet.axes(left + number * (PATCH + 0.08), y, PATCH, PATCH)
                 draw_image(axes, patch)
-                axes.set_xlabel(caption, fontsize=SMALL, labelpad=2)
-            y += line
+                axes.set_xlabel(captions[title, row][number], fontsize=SMALL, labelpad=2)
+            if len(patches) < columns:
+                text = "no more images" if patches else "no images"
+                x = left + len(patches) * (PATCH + 0.08) + 0.08 * bool(patches)
+                sheet.text(x, y + PATCH / 2, text, SMALL, color="0.35", va="center")
+            y += lines[title, row]
     return sheet.figure
+
+
+def _wrapped(caption: str) -> str:
+    """A caption below a patch: each of its lines becomes two at most."""
+    lines = (
+        textwrap.wrap(line, width=17, max_lines=2, placeholder="…") for line in caption.split("\n")
+    )
+    return "\n".join(text for wrapped in lines for text in wrapped)
 
 
 def mistake_sheet(mistakes: Sequence[Mistake], box: BoxOf, patches: int = 4) -> Figure:
     """Show the evidence for the wrong and for the right class, as in the paper's figure 4.
 
-    Each row has the image; the evidence for the predicted and for the true class, in one scale of
-    colours; and the patches with the most evidence for each of the two, which do not overlap and
-    are outlined in the image.
+    Each row has the image; the evidence for the predicted and for the true class, in the image's
+    own scale of colours; and the patches with the most evidence for each of the two, which do not
+    overlap and are outlined in the image.
 
     Args:
         mistakes: The images; at least one.
@@ -86,22 +110,24 @@ def mistake_sheet(mistakes: Sequence[Mistake], box: BoxOf, patches: int = 4) -> 
     left = 0.15 + 3 * (PICTURE + gap)
     line = PICTURE + 0.75
     width = left + patches * (small + 0.06) + 0.1
-    sheet = Sheet(width, line * len(mistakes) + 0.8)
-    limit = colour_limit([mistake.evidence for mistake in mistakes])
+    sheet = Sheet(width, line * len(mistakes) + 0.95)
     for number, mistake in enumerate(mistakes):
         y = number * line + 0.75
         names = f"{mistake.name}: {mistake.true}, taken for {mistake.predicted}"
         sheet.text(0.15, y - 0.26, names, size=8, weight="bold")
         picture = sheet.axes(0.15, y, PICTURE, PICTURE)
         draw_image(picture, mistake.image)
+        limit = colour_limit(mistake.evidence)
         for column, name in ((0, mistake.predicted), (1, mistake.true)):
             evidence, logit = mistake.evidence[1 - column], mistake.logits[1 - column]
             heat = sheet.axes(0.15 + (column + 1) * (PICTURE + gap), y, PICTURE, PICTURE)
             draw_evidence(heat, mistake.image, evidence, box, limit)
-            heat.set_title(f"for {name}", fontsize=SMALL + 0.5, pad=2)
+            title = f"for {name}, {scale_text(limit)}"
+            heat.set_title(title, fontsize=SMALL + 0.5, pad=2)
             mean = f"mean evidence {evidence.mean():.3f} = logit {logit:.3f}"
             heat.set_xlabel(mean, fontsize=SMALL, labelpad=2)
-            for place, entry in enumerate(apart(evidence, box, patches)):
+            chosen = apart(evidence, box, patches)
+            for place, entry in enumerate(chosen):
                 pixels = box(*entry)
                 outline(picture, pixels, dashed=bool(column))
                 axes = sheet.axes(
@@ -111,9 +137,13 @@ def mistake_sheet(mistakes: Sequence[Mistake], box: BoxOf, patches: int = 4) -> 
                 axes.set_xlabel(f"{evidence[entry]:.1f}", fontsize=SMALL, labelpad=1)
                 if place == 0:
                     axes.set_title(f"for {name}", fontsize=SMALL, pad=1, loc="left")
+            if len(chosen) < patches:
+                x = left + len(chosen) * (small + 0.06) + 0.05
+                y_middle = y + column * (small + 0.25) + small / 2
+                sheet.text(x, y_middle, "all others\noverlap", SMALL, color="0.35", va="center")
     legend = "in the images: solid, the patches for the predicted class; dashed, for the true one"
     sheet.text(0.15, 0.18, legend, size=8, color="0.35")
-    evidence_bar(sheet.axes(0.15, sheet.height - 0.52, 2 * PICTURE, 0.1), limit)
+    evidence_bar(sheet.axes(0.15, sheet.height - 0.67, 2 * PICTURE, 0.1), "a class")
     return sheet.figure
 
 

@@ -85,7 +85,7 @@ def _image_data(image: ImageVotes) -> dict[str, Any]:
         "columns": image.evidence.shape[2],
         "jpeg": _jpeg(image.pixels),
         "true": image.label,
-        "limit": colour_limit([image.evidence[judged].numpy()]),
+        "limit": colour_limit(image.evidence[judged].numpy()),
         "top": shown[: votes.TOP_CLASSES],
         "thresholds": steps.tolist(),
         "decisions": decided,

@@ -13,6 +13,8 @@ All but the first and the last are Captum's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bagnet.evidence.explainer import BagNetExplainer
+from bagnet.evidence.maps import require_bagnet
 from bagnet.experiments.options import Method, Pooling
 
 STEPS = 32  # of Integrated Gradients
@@ -80,6 +83,14 @@ def attribute(
             scores = integrated.attribute(image, target=target, n_steps=STEPS)
         rows.append(scores.sum(1, keepdim=True))
     return torch.cat(rows).detach()
+
+
+def check_methods(methods: Sequence[Method], model: nn.Module) -> None:
+    """Raise a ValueError if a method cannot explain a model; see `attribute`."""
+    if "evidence" in methods:
+        require_bagnet(model)
+    if "gradcam" in methods:
+        last_maps(model)
 
 
 def last_maps(model: nn.Module) -> nn.Module:

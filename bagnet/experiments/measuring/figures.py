@@ -1,47 +1,58 @@
-"""The charts of the experiments: bars, and lines with a band for the interval."""
+"""The charts of the experiments: bars, lines for each network, and panels of curves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 Rows = Sequence[Mapping[str, Any]]
 """Rows of a table; "model" says which network a row is about."""
 
-COLOURS = ("#5e3c99", "#b2abd2")  # of bars
-MARK = "#e66101"
+Colours = Mapping[str, str]
+"""The colour of each network, from `colours.network_colours`."""
+
+WIDTH = 8.8  # inches: as wide as a column of text on a page
+STRENGTHS = (0.4, 1.0)  # of the bars of a network
 
 
-def bar_figure(rows: Rows, bars: Mapping[str, str], mark: tuple[str, str], xlabel: str) -> Figure:
+def bar_figure(
+    rows: Rows, bars: Mapping[str, str], mark: tuple[str, str], xlabel: str, colours: Colours
+) -> Figure:
     """Draw shares in percent for each network.
 
     Args:
         rows: One row for each network.
-        bars: Keys of the `statistics.Interval`s, and their names in the legend.
+        bars: Keys of the two `statistics.Interval`s, and their names in the legend.
         mark: Key of the number to mark on the first bar, which may be None, and its name.
         xlabel: Title of the axis.
+        colours: The colours of the networks.
     """
     figure = Figure(figsize=(6.4, 1.3 + 0.5 * len(rows)), layout="constrained")
     axes = figure.add_subplot(xlim=(0, 100), xlabel=xlabel)
     height = 0.76 / len(bars)
     first = np.arange(len(rows)) - height * (len(bars) - 1) / 2
+    legend: list[Any] = []
     for number, (key, name) in enumerate(bars.items()):
         value, low, high = 100 * np.array([astuple(row[key]) for row in rows]).T
         errors = np.abs([low - value, high - value])
-        y, colour = first + number * height, COLOURS[number]
-        axes.barh(y, value, 0.95 * height, color=colour, label=name)
+        y, strength = first + number * height, STRENGTHS[number]
+        shades = [(colours[row["model"]], strength) for row in rows]
+        axes.barh(y, value, 0.95 * height, color=shades)
         axes.errorbar(value, y, xerr=errors, fmt="none", color="0.2", capsize=2)
-    marks = 100 * np.array([row[mark[0]] for row in rows], dtype=float)
+        legend.append(Patch(color=("0.3", strength), label=name))
+    marks = 100 * np.array([row.get(mark[0]) for row in rows], dtype=float)
     if not np.isnan(marks).all():
-        axes.plot(marks, first, "D", color=MARK, label=mark[1])
+        legend += axes.plot(marks, first, "D", mfc="white", mec="black", ms=7, label=mark[1])
     axes.set_yticks(np.arange(len(rows)), [row["model"] for row in rows])
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles=legend, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -50,8 +61,12 @@ def line_figure(
     x: str,
     panels: Mapping[str, str],
     xlabel: str,
+    colours: Colours,
+    *,
+    ticks: Mapping[Any, str] | None = None,
     ylim: tuple[float | None, float | None] = (None, None),
-    log: bool = False,
+    percent: bool = False,
+    chance: Mapping[str, float] | None = None,
 ) -> Figure:
     """Draw intervals against numbers, with one line for each network.
 
@@ -60,48 +75,106 @@ def line_figure(
         x: Key of the numbers.
         panels: Keys of the `statistics.Interval`s, and the titles of their axes.
         xlabel: Title of the numbers.
+        colours: The colours of the networks.
+        ticks: The names of all numbers; they are then drawn at equal distances, and the networks
+            side by side, so that none hides another.
         ylim: Ends of the other axes; None fits the data.
-        log: Whether the scale of the numbers is logarithmic, of base 2.
+        percent: Whether to draw shares in percent.
+        chance: For each panel, what guessing would give.
     """
-    figure = Figure(figsize=(4.5 * len(panels), 3.6), facecolor="white", layout="constrained")
-    for number, (y, ylabel) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(1, len(panels), number, xlabel=xlabel, ylabel=ylabel)
-        for label in dict.fromkeys(row["model"] for row in rows):
+    scale = 100 if percent else 1
+    labels = list(dict.fromkeys(row["model"] for row in rows))
+    size = (min(WIDTH, 5.5 * len(panels)), 3.9)
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    handles: dict[str, Any] = {}
+    for axes, (y, ylabel) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.spines[["top", "right"]].set_visible(False)
+        for number, label in enumerate(labels):
             own = [row for row in rows if row["model"] == label]
-            places = [row[x] for row in own]
-            (line,) = axes.plot(places, [row[y].value for row in own], "o-", ms=4, label=label)
-            low, high = [row[y].low for row in own], [row[y].high for row in own]
-            axes.fill_between(places, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-        if log:
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(sorted({row[x] for row in rows}), minor=False)
-            axes.xaxis.set_major_formatter("{x:g}")
+            value, low, high = scale * np.array([astuple(row[y]) for row in own]).T
+            style = {"color": colours[label], "marker": "o", "ms": 4, "label": label}
+            if ticks:
+                aside = 0.5 * ((number + 0.5) / len(labels) - 0.5)
+                places = [list(ticks).index(row[x]) + aside for row in own]
+                errors = np.abs([low - value, high - value])
+                handles[label] = axes.errorbar(places, value, errors, capsize=2, **style)
+            else:
+                places = [row[x] for row in own]
+                (handles[label],) = axes.plot(places, value, **style)
+                axes.fill_between(places, low, high, color=colours[label], alpha=0.2, linewidth=0)
+        if ticks:
+            axes.set_xticks(range(len(ticks)), list(ticks.values()))
+        if chance:
+            handles["chance"] = axes.axhline(scale * chance[y], color="0.5", ls=":", zorder=0)
         axes.set_ylim(*ylim)
-        axes.legend(fontsize=8)
+    _legend_below(figure, handles)
     return figure
 
 
-Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray, str]
-"""x, y, and the format that Matplotlib's `plot` takes, such as `k--`."""
+@dataclass(frozen=True)
+class Curve:
+    """A curve of a panel.
+
+    Attributes:
+        x: Numbers (n,).
+        y: Values (n,).
+        band: Low and high ends of their intervals, (2, n), or None.
+        style: Arguments of Matplotlib's `plot`.
+    """
+
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
+    band: np.ndarray | None
+    style: Mapping[str, Any]
 
 
-def panel_figure(panels: Mapping[str, Mapping[str, Curve]], xlabel: str, ylabel: str) -> Figure:
-    """Draw curves side by side, in panels with the same axis that share a legend.
+def panel_figure(
+    panels: Mapping[str, Mapping[str, Curve]], xlabel: str, ylabel: str, columns: int = 3
+) -> Figure:
+    """Draw curves in panels with the same axes that share a legend.
 
     Args:
         panels: For each title, the curves by their names in the legend.
         xlabel: Title of the horizontal axes.
-        ylabel: Title of the vertical axis, which begins at 0.
+        ylabel: Title of the vertical axes, which begin at 0.
+        columns: The most panels in a row.
     """
-    size = (3.2 * len(panels) + 1.6, 3.4)
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    size = (min(WIDTH, 1.2 + 3.8 * columns), 0.8 + 2.7 * rows)
     figure = Figure(figsize=size, facecolor="white", layout="constrained")
-    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
-        for name, (x, y, style) in curves.items():
-            axes.plot(x, y, style, label=name)
-        axes.set(xlabel=xlabel)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    handles: dict[str, Any] = {}
+    axes: Axes
+    for number, (axes, (title, curves)) in enumerate(zip(grid, panels.items(), strict=False)):
+        for name, curve in curves.items():
+            (handles[name],) = axes.plot(curve.x, curve.y, label=name, **curve.style)
+            if curve.band is not None:
+                colour = handles[name].get_color()
+                axes.fill_between(curve.x, *curve.band, color=colour, alpha=0.15, linewidth=0)
         axes.set_title(title, fontsize=10)
-    grid[0].set(ylabel=ylabel)
+        axes.spines[["top", "right"]].set_visible(False)
+        if number + columns >= len(panels):  # there is none below
+            axes.set_xlabel(xlabel)
+            axes.tick_params(labelbottom=True)
+    for axes in grid[::columns]:
+        axes.set_ylabel(ylabel)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
     grid[0].set_ylim(bottom=0)  # the panels share it
-    grid[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    _legend_below(figure, handles)
     return figure
+
+
+def _legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=min(len(handles), int(figure.get_figwidth() / 1.4)),
+        frameon=False,
+        fontsize=9,
+    )

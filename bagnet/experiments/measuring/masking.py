@@ -74,18 +74,9 @@ def probability_curves(
 
     Returns:
         Probabilities, float64 (B, counts).
-
-    Raises:
-        ValueError: The image has fewer cells.
     """
     height, width = images.shape[2:]
     rows, columns = priority.shape[1:]
-    if not 0 <= min(counts) <= max(counts) <= rows * columns:
-        raise ValueError(
-            f"--counts {min(counts)} to {max(counts)}: an image of {height}x{width} px has "
-            f"{rows * columns} cells of {cell} px to mask; give numbers from 0 to that, or another "
-            "--cell"
-        )
     masked = replace(images, cells(height, width, cell), fill)
     before, after = (masked, images) if insert else (images, masked)
     order = priority.flatten(1).argsort(dim=1, descending=True, stable=True)

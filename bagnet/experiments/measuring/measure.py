@@ -13,13 +13,14 @@ Each file records what was measured, and nothing is measured twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import nn
 
 from bagnet.experiments.measuring.models import ModelFile, parse_models
 from bagnet.experiments.measuring.parts import (
@@ -31,6 +32,7 @@ from bagnet.experiments.measuring.parts import (
 )
 from bagnet.experiments.measuring.processes import Job, Measurement, run_job, slices
 from bagnet.experiments.options import MeasureOptions
+from bagnet.model.network import BagNet
 from bagnet.model.registry import MODELS
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.shards.manifest import sha256_of
@@ -44,6 +46,9 @@ def measure(
     measurement: Measurement,
     options: MeasureOptions,
     models: Sequence[ModelFile] | None = None,
+    *,
+    check: Callable[[nn.Module], object] = lambda model: None,
+    fewest: int = 1,
 ) -> dict[str, pa.Table]:
     """Measure what is missing, and return everything that is then in `OUT/NAME`.
 
@@ -52,6 +57,9 @@ def measure(
         measurement: What is computed for each image.
         options: The experiment's options.
         models: The models to measure; None takes those of the options.
+        check: Called with each model before anything is measured; raises a ValueError if it cannot
+            be measured.
+        fewest: Fewest images that the experiment's statistics need.
 
     Returns:
         A table for each label, in the order of `registry.MODELS` and then by name. It has a row for
@@ -65,7 +73,7 @@ def measure(
     folder = options.out / name
     models = parse_models(options.models) if models is None else models
     if models:
-        _measure_missing(folder, measurement, models, options)
+        _measure_missing(folder, measurement, models, options, check, fewest)
     tables = {file.stem: read_file(file) for file in sorted(result_files(folder), key=_place)}
     if not tables:
         raise ValueError(
@@ -100,12 +108,20 @@ def part_size(images: int) -> int:
 
 
 def _measure_missing(
-    folder: Path, measurement: Measurement, models: Sequence[ModelFile], options: MeasureOptions
+    folder: Path,
+    measurement: Measurement,
+    models: Sequence[ModelFile],
+    options: MeasureOptions,
+    check: Callable[[nn.Module], object],
+    fewest: int,
 ) -> None:
     devices = _devices(options.gpus, options.processes)
     data = open_data(options)
     total = data.val_manifest.num_samples
     images = min(options.limit or total, total)
+    if images < fewest:
+        limit = f"--limit {images}" if images < total else f"{data.root} has {images} images"
+        raise ValueError(f"{limit}: the statistics of {folder.name} need at least {fewest} images")
     ids = np.arange(images, dtype=np.int64) * total // images  # spread: shards may be sorted
     parts = slices(ids, part_size(images))
     records = {file.stem: read_record(file) for file in result_files(folder)}
@@ -127,7 +143,10 @@ def _measure_missing(
         if own := [(files, n) for n in range(len(parts)) if not files.exists(files.part(n))]:
             missing += own
             # A wrong file should fail before hours are spent on the others.
-            model.load(torch.device("cpu"), data.num_classes)
+            network = model.load(torch.device("cpu"), data.num_classes)
+            if isinstance(network, BagNet):
+                network.map_size(options.data.image_size, options.data.image_size)
+            check(network)
     _check_comparable(folder, records)
     job = Job(measurement, data, options.data, parts, missing)
     run_job(f"{folder.name}: {len(unfinished)} models", job, devices)

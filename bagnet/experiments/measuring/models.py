@@ -13,6 +13,7 @@ from torch import nn
 
 from bagnet.model.registry import MODELS
 from bagnet.model.weights import load_model
+from datamodules.common.files import user_path
 
 Model = TypeVar("Model", bound="ModelFile")
 
@@ -40,7 +41,12 @@ class ModelFile:
             raise ValueError(
                 f"{text!r} is not LABEL=FILE, such as bagnet33=runs/bagnet33/checkpoints/best.ckpt"
             )
-        return cls(label, Path(path))
+        return cls(label, user_path(path))
+
+    @property
+    def name(self) -> str | None:
+        """Name of the network, if the label is one."""
+        return self.label if self.label in MODELS else None
 
     def load(self, device: torch.device, num_classes: int) -> nn.Module:
         """Load the network in evaluation mode onto a device.
@@ -49,7 +55,7 @@ class ModelFile:
             ValueError: The file has no weights of this network, or they are for another number of
                 classes.
         """
-        model = load_model(self.path, self.label if self.label in MODELS else None)
+        model = load_model(self.path, self.name)
         classes = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)][-1]
         if classes != num_classes:
             raise ValueError(

@@ -9,12 +9,14 @@ from statistics import median
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bagnet.bench.lib.rounds import step_seconds
 from bagnet.model.receptive_field import receptive_field
 from bagnet.model.registry import normalize
+from datamodules.common.progress import progress
 
 SECONDS = 3.0
 """Least time to measure each network."""
@@ -63,6 +65,7 @@ def images_per_second(
     The networks take turns, a batch each, so that other load on the machine affects all of them.
     The median batch counts; the first round is a warm-up.
     """
+    least = (FEWEST_ROUNDS + 1) * len(models)  # batches
     torch.backends.cudnn.allow_tf32 = False
     shape = (batch_size, 3, image_size, image_size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
@@ -71,11 +74,13 @@ def images_per_second(
         model(normalize(images))
 
     seconds: dict[str, list[float]] = {label: [] for label in models}
-    end = time.perf_counter() + SECONDS * len(models)
-    rounds = 0
-    with torch.inference_mode():
-        while rounds <= FEWEST_ROUNDS or time.perf_counter() < end:
+    start, budget, batches = time.perf_counter(), SECONDS * len(models), 0
+    console = Console(stderr=True)
+    with torch.inference_mode(), progress(console, "speed", 100, "percent") as update:
+        while batches < least or time.perf_counter() < start + budget:
             for label, model in models.items():
                 seconds[label] += step_seconds(partial(classify, model), 1, device)
-            rounds += 1
+                batches += 1
+                passed = time.perf_counter() - start
+                update(100 * min(1.0, batches / least, passed / budget if budget else 1.0))
     return {label: batch_size / median(times[1:]) for label, times in seconds.items()}

@@ -110,6 +110,11 @@ def record_of(schema: pa.Schema) -> dict[str, Any]:
     return record
 
 
+def is_imagenet(table: pa.Table) -> bool:
+    """Whether images of 1,000 classes were measured, as in the paper."""
+    return len(record_of(table.schema)["class_names"]) == 1000
+
+
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(path)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import groupby
 from multiprocessing.connection import Connection, wait
 from operator import itemgetter
 from typing import Any, Protocol, cast
@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bagnet.experiments.measuring.parts import PartFiles
+from bagnet.experiments.measuring.passes import Passes
 from bagnet.experiments.options import DataOptions
 from bagnet.run.signals import held_back
 from datamodules.common.batch import UNREADABLE, Batch
@@ -78,10 +79,20 @@ def run_job(title: str, job: Job, devices: Sequence[str]) -> None:
     if not job.missing:
         return
     images = sum(len(job.parts[number]) for _, number in job.missing)
-    work = _work(job, 0, devices) if len(devices) == 1 else _in_processes(job, devices)
-    with progress(Console(stderr=True), title, images) as update, closing(work):
-        for measured in accumulate(work):
-            update(measured)
+    with progress(Console(stderr=True), title, images) as update:
+        done = 0.0
+
+        def add(measured: float) -> None:
+            nonlocal done
+            done += measured
+            update(done)
+
+        if len(devices) == 1:
+            work(job, 0, devices, add)
+        else:
+            with closing(_in_processes(job, devices)) as messages:
+                for measured in messages:
+                    add(measured)
 
 
 def slices(ids: Ids, size: int) -> list[Ids]:
@@ -89,8 +100,8 @@ def slices(ids: Ids, size: int) -> list[Ids]:
     return [ids[first : first + size] for first in range(0, len(ids), size)]
 
 
-def _in_processes(job: Job, devices: Sequence[str]) -> Generator[int, None, None]:
-    """Run `_work` in processes; the first failure, or Ctrl-C, ends all of them."""
+def _in_processes(job: Job, devices: Sequence[str]) -> Generator[float, None, None]:
+    """Run `work` in processes; the first failure, or Ctrl-C, ends all of them."""
     context = multiprocessing.get_context("spawn")
     processes, pipes = [], []
     try:
@@ -129,15 +140,18 @@ def _in_processes(job: Job, devices: Sequence[str]) -> Generator[int, None, None
 def _process(job: Job, rank: int, devices: Sequence[str], pipe: Connection) -> None:
     become_worker()  # end when the main process does
     try:
-        for images in _work(job, rank, devices):
-            pipe.send(images)
+        work(job, rank, devices, pipe.send)
         pipe.send(None)
     except (ValueError, OSError) as error:
         pipe.send(error)
 
 
-def _work(job: Job, rank: int, devices: Sequence[str]) -> Generator[int, None, None]:
-    """Measure this process's share of the missing parts; yields the size of each batch."""
+def work(job: Job, rank: int, devices: Sequence[str], add: Callable[[float], None]) -> None:
+    """Measure this process's share of the missing parts; `add` gets the images as they are done.
+
+    The first image of a part is a batch of its own. It tells how many passes through the network an
+    image takes, so that the progress of a batch that takes minutes can be shown.
+    """
     device = torch.device(devices[rank])
     torch.backends.cudnn.allow_tf32 = False  # it costs the authors' BagNet-33 2.5 points of top-1
     if device.type == "cuda":
@@ -146,18 +160,23 @@ def _work(job: Job, rank: int, devices: Sequence[str]) -> Generator[int, None, N
         torch.set_num_threads(max(1, torch.get_num_threads() // len(devices)))
     for files, group in groupby(job.missing[rank :: len(devices)], itemgetter(0)):
         model = files.model.load(device, job.data.num_classes)
-        parts = {part: slices(job.parts[part], job.options.batch_size) for _, part in group}
+        parts = {part: _batches(job.parts[part], job.options.batch_size) for _, part in group}
         indices = [(0, ids) for batches in parts.values() for ids in batches]
         with_gpu = device.type == "cuda"
         reader = Workers(job.data.batches("val"), indices, job.options.workers, with_gpu)
-        with closing(reader):
+        with closing(reader), closing(Passes(model, add)) as passes:
             read = iter(reader)
             for part, batches in parts.items():
                 tables = []
                 for ids in batches:
-                    tables.append(_rows(job, model, device, next(read)[0]))
-                    yield len(ids)
+                    with passes.batch(len(ids)):
+                        tables.append(_rows(job, model, device, next(read)[0]))
                 files.write(files.part(part), tables)
+
+
+def _batches(ids: Ids, size: int) -> list[Ids]:
+    """The first id alone, and slices of the others."""
+    return [ids[:1], *slices(ids[1:], size)]
 
 
 def _rows(job: Job, model: nn.Module, device: torch.device, batch: Batch) -> pa.Table:

@@ -13,6 +13,7 @@ from typing import Any
 import wandb
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -62,20 +63,42 @@ def write_table(rows: Rows, columns: Columns, stem: Path) -> None:
         ]
         for row in rows
     ]
-    table = Table(*titles, title=stem.stem if stem.stem != "table" else None)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for line in cells:
-        table.add_row(*line)
     console = Console(highlight=False, markup=False)
-    if not console.is_terminal:  # a log has no width
-        console.width = Console(width=10_000, markup=False).measure(table).maximum
-    console.print(table)
+    _print(titles, cells, stem.stem if stem.stem != "table" else None, console)
     lines = [titles, ["---"] + ["---:"] * (len(titles) - 1), *cells]
     escaped = ([cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in lines)
     text = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
     write_text(text, stem.with_suffix(".md"))
     write_text(_csv(rows, columns), stem.with_suffix(".csv"))
+
+
+def _print(titles: list[str], cells: list[list[str]], title: str | None, console: Console) -> None:
+    """Print a table; on a terminal, in as many as it takes to show every cell whole.
+
+    The first columns, which tell the rows apart, are in each of them.
+    """
+    least = [
+        max(cell_len(text) for text in (*heading.split(), *column, ""))
+        for heading, *column in zip(titles, *cells, strict=True)
+    ]
+    rows = len(cells)
+    keys = next((n for n in range(1, 4) if len({tuple(line[:n]) for line in cells}) == rows), 1)
+    groups = [list(range(keys))]
+    for number in range(keys, len(titles)):
+        width = sum(least[each] + 3 for each in (*groups[-1], number)) + 1
+        if console.is_terminal and width > console.width and len(groups[-1]) > keys:
+            groups.append(list(range(keys)))
+        groups[-1].append(number)
+    for group in groups:
+        table = Table(*(titles[each] for each in group), title=title)
+        for place, number in enumerate(group):
+            table.columns[place].min_width = least[number]
+            table.columns[place].justify = "right" if number else "left"
+        for line in cells:
+            table.add_row(*(line[each] for each in group))
+        if not console.is_terminal:  # a log has no width
+            console.width = Console(width=10_000, markup=False).measure(table).maximum
+        console.print(table)
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:

@@ -1,20 +1,22 @@
-"""Means, correlations and agreement, with 95% percentile bootstrap intervals (Efron 1979).
+"""Shares, means, correlations and agreement, with 95% intervals.
 
-Rows, usually images, are drawn with replacement, and the statistic of each draw is computed. The
-draws are seeded, so the same rows give the same interval.
+Those of shares are Wilson's (1927), which hold for any number of images, also where none or all are
+right. All others are percentile bootstrap intervals (Efron 1979): rows, usually images, are drawn
+with replacement, and the statistic of each draw is computed. The draws are seeded, so the same rows
+give the same interval.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 FEWEST = 5
-"""Least number of rows for a statistic."""
+"""Least number of rows that a bootstrap can draw from."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,12 @@ def bootstrap(
     Raises:
         ValueError: There are fewer than `FEWEST` rows.
     """
-    rows = len(columns[0])
-    if rows < FEWEST:
-        raise ValueError(
-            f"{rows} rows are too few for a statistic, which needs {FEWEST}: measure more images "
-            "(or classes)"
-        )
-    rng = np.random.default_rng(0)
-    draws = np.empty(samples)
-    for number in range(samples):
-        chosen = rng.integers(0, rows, rows)
-        draws[number] = statistic(*(column[chosen] for column in columns))
+    draws = np.array(
+        [
+            statistic(*(column[chosen] for column in columns))
+            for chosen in _draws(len(columns[0]), samples)
+        ]
+    )
     draws = draws[~np.isnan(draws)]  # r is undefined if a draw repeats a single row
     value = float(statistic(*columns))
     if math.isnan(value) or not len(draws):
@@ -66,9 +63,46 @@ def bootstrap(
     return Interval(value, float(low), float(high))
 
 
+def _draws(rows: int, samples: int) -> Iterator[np.ndarray]:
+    """Numbers of rows, drawn with replacement: the same for the same number of rows."""
+    if rows < FEWEST:
+        raise ValueError(
+            f"{rows} rows are too few for a statistic, which needs {FEWEST}: measure more images "
+            "(or classes)"
+        )
+    rng = np.random.default_rng(0)
+    for _ in range(samples):
+        yield rng.integers(0, rows, rows)
+
+
+def share(hits: np.ndarray) -> Interval:
+    """The share of rows that are true, bool (n,) of any number, with Wilson's interval."""
+    return share_of(int(np.count_nonzero(hits)), len(hits))
+
+
+def share_of(hits: int, rows: int) -> Interval:
+    """The same, from the number of rows that are true and that of all, which is at least 1."""
+    result = stats.binomtest(hits, rows)
+    interval = result.proportion_ci(method="wilson")
+    return Interval(float(result.statistic), float(interval.low), float(interval.high))
+
+
 def mean(values: np.ndarray) -> Interval:
-    """The mean of numbers or booleans, (n,)."""
+    """The mean of numbers, (n,); `share` is for booleans."""
     return bootstrap(np.mean, np.asarray(values, dtype=np.float64))
+
+
+def mean_band(curves: np.ndarray, samples: int = 2000) -> np.ndarray:
+    """The interval of the mean at each point of curves: (n, points) -> low and high, (2, points).
+
+    At a point, it is that of `mean`.
+    """
+    rows = len(curves)
+    means = [
+        np.bincount(chosen, minlength=rows) / rows @ curves for chosen in _draws(rows, samples)
+    ]
+    band: np.ndarray = np.percentile(means, (2.5, 97.5), axis=0)
+    return band
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
 from bagnet.experiments.measuring.models import ModelFile
-from bagnet.model.registry import IMAGENET_MEAN, IMAGENET_STD, MODELS
+from bagnet.model.registry import IMAGENET_MEAN, IMAGENET_STD
 from bagnet.model.weights import load_model
 from datamodules.common.files import replacing
 
@@ -38,13 +38,20 @@ from datamodules.common.files import replacing
 class TextureNetwork(ModelFile):
     """A VGG of any classes: only its convolutions are used."""
 
+    def check(self, layers: Sequence[str]) -> None:
+        """Raise a ValueError unless the network can be loaded and has the layers."""
+        features = self.load(torch.device("cpu"), 0)
+        assert isinstance(features, nn.Sequential)
+        with torch.no_grad():
+            list(layer_outputs(features, torch.zeros(1, 3, 64, 64), layers))
+
     def load(self, device: torch.device, num_classes: int) -> nn.Module:
         """Load the convolutions onto a device.
 
         Raises:
             ValueError: The weights cannot be loaded, or the network is not a VGG.
         """
-        model = load_model(self.path, self.label if self.label in MODELS else None)
+        model = load_model(self.path, self.name)
         features = getattr(model, "features", None)
         if not isinstance(features, nn.Sequential):
             raise ValueError(

@@ -144,15 +144,35 @@ class Features(torch.nn.Module):
     ("name", "more", "message"),
     [
         ("interactions", "--sides 20", "--sides 20: a grid of squares of 20 px has fewer than two"),
-        ("interactions", "--limit 3", "3 rows are too few for a statistic"),
+        ("interactions", "--gaps 0 30", "no pair of squares of 8 px with a gap of 30 px fits"),
+        ("interactions", "--limit 3", "--limit 3: the statistics of interactions need at least 5"),
+        ("sensitivity", "--limit 3", "--limit 3: the statistics of sensitivity need at least 5"),
+        ("deletion", "--limit 3", "--limit 3: the statistics of deletion need at least 5"),
+        ("errors", "--limit 3", "--limit 3: the statistics of accuracy need at least 5"),
+        ("patches", "--classes cat", "--classes cat: there is no such class"),
         ("scrambling", "--tiles 5", "--tiles 5 does not cut images of 36 px into equal tiles"),
         ("sensitivity", "--explainer vgg", "--methods evidence needs the heat maps of a BagNet"),
         ("sensitivity", "--counts 99", "an image of 36x36 px has 25 cells of 8 px to mask"),
     ],
 )
-def test_what_cannot_be_measured_is_one_message(name, more, message, words, capsys):
-    assert main([name, *words, *SMALL[name], *more.split()]) == 2
-    assert message in capsys.readouterr().err
+def test_what_cannot_be_measured_is_one_message_before_anything_is(
+    name, more, message, words, tmp_path, capsys
+):
+    assert main([name, *words, *SMALL.get(name, ()), *more.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not list(tmp_path.glob("*/*"))
+
+
+@pytest.mark.parametrize("name", ["patches", "aggregation", "deletion"])
+def test_a_second_network_without_evidence_fails_before_the_first_is_measured(
+    name, words, tmp_path, capsys
+):
+    torch.save(build_model("resnet50", CLASSES, 4).state_dict(), tmp_path / "weights.pth")
+    words = [*words, f"resnet50={tmp_path / 'weights.pth'}"]  # one more of --models
+    assert main([name, *words, *SMALL.get(name, ())]) == 2
+    assert "ResNet is not a BagNet" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
 
 
 def test_an_explainer_must_be_a_bagnet(words, tmp_path, capsys):

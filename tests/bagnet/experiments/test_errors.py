@@ -7,10 +7,10 @@ from math import comb
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
 
 from bagnet.experiments.__main__ import main
-from bagnet.experiments.errors import Pair, most_different
+from bagnet.experiments.errors import Pair, _row, draw, most_different
+from bagnet.experiments.measuring.statistics import Interval, kappa, share_of
 from tests.bagnet.experiments.conftest import read_csv
 
 
@@ -45,15 +45,14 @@ def test_only_images_that_both_have_count():
 
 
 def test_the_classes_that_differ_most_come_first_whatever_the_sign():
-    accuracies = np.array([[0.5, 0.9, 0.1], [0.5, 0.7, 0.8]])
+    hits = np.array([[1, 9, 1], [1, 7, 8]])
     nothing = np.zeros((2, 0))
-    pair = Pair(
-        ("a", "b"), np.array([0, 2, 5]), np.array([2, 10, 10]), accuracies, nothing, nothing
-    )
+    pair = Pair(("a", "b"), np.array([0, 2, 5]), np.array([2, 10, 10]), hits, nothing, nothing)
     first, second = most_different(pair, ["p", "q", "r", "s", "t", "u"], 2)
     assert (first["class"], second["class"]) == ("u", "r")
     assert first["difference"] == pytest.approx(-0.7)
-    assert (second["first_accuracy"], second["second_accuracy"]) == (0.9, 0.7)
+    assert second["first_accuracy"] == share_of(9, 10)
+    assert second["second_accuracy"] == share_of(7, 10)
 
 
 def test_it_compares_all_pairs_that_accuracy_has_measured(command, networks, tmp_path):
@@ -71,16 +70,42 @@ def test_it_compares_all_pairs_that_accuracy_has_measured(command, networks, tmp
     tail = sum(comb(fewer + more, k) for k in range(fewer + 1)) / 2 ** (fewer + more)
     assert float(other["mcnemar"]) == pytest.approx(min(1, 2 * tail))
     assert len(read_csv(folder / "classes.csv")) == 3 * 5
-    with Image.open(folder / "figure.png") as picture:
-        assert picture.width > 2.5 * picture.height
     # Without a model, from the results that exist.
     (tmp_path / "out" / "accuracy" / "copy.parquet").unlink()
     assert main(["errors", "--out", str(tmp_path / "out"), "--top", "1"]) == 0
     assert read_csv(folder / "table.csv") == [other]
 
 
-def test_one_network_alone_is_a_clear_error(command, capsys):
+def test_the_figure_has_a_dot_for_each_pair_of_accuracies_and_says_how_sure_r_is():
+    labels = [*range(7)] * 4
+    ranks = {"a": [0, 0, 0, 1, 1, 1, 0], "b": [0, 0, 1, 1, 1, 0, 0], "c": [1, 0, 0, 1, 0, 0, 0]}
+    tables = {name: table(labels, own * 4) for name, own in ranks.items()}
+    pairs = [Pair.of(names, tables, 1) for names in (("a", "b"), ("a", "c"), ("b", "c"))]
+    figure = draw(pairs, [Interval(-0.1, -0.7, 0.5), None, Interval(*[float("nan")] * 3)], top=1)
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title() for axes in shown] == [
+        "r = -0.10 (-0.70 to 0.50)",
+        "7 classes, too few for r",
+        "r not defined",
+    ]
+    (dots,) = shown[0].collections
+    assert sorted(map(tuple, dots.get_offsets())) == [(0, 0), (0, 100), (100, 0), (100, 100)]
+    assert sorted(dots.get_sizes()) == [30, 30, 60, 90]  # 1, 1, 2 and 3 classes
+    assert "7 classes" in figure.get_supxlabel()
+
+
+def test_few_classes_leave_out_the_correlations_and_nothing_else():
+    labels = [0, 1, 2, 0, 1, 2]
+    tables = {"a": table(labels, [0, 1, 0, 0, 0, 1]), "b": table(labels, [0, 0, 1, 0, 1, 0])}
+    row = _row(Pair.of(("a", "b"), tables, 1))
+    assert (row["pearson"], row["spearman"]) == (None, None)
+    predicted = [tables[name]["predicted"].to_numpy() for name in "ab"]
+    assert row["kappa"].value == pytest.approx(kappa(*predicted))
+
+
+def test_one_network_alone_is_a_clear_error_before_anything_is_measured(command, capsys, tmp_path):
     assert main(["errors", *command[:2], *command[3:]]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "only the results of bagnet9" in message
+    assert "there is only bagnet9" in message
     assert "give two" in message
+    assert not (tmp_path / "out").exists()

@@ -37,16 +37,38 @@ def test_the_page_holds_all_results_that_exist_and_needs_nothing_else(tmp_path):
     assert cells == ["<script>alert(1)</script> & co", "50%", "vgg16", "50%"]
     assert len(list(page.iter("img"))) == 2
     links = [tag.get(name) for tag in page.iter() for name in ("src", "href") if tag.get(name)]
-    assert all(link.startswith("data:image/png;base64,iVBOR") for link in links)
+    assert links[:2] == ["#accuracy", "#errors"]  # the contents
+    assert [section.get("id") for section in page.iter("section")] == ["accuracy", "errors"]
+    assert all(link.startswith("data:image/png;base64,iVBOR") for link in links[2:])
     assert any("McNemar" in about.text for about in page.iter("pre"))  # the protocol
+
+
+def test_the_page_is_dark_where_the_reader_wants_it(tmp_path):
+    write(tmp_path / "errors", "vgg16")
+    page = read(tmp_path)
+    assert "prefers-color-scheme: dark" in next(page.iter("style")).text
+    schemes = [meta.get("content") for meta in page.iter("meta") if meta.get("name")]
+    assert "light dark" in schemes
 
 
 def test_the_page_says_what_was_measured(command, tmp_path, monkeypatch):
     monkeypatch.setattr(networks, "SECONDS", 0.0)
     assert main(["accuracy", *command]) == 0
-    text = [cell.text for cell in read(tmp_path / "out").iter("td")]
-    assert "Predictions()" in text
+    out = tmp_path / "out"
+    page = read(out)
+    text = [cell.text for cell in page.iter("td")]
     assert "36, then 33" in text
+    assert "Predictions" not in "".join(page.itertext())
+    assert not [p for p in page.iter("p") if p.get("class") == "warning"]
+    sizes = ["--data.image_size", "32", "--limit", "5", "--steps", "2"]
+    assert main(["deletion", *command, *sizes]) == 0
+    page = read(out)
+    settings = "methods evidence, random; steps 2; cell 8; fill zero; pooling mean; seed 0"
+    assert settings in [cell.text for cell in page.iter("td")]
+    (warning,) = (p.text for p in page.iter("p") if p.get("class") == "warning")
+    assert warning == (
+        "The images had different sizes. accuracy: 36, then 33 px; deletion: 36, then 32 px."
+    )
 
 
 def test_without_results_it_says_what_to_run(tmp_path, capsys):

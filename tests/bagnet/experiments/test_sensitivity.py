@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from bagnet.experiments.measuring.attribution import attribute, by_cell, last_maps
 from bagnet.experiments.measuring.masking import probability_curves
-from bagnet.experiments.sensitivity import Sensitivity
+from bagnet.experiments.options import DataOptions, SensitivityOptions
+from bagnet.experiments.sensitivity import Sensitivity, _counts
 from bagnet.model.registry import build_model, normalize
 from tests.bagnet.experiments.bags import Linear, Pixel, pictures, tiny_bagnet
 
@@ -125,5 +128,8 @@ def test_images_are_measured_the_same_in_any_batch_and_leave_the_random_numbers_
 
 
 def test_more_cells_than_there_are_cannot_be_masked():
-    with pytest.raises(ValueError, match=r"--counts 1 to 10: an image of 24x24 px has 9 cells"):
-        measure(Linear(24), pictures(1, 24), methods=("random",), counts=(1, 10))
+    options = {"out": Path("x"), "data": DataOptions(image_size=24)}
+    with pytest.raises(ValueError, match=r"--counts 10: an image of 24x24 px has 9 cells of 8 px"):
+        _counts(SensitivityOptions(**options, counts=[1, 10]))
+    assert _counts(SensitivityOptions(**options)) == (1, 2, 3, 4, 5, 6, 7, 8, 9)
+    assert _counts(SensitivityOptions(out=Path("x"))) == tuple(range(1, 101))

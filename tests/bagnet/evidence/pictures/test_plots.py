@@ -27,10 +27,10 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_the_limit_is_symmetric_and_ignores_outliers() -> None:
     values = np.linspace(-3, 1, 1001)
-    assert colour_limit([values]) == pytest.approx(np.percentile(np.abs(values), 99))
+    assert colour_limit(values) == pytest.approx(np.percentile(np.abs(values), 99))
     values[0] = 1e6
-    assert colour_limit([values]) < 3.1
-    assert colour_limit([np.zeros((2, 2))]) > 0
+    assert colour_limit(values) < 3.1
+    assert colour_limit(np.zeros((2, 2))) > 0
 
 
 def test_edges_are_where_the_image_changes_in_colour_or_brightness() -> None:
@@ -66,6 +66,18 @@ def test_an_entry_is_drawn_around_the_centre_of_its_patch(tmp_path: Path) -> Non
     # The cells end half a stride beyond the outermost centres.
     assert np.ptp(colour(SIZE - 11, 50)) == 0
     assert np.ptp(colour(SIZE - 14, 50)) > 50
+
+
+def test_weak_evidence_is_as_visible_as_strong_and_the_picture_states_its_scale() -> None:
+    strong = np.random.default_rng(0).normal(0, 50, (9, 9))
+    figure = contact_sheet([example(strong), example(strong / 1000)], BOX)
+    maps = [figure.axes[k].images[0] for k in (1, 3)]
+    colours = [each.to_rgba(each.get_array()) for each in maps]
+    np.testing.assert_allclose(*colours, atol=0.01)
+    stated = [figure.axes[k].get_title(loc="right") for k in (1, 3)]
+    limit = colour_limit(strong)
+    assert stated == [f"s = {limit:.3g}", f"s = {limit / 1000:.3g}"]
+    assert "s: each image's own scale" in figure.axes[-1].get_xlabel()
 
 
 def test_captions_say_classes_logit_and_mean() -> None:

@@ -57,6 +57,20 @@ def test_every_patch_is_drawn_with_its_caption_below_its_heading():
     assert_nothing_is_cut_off(figure)
 
 
+def test_long_names_of_classes_are_whole_and_rows_without_images_say_so():
+    patch = np.zeros((9, 9, 3), dtype=np.uint8)
+    name = "yellow-turquoise checks"
+    figure = patch_sheet({"cat": {"own": [], "others": [(patch, f"9.9\n{name}")] * 3}, "dog": {}})
+    assert figure.axes[0].get_xlabel() == "9.9\nyellow-turquoise\nchecks"
+    assert "no images" in texts(figure)
+    assert_nothing_is_cut_off(figure)
+    renderer = figure.canvas.get_renderer()
+    boxes = [axes.xaxis.label.get_window_extent(renderer) for axes in figure.axes]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    fewer = patch_sheet({"cat": {"own": [(patch, "1")], "others": [(patch, "1")] * 2}})
+    assert "no more images" in texts(fewer)
+
+
 @pytest.mark.parametrize("side", [33, 49, 121])
 def test_a_mistake_shows_what_argued_for_both_classes(side):
     wrong = mistake(side)
@@ -66,6 +80,7 @@ def test_a_mistake_shows_what_argued_for_both_classes(side):
     assert found.count("a.jpg: cat, taken for dog") == 2
     for logit in wrong.logits:
         assert found.count(f"mean evidence {logit:.3f} = logit {logit:.3f}") == 2
+    assert sum("s = " in text for text in found) == 4
     strongest = [apart(evidence, box, 3) for evidence in wrong.evidence]
     drawn = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     for entry in (entry for entries in strongest for entry in entries):

@@ -87,7 +87,7 @@ def test_a_stopped_run_resumes_with_the_parts_that_are_left(command, tmp_path, m
     (tmp_path / NOTES).unlink()
 
     def stop(seconds):
-        if len(notes(tmp_path)) == 8:  # the second batch of the third part
+        if len(notes(tmp_path)) == 10:  # the second batch of the third part
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -98,8 +98,8 @@ def test_a_stopped_run_resumes_with_the_parts_that_are_left(command, tmp_path, m
     assert [path.stem for path in sorted(parts.glob("*/part-*"))] == ["part-00000", "part-00001"]
     (tmp_path / NOTES).unlink()
     assert same(measure(command), expected)
-    # A part of 10 images has 3 batches, the last part (3 images) one: 16 for each model.
-    assert len(notes(tmp_path)) == 16 - 6 + 16
+    # A part of 10 images has 4 batches (1, 4, 4, 1), the last part of 3 has 2: 22 for each model.
+    assert len(notes(tmp_path)) == 22 - 8 + 22
     assert not parts.exists()
 
 

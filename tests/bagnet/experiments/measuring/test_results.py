@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +13,9 @@ import pytest
 import wandb
 from matplotlib.figure import Figure
 from PIL import Image
+from rich.console import Console
 
+from bagnet.experiments.measuring import results
 from bagnet.experiments.measuring.results import log_to_wandb, read_table, save_figure, write_table
 from bagnet.experiments.measuring.statistics import Interval
 
@@ -86,6 +90,26 @@ def test_wandb_gets_tables_figures_and_samples(
     content = record.read_bytes()
     for expected in (b"accuracy/table", b"accuracy/figure", b"bagnet9.parquet", b"table.csv"):
         assert expected in content
+
+
+def test_a_table_too_wide_for_the_terminal_is_printed_in_parts(tmp_path, monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(
+        results, "Console", lambda **_: Console(file=out, force_terminal=True, width=60)
+    )
+    pairs = [("bagnet9", "bagnet17"), ("bagnet9", "bagnet33"), ("bagnet17", "bagnet33")]
+    share = Interval(0.5, 0.25, 0.75)
+    rows = [{"a": a, "b": b, "r": share, "kappa": share, "p": 0.03} for a, b in pairs]
+    columns = {key: (f"{key} of classes", "") for key in "ab"}
+    columns |= {"r": ("Pearson's r of classes", ".2f"), "kappa": ("Cohen's kappa", ".2f")}
+    columns |= {"p": ("McNemar's p", ".2g")}
+    write_table(rows, columns, tmp_path / "table")
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    assert max(map(len, printed.splitlines())) <= 60
+    assert "…" not in printed
+    assert printed.count("0.50 (0.25 to 0.75)") == 2 * 3
+    for pair in pairs:  # in both parts
+        assert len(re.findall(r"│ {} +│ +{} │".format(*pair), printed)) == 2
 
 
 def test_a_wide_table_is_whole_in_a_log(tmp_path, capsys):

@@ -13,7 +13,10 @@ from bagnet.experiments.measuring.statistics import (
     bootstrap,
     kappa,
     mean,
+    mean_band,
     pearson,
+    share,
+    share_of,
     spearman,
 )
 
@@ -40,6 +43,29 @@ def test_intervals_contain_the_truth_in_95_of_100_cases():
         for interval in (bootstrap(np.mean, rng.random(200) < 0.7, samples=200) for _ in range(100))
     ]
     assert 0.9 <= np.mean(held) <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("hits", "rows", "low", "high"),
+    [
+        (0, 20, 0, 0.1611),  # a bootstrap would give 0 to 0
+        (20, 20, 0.8389, 1),
+        (15, 50, 0.1910, 0.4375),
+        (0, 1, 0, 0.7935),
+    ],
+)
+def test_shares_have_wilsons_interval(hits, rows, low, high):
+    interval = share(np.arange(rows) < hits)
+    assert interval == share_of(hits, rows)
+    assert interval.value == hits / rows
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_the_band_of_curves_is_the_interval_of_the_mean_at_each_point():
+    curves = np.random.default_rng(3).random((30, 4))
+    for point, (low, high) in enumerate(mean_band(curves).T):
+        interval = mean(curves[:, point])
+        assert (low, high) == pytest.approx((interval.low, interval.high))
 
 
 def test_the_same_rows_give_the_same_interval():
