@@ -26,6 +26,10 @@ class Stopped(Exception):
     """Raised in a worker whose pool is being closed."""
 
 
+class WorkerKilled(ValueError):
+    """A worker ended in the middle of a task: the system killed it, or it crashed."""
+
+
 def advance(amount: int = 1) -> None:
     """Count finished images from inside a task.
 
@@ -70,7 +74,7 @@ class Pool:
             progress: Called often with the number of images done so far (see `advance`).
 
         Raises:
-            ValueError: A worker was killed from outside.
+            WorkerKilled: A worker ended in the middle of a task.
         """
         self._done.value = 0
         with blocking(_PARENTS_SIGNALS):
@@ -83,7 +87,7 @@ class Pool:
                 for future in finished:
                     future.result()  # raises what went wrong at once
         except BrokenProcessPool:
-            raise ValueError(
+            raise WorkerKilled(
                 f"one of the {self._count} workers was killed, often for lack of memory; "
                 "run the same command again with fewer --workers"
             ) from None

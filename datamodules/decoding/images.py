@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import simplejpeg
@@ -14,12 +16,15 @@ from datamodules.decoding.region import Region, decode_region
 # Only these, because PIL can also open formats that start other programs (EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-"""How the names of files in these formats end, in lower case."""
-
 MAX_PIXELS = 89_478_485
 """The largest image that is decoded, to a quarter of a gigabyte, as in PIL. ImageNet's largest has
 61 million pixels."""
+
+PNG = b"\x89PNG\r\n\x1a\n"
+"""How a PNG begins."""
+
+# What the pixels do not need: texts, colour profile, and what cameras and phones tell.
+_ABOUT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
 
 
 class UnreadableImage(ValueError):
@@ -36,25 +41,51 @@ def image_size(data: bytes) -> tuple[int, int]:
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
-        width, height = _size_by_pil(data)
-    if width * height > MAX_PIXELS:
-        raise UnreadableImage(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+        with opened(data) as image:
+            width, height = image.size
+    _check_size(width, height)
     return width, height
 
 
-def _size_by_pil(data: bytes) -> tuple[int, int]:
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """Open an image file with PIL, whose errors on damaged bytes become one.
+
+    Raises:
+        UnreadableImage: It has more than `MAX_PIXELS`, or PIL raised an error, here or in the
+            caller's block.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                size: tuple[int, int] = image.size
-                return size
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(_pixels_only(data)), formats=FORMATS) as image:
+                _check_size(*image.size)
+                yield image
+    except (MemoryError, UnreadableImage):
+        raise
     except Image.DecompressionBombError:
         raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from None
-    except MemoryError:
-        raise
     except Exception as error:  # PIL's plugins raise any exception
-        raise UnreadableImage("not a readable image") from error
+        reason = str(error).split(" <_io.")[0] or type(error).__name__
+        raise UnreadableImage(f"not a readable image ({reason})") from error
+
+
+def _pixels_only(data: bytes) -> bytes:
+    """Leave out texts and colour profile of a PNG: PIL refuses those of more than a megabyte."""
+    if not data.startswith(PNG):
+        return data
+    kept, at = [PNG], len(PNG)
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in _ABOUT:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def pixels(data: bytes, box: Region) -> np.ndarray:
@@ -90,20 +121,24 @@ def _whole(data: bytes) -> np.ndarray:
         return image
     except ValueError:
         pass  # not a JPEG, or CMYK, or flawed; PIL knows which flaws are harmless
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
-            return np.array(to_rgb(file))  # a copy, because it must be writable
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise UnreadableImage(f"not a readable image ({error})") from error
+    with opened(data) as file:
+        return np.array(to_rgb(file))  # a copy, because it must be writable
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert to 8 bits of red, green and blue."""
-    if image.mode.startswith("I"):  # 16 bits per pixel, which PIL would clip at 255
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image), posinf=0, neginf=0)
+        # Usually 1 is white, and resampling may give a little more. PIL takes 255 for white.
+        return _grey(np.rint(values * (255 if values.max() <= 1.5 else 1)))
+    if image.mode.startswith("I"):  # PIL would clip at 255
         wide = np.asarray(image).astype(np.int64)
-        return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        has_8_bits = image.mode == "I" and wide.max() <= 255  # in 32, as NumPy's users store them
+        return _grey(wide if has_8_bits else wide >> 8)
     if image.mode == "P":  # a palette may carry transparency, which only RGBA can hold
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
+
+
+def _grey(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")

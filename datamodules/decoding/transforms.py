@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from datamodules.decoding.images import image_size, pixels
+from datamodules.decoding.images import MAX_PIXELS, UnreadableImage, image_size, pixels
 from datamodules.decoding.region import Region
+
+_LONGEST_ASPECT = 16
+"""How many times longer than wide, or wider than long, a validation image is kept to be cropped."""
 
 _PIXEL = torch.empty(1, dtype=torch.uint8)
 
@@ -119,9 +122,15 @@ class EvalTransform(Transform):
         self._shorter = resize_size
 
     def view(self, width: int, height: int) -> View:
-        shorter = min(width, height)
-        rows, columns = (self._shorter * side // shorter for side in (height, width))
-        return View(Region(0, 0, width, height), rows, columns, mirrored=False)
+        # Of a strip, a crop of the middle: enlarged as a whole, it would fill the memory.
+        longest = _LONGEST_ASPECT * min(width, height)
+        left, top = (max(0, side - longest) // 2 for side in (width, height))
+        return self._resized(Region(left, top, min(width, longest), min(height, longest)))
+
+    def _resized(self, box: Region) -> View:
+        shorter = min(box.width, box.height)
+        rows, columns = (self._shorter * side // shorter for side in (box.height, box.width))
+        return View(box, rows, columns, mirrored=False)
 
 
 class WholeTransform(EvalTransform):
@@ -136,6 +145,15 @@ class WholeTransform(EvalTransform):
 
     def __init__(self, resize_size: int = 256) -> None:
         super().__init__(1, resize_size)
+
+    def view(self, width: int, height: int) -> View:
+        view = self._resized(Region(0, 0, width, height))
+        if view.width * view.height > MAX_PIXELS:
+            raise UnreadableImage(
+                f"it has {width} x {height} pixels, and would have {view.width} x {view.height} "
+                f"when its shorter side is {self._shorter}, more than {MAX_PIXELS:,}"
+            )
+        return view
 
     def resize(self, box: np.ndarray, view: View) -> Tensor:
         """From the pixels of an image, uint8 (height, width, 3), to the resized (3, H, W)."""

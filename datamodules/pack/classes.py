@@ -3,69 +3,86 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from datamodules.common.texts import read_lines, read_text, unquoted
 
 
-def read_class_names(path: Path) -> dict[str, str]:
-    """Read the name of each class id from lines `id<TAB>name`, in the order of the file.
+class ClassList(NamedTuple):
+    """Classes in the order of the labels; no ids if there are names alone."""
 
-    A column of numbers before the id is allowed. In a line without a tab, the id ends at the first
-    space: `n01440764 tench, Tinca tinca`.
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def read_class_list(path: Path) -> ClassList:
+    """Read a list of classes: a `manifest.json`, or a text with a line for each class.
+
+    A line is `id<TAB>name` (a column of numbers before the id is allowed), or a name alone. If no
+    line has a tab and each begins with a word such as `n01440764` or `17`, these are the ids.
 
     Raises:
-        ValueError: A line has no name, a class comes twice, or there are no lines.
+        ValueError: The file is neither, or a class comes twice.
     """
-    names: dict[str, str] = {}
-    for number, line in _lines(path):
-        columns = line.split("\t") if "\t" in line else line.split(maxsplit=1)
-        if len(columns) < 2:
+    if path.suffix == ".json":
+        return _read_json(path)
+    lines = read_lines(path)
+    if not lines:
+        raise ValueError(f"{path} is neither a manifest.json nor a text with a line for each class")
+    if any("\t" in line for _, line in lines):
+        rows = [line.split("\t") if "\t" in line else line.split(maxsplit=1) for _, line in lines]
+    elif all(re.match(r"\s*[A-Za-z]*[0-9]+\s+\S", line) for _, line in lines):
+        rows = [line.split(maxsplit=1) for _, line in lines]
+    else:
+        return ClassList((), tuple(unquoted(line) for _, line in lines))
+    ids: dict[str, str] = {}
+    for (number, line), row in zip(lines, rows, strict=True):
+        if len(row) < 2:
             raise ValueError(f"line {number} of {path} is {line!r}; it needs an id, a tab, a name")
-        identity, name = columns[-2].strip(), columns[-1].strip()
-        if identity in names:
+        identity, name = map(unquoted, row[-2:])
+        if identity in ids:
             raise ValueError(f"line {number} of {path} names the class {identity!r} a second time")
-        names[identity] = name
-    if not names:
-        raise ValueError(f"{path} has no lines `id<TAB>name`")
-    return names
+        ids[identity] = name or identity
+    return ClassList(tuple(ids), tuple(ids.values()))
 
 
-def read_class_list(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read the ids and the names of all classes, in the order of the labels.
+def names_of(classes: Sequence[str], path: Path | None) -> tuple[str, ...]:
+    """Name each class as a list of classes does; by its id if the list does not have it.
 
     Args:
-        path: A `manifest.json`; or a text with a line `name` or `id<TAB>name` for each class (a
-            column of numbers before the id is allowed).
+        classes: The ids.
+        path: The list, see `read_class_list`; None for the ids.
 
     Raises:
-        ValueError: The file is neither.
+        ValueError: The list has no ids, or none of these.
     """
+    if path is None:
+        return tuple(classes)
+    listed = read_class_list(path)
+    if not listed.ids:
+        number, line = read_lines(path)[0]
+        raise ValueError(f"line {number} of {path} is {line!r}; it needs an id, a tab, a name")
+    names = dict(zip(*listed, strict=True))
+    if not names.keys() & set(classes):
+        raise ValueError(
+            f"{path} names none of the {len(classes)} classes: it begins with {listed.ids[0]!r}, "
+            f"and they with {classes[0]!r}"
+        )
+    return tuple(names.get(identity, identity) for identity in classes)
+
+
+def _read_json(path: Path) -> ClassList:
     try:
-        if path.suffix == ".json":
-            header = json.loads(path.read_text(encoding="utf-8"))
-            ids, names = header["classes"], header["class_names"]
-        else:
-            rows = [line.strip().split("\t") for _, line in _lines(path)]
-            ids, names = [row[-2:][0].strip() for row in rows], [row[-1].strip() for row in rows]
+        header = json.loads(read_text(path))
+        ids, names = header["classes"], header["class_names"]
         if not ids or len(ids) != len(names) or not all(isinstance(n, str) for n in (*ids, *names)):
             raise ValueError("it has no list of names")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is neither a manifest.json nor a text with a line for each class "
             f"({type(error).__name__}: {error})"
         ) from None
-    return tuple(ids), tuple(names)
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers from 1."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error})") from None
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def names_of(classes: Sequence[str], names: dict[str, str]) -> tuple[str, ...]:
-    """Name each class; by its id if it has no name."""
-    return tuple(names.get(identity) or identity for identity in classes)
+    return ClassList(tuple(ids), tuple(names))

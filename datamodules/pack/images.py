@@ -3,49 +3,60 @@
 from __future__ import annotations
 
 import io
-import warnings
+from typing import Literal
 
 from PIL import Image
 
-from datamodules.decoding.images import FORMATS, UnreadableImage, to_rgb
+from datamodules.decoding.images import UnreadableImage, opened, to_rgb
+
+Quality = int | Literal["lossless"]
+"""Quality of a JPEG, 1 to 95; or a PNG instead, which loses nothing."""
+
+MAX_SIDE = 65_500
+"""The most pixels of a JPEG's side that libjpeg writes."""
 
 
-def to_rgb_jpeg(data: bytes, resize: int | None = None, quality: int = 90) -> bytes:
-    """Decode an image completely and return it as an RGB JPEG.
+def to_rgb_jpeg(data: bytes, resize: int | None = None, quality: Quality = 90) -> bytes:
+    """Decode an image completely and return it as an RGB JPEG (or PNG, if it may lose nothing).
 
-    The bytes of an RGB JPEG that need not shrink are returned unchanged. EXIF data is ignored, and
-    lost on re-encoding: pixels stay as they are stored, as ImageNet loaders see them.
+    The bytes of an RGB JPEG that need not shrink are returned unchanged; without loss, so are those
+    of an RGB PNG. EXIF data is ignored, and lost on re-encoding: pixels stay as they are stored, as
+    ImageNet loaders see them.
 
     Args:
         data: The image file.
         resize: The most pixels of the shorter side; None for no limit.
-        quality: JPEG quality of images that must be encoded again, 1 to 95.
+        quality: Of images that must be encoded again.
 
     Raises:
         UnreadableImage: The format is unknown, the file is cut short or damaged, or the image has
-            more pixels than PIL's limit.
+            more pixels than PIL's limit, or sides that a JPEG cannot have.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                side = min(image.size)
-                limit = side if resize is None else min(side, resize)
-                if image.format == "JPEG" and image.mode == "RGB" and limit == side:
-                    # At an eighth of the size libjpeg still reads every coefficient, in half
-                    # the time: enough to know that the image is whole.
-                    image.draft("RGB", (1, 1))
-                    image.load()
-                    return data
-                picture = to_rgb(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged bytes make PIL raise nearly anything
-        raise UnreadableImage(str(error).split(" <_io.")[0] or type(error).__name__) from None
-    if limit < side:
-        width, height = (max(limit, round(each * (limit / side))) for each in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    encoded = io.BytesIO()
-    picture.save(encoded, "JPEG", quality=quality)
+    kept = {"JPEG", "MPO"}  # MPO is a JPEG with more pictures behind it, as phones make them
+    if quality == "lossless":
+        kept.add("PNG")
+    with opened(data) as image:
+        side = min(image.size)
+        limit = side if resize is None else min(side, resize)
+        if image.format in kept and image.mode == "RGB" and limit == side:
+            # At an eighth of the size libjpeg still reads every coefficient, in half the time:
+            # enough to know that the image is whole.
+            image.draft("RGB", (1, 1))
+            image.load()
+            return data
+        picture = to_rgb(image)
+        if limit < side:
+            width, height = (max(limit, round(each * (limit / side))) for each in picture.size)
+            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        encoded = io.BytesIO()
+        if quality == "lossless":
+            picture.save(encoded, "PNG")
+        elif max(picture.size) > MAX_SIDE:
+            raise UnreadableImage(
+                "{} x {} pixels, and a side of a JPEG has at most {:,}".format(
+                    *picture.size, MAX_SIDE
+                )
+            )
+        else:
+            picture.save(encoded, "JPEG", quality=quality)
     return encoded.getvalue()

@@ -62,10 +62,10 @@ def run(options: IndexOptions) -> None:
     check_classes(options.out, shards, classes)
     skipped: dict[str, tuple[Problem, ...]] = {}
     for split, own in parts.items():  # all splits, before the first one is complete
-        skipped[split] = tuple(problem for part in own for problem in part.scan.problems)
-        total = len(skipped[split]) + sum(part.shard.samples for part in own)
+        problems = [problem for part in own for problem in part.scan.problems]
+        total = len(problems) + sum(part.shard.samples for part in own)
         remedy = "Repair them, or leave their shards out"
-        report_skipped(options.out / split, skipped[split], total, remedy)
+        skipped[split] = report_skipped(options.out / split, problems, total, remedy)
     for split, own in parts.items():
         pairs = [(part.shard, part.rows) for part in own]
         manifest = Manifest.assemble(options.out / split, classes, class_names, pairs)

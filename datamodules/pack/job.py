@@ -21,7 +21,7 @@ from datamodules.common.files import write_text
 from datamodules.common.pool import Pool
 from datamodules.pack.options import PackOptions
 from datamodules.pack.shard import PARTIAL, Task, write
-from datamodules.pack.sources.listing import Listing, Problem
+from datamodules.pack.sources.listing import Listing, Problem, printable
 from datamodules.shards.manifest import INDEX, MANIFEST, VERSION, Manifest
 from datamodules.shards.writer import shard_name
 
@@ -40,6 +40,7 @@ class Packed:
     written: int  # images written by this run
     reused_shards: int  # shards written by an earlier run
     seconds: float  # that this run took; 0 if there was nothing to do
+    encoded: int = 0  # images that were encoded again
 
 
 class Job:
@@ -101,10 +102,10 @@ class Job:
         partial.mkdir(parents=True, exist_ok=True)
         write_text(json.dumps(self._record, indent=1) + "\n", self.folder / JOB)
         parts = pool.run(write, self._tasks(), progress)
-        skipped = sorted(itertools.chain(self.listing.problems, *(p.skipped for p in parts)))
+        unreadable = sorted(itertools.chain(self.listing.problems, *(p.skipped for p in parts)))
         total = len(self.listing.entries) + len(self.listing.problems)
         remedy = f"Repair or remove them, delete {self.folder} and pack again"
-        report_skipped(self.folder, skipped, total, remedy)
+        skipped = report_skipped(self.folder, unreadable, total, remedy, self.listing.left_out)
         shards = [(part.shard, part.rows) for part in parts if part.shard is not None]
         classes, names = self.listing.classes, self.listing.class_names
         manifest = Manifest.assemble(self.folder, classes, names, shards)
@@ -115,7 +116,8 @@ class Job:
         reused = [part for part in parts if part.reused]
         written = manifest.num_samples - sum(len(part.rows) for part in reused)
         seconds = time.monotonic() - started
-        return Packed(manifest, tuple(skipped), written, len(reused), seconds)
+        encoded = sum(part.encoded for part in parts)
+        return Packed(manifest, skipped, written, len(reused), seconds, encoded)
 
     def _tasks(self) -> list[Task]:
         order = self.listing.order(self._options.seed)
@@ -136,23 +138,38 @@ class Job:
         ]
 
 
-def report_skipped(folder: Path, skipped: Sequence[Problem], total: int, remedy: str) -> None:
-    """Write the list of what is left out, if anything is.
+def report_skipped(
+    folder: Path,
+    unreadable: Sequence[Problem],
+    total: int,
+    remedy: str,
+    left_out: Sequence[Problem] = (),
+) -> tuple[Problem, ...]:
+    """Write the list of what is skipped, if anything is; returns it.
+
+    Args:
+        folder: The folder of the split.
+        unreadable: Images that cannot be read.
+        total: The number of images.
+        remedy: What to do if too many are unreadable.
+        left_out: Files that are no images of the split.
 
     Raises:
-        ValueError: It is more than `MAX_SKIPPED` of the `total`; the message has the remedy.
+        ValueError: More than `MAX_SKIPPED` of the images are unreadable.
     """
     path = folder / SKIPPED
+    skipped = (*unreadable, *((printable(name), reason) for name, reason in left_out))
     if not skipped:
         path.unlink(missing_ok=True)
-        return
+        return ()
     write_text("".join(f"{name}\t{reason}\n" for name, reason in skipped), path)
-    if len(skipped) > MAX_SKIPPED * total:
+    if len(unreadable) > MAX_SKIPPED * total:
+        name, reason = unreadable[0]
         raise ValueError(
-            f"{len(skipped):,} of the {total:,} images of {folder.name} are unreadable, more than "
-            f"{MAX_SKIPPED:.1%}; the first is {skipped[0][0]} ({skipped[0][1]}), all are in {path}."
-            f" {remedy}"
+            f"{len(unreadable):,} of the {total:,} images of {folder.name} are unreadable, more "
+            f"than {MAX_SKIPPED:.1%}; the first is {name} ({reason}), all are in {path}. {remedy}"
         )
+    return skipped
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -11,9 +11,9 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_t
 from datamodules.common.processes import available_cpus
 
 if TYPE_CHECKING:
-    Quality = int
+    JpegQuality = int
 else:
-    Quality = restricted_number_type("Quality", int, [(">=", 1), ("<=", 95)])
+    JpegQuality = restricted_number_type("JpegQuality", int, [(">=", 1), ("<=", 95)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +37,15 @@ class PackOptions(CommonOptions):
         seed: Seed of the shuffle.
         samples_per_shard: Images in a shard; 1000 makes 1,282 shards of about 110 MB of ImageNet.
         resize: Shrink images whose shorter side has more pixels than this; never enlarges.
-        quality: JPEG quality, 1 to 95, of images that must be encoded again.
+        quality: JPEG quality, 1 to 95, of images that are not RGB JPEGs or must shrink; or
+            `lossless`, which makes them PNGs.
         class_names: Text file with a line `id<TAB>name` for each class.
     """
 
     seed: NonNegativeInt = 0
     samples_per_shard: PositiveInt = 1000
     resize: PositiveInt | None = None
-    quality: Quality = 90
+    quality: JpegQuality | Literal["lossless"] = 90
     class_names: Path | None = None
 
 
@@ -53,9 +54,10 @@ class ImageFolderOptions(PackOptions):
     """Options of `imagefolder`.
 
     Args:
-        src: Folder with train/ and val/ (or validation/, test/), each with a folder per class.
-        class_names: Text file with a line `id<TAB>name` for each class; by default SRC/classes.tsv
-            if there is one.
+        src: Folder with train/ and val/ (or training/; valid/, validation/, test/), each with a
+            folder per class.
+        class_names: Text file with a line `FOLDER<TAB>NAME` for each class; by default
+            SRC/classes.tsv if there is one.
     """
 
     src: Path
@@ -80,9 +82,11 @@ class IndexOptions(CommonOptions):
     """Options of `index`.
 
     Args:
-        src: Shards with jpg (or png, webp) and cls members: files, brace lists, globs, folders; for
-            `index` also URLs (https, s3, gs, ...) and 'pipe:COMMAND', with brace lists too.
-        class_names: Text file with a line `id<TAB>name` for each class.
+        src: Shards with jpg (or png, webp, ...) and cls members: files, brace lists, globs,
+            folders; for `index` also URLs (https, s3, gs, ...) and 'pipe:COMMAND', with brace lists
+            too.
+        class_names: Text file with a line `id<TAB>name`, or a name alone, for each class in the
+            order of the labels; or a manifest.json.
         split: What the shards are, if their names do not say train or val(idation).
     """
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from datamodules.common.pool import Pool
 from datamodules.common.progress import progress
+from datamodules.pack.images import Quality
 from datamodules.pack.job import SKIPPED, Job, Packed
 from datamodules.pack.options import PackOptions
 from datamodules.pack.sources.listing import Listing
@@ -46,7 +47,7 @@ def pack(
         for job in jobs:
             with progress(console, job.listing.split, len(job.listing.entries)) as update:
                 packed = job.finished() or job.run(pool, update)
-            tell(job.listing.split, packed)
+            tell(job.listing.split, packed, options.quality)
     tell_next_step(options.out)
 
 
@@ -68,7 +69,7 @@ def check_classes(out: Path, splits: Iterable[str], classes: tuple[str, ...]) ->
         )
 
 
-def tell(split: str, packed: Packed) -> None:
+def tell(split: str, packed: Packed, quality: Quality = "lossless") -> None:
     """Print what became of a split."""
     facts = [sizes(packed.manifest), f"{len(packed.skipped)} skipped"]
     if packed.seconds == 0:
@@ -78,6 +79,10 @@ def tell(split: str, packed: Packed) -> None:
         if packed.reused_shards:
             facts.append(f"{packed.reused_shards} shards were done before")
     console.print(f"{split}: {', '.join(facts)}")
+    if packed.encoded:
+        made = "PNGs" if quality == "lossless" else f"JPEGs of quality {quality}"
+        remedy = "" if quality == "lossless" else "; --quality lossless makes PNGs"
+        console.print(f"  encoded {packed.encoded:,} images again, as {made}{remedy}")
     for name, reason in packed.skipped[:10]:
         console.print(f"  skipped {name} ({reason})", markup=False)
     if len(packed.skipped) > 10:

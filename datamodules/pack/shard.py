@@ -13,7 +13,7 @@ import numpy as np
 from datamodules.common.files import write_text
 from datamodules.common.pool import advance
 from datamodules.decoding.images import UnreadableImage
-from datamodules.pack.images import to_rgb_jpeg
+from datamodules.pack.images import Quality, to_rgb_jpeg
 from datamodules.pack.sources.listing import Problem, Source, printable
 from datamodules.shards.entries import Shard
 from datamodules.shards.manifest import sha256_of
@@ -32,7 +32,7 @@ class Task:
     source: Source
     entries: np.ndarray
     resize: int | None
-    quality: int
+    quality: Quality
 
     @property
     def state_path(self) -> Path:
@@ -47,6 +47,7 @@ class Part:
     shard: Shard | None
     rows: np.ndarray
     skipped: tuple[Problem, ...] = ()
+    encoded: int = 0  # images that were encoded again
     reused: bool = False
 
 
@@ -55,23 +56,32 @@ def write(task: Task) -> Part:
     if (finished := _reuse(task)) is not None:
         advance(len(task.entries))
         return finished
-    skipped: list[Problem] = []
-    samples = _samples(task, skipped)
+    tally = _Tally([])
+    samples = _samples(task, tally)
     first = next(samples, None)
     if first is None:
-        return Part(None, index_rows([]), tuple(skipped))
+        return Part(None, index_rows([]), tuple(tally.skipped))
     shard, rows = write_shard(task.path, itertools.chain([first], samples))
-    if not skipped:  # the next run tries again to write a shard that lacks images
+    if not tally.skipped:  # the next run tries again to write a shard that lacks images
         state = {
             "fingerprint": task.fingerprint,
             "shard": shard._asdict(),
+            "encoded": tally.encoded,
             "rows": [(*row[:-1], row[-1].decode("utf-8")) for row in rows.tolist()],
         }
         write_text(json.dumps(state), task.state_path)
-    return Part(shard, rows, tuple(skipped))
+    return Part(shard, rows, tuple(tally.skipped), tally.encoded)
 
 
-def _samples(task: Task, skipped: list[Problem]) -> Iterator[tuple[str, bytes, int]]:
+@dataclass
+class _Tally:
+    """What became of the images of a shard."""
+
+    skipped: list[Problem]
+    encoded: int = 0
+
+
+def _samples(task: Task, tally: _Tally) -> Iterator[tuple[str, bytes, int]]:
     for entry in task.entries:
         try:
             data = task.source.read(entry)
@@ -79,10 +89,10 @@ def _samples(task: Task, skipped: list[Problem]) -> Iterator[tuple[str, bytes, i
                 raise UnreadableImage(f"the file ends after {len(data)} of {entry['size']} bytes")
             image = to_rgb_jpeg(data, task.resize, task.quality)
         except (UnreadableImage, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            problem = printable(reason or type(error).__name__)
-            skipped.append((task.source.describe(entry), problem))
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            tally.skipped.append((task.source.describe(entry), printable(reason)))
         else:
+            tally.encoded += image is not data
             yield entry["key"].decode("utf-8"), image, int(entry["label"])
         advance()
 
@@ -97,6 +107,7 @@ def _reuse(task: Task) -> Part | None:
         if sha256_of(task.path) != shard.sha256:
             return None
         rows = index_rows([(*row, key.encode("utf-8")) for *row, key in state["rows"]])
+        encoded = int(state["encoded"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no such state, or damaged
         return None
-    return Part(shard, rows, reused=True)
+    return Part(shard, rows, encoded=encoded, reused=True)

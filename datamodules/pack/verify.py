@@ -28,6 +28,7 @@ from datamodules.pack.sources.locations import local_copy
 from datamodules.remote.sources import SourceError
 from datamodules.shards.entries import Shard
 from datamodules.shards.manifest import MANIFEST, Manifest, sha256_of
+from datamodules.shards.writer import suffix_of
 
 
 def run(options: VerifyOptions) -> int:
@@ -123,8 +124,8 @@ def _check_image(file: BinaryIO, row: np.void, packed: bool) -> None:
         raise ValueError(f"the shard ends after {len(image)} of {row['size']} bytes of the image")
     if zlib.crc32(image) != row["crc32"]:
         raise ValueError("the CRC-32 of the image differs from the manifest's")
-    if to_rgb_jpeg(image) != image and packed:
-        raise ValueError("the image is not an RGB JPEG")
+    if to_rgb_jpeg(image, quality="lossless") != image and packed:
+        raise ValueError("the image is neither an RGB JPEG nor an RGB PNG")
 
 
 def _check_members(file: BinaryIO, row: np.void, end: int) -> None:
@@ -132,7 +133,8 @@ def _check_members(file: BinaryIO, row: np.void, end: int) -> None:
     if row["offset"] != end + tarfile.BLOCKSIZE:
         raise ValueError(f"is at byte {row['offset']} and not right after the one before")
     image = _member(file, int(row["offset"]))
-    if image.name != f"{_key(row)}.jpg" or image.size != row["size"]:
+    suffix = suffix_of(file.read(8))
+    if image.name != f"{_key(row)}.{suffix}" or image.size != row["size"]:
         raise ValueError(f"{image.name!r} of {image.size} bytes is in place of the image")
     label = _member(file, _label_offset(row))
     content = file.read(label.size)

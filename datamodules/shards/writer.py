@@ -16,10 +16,17 @@ from datamodules.shards.entries import Shard, sample_dtype
 MAX_KEY_BYTES = 96
 """A ustar name has at most 100 bytes, and `KEY.jpg` must fit."""
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+
 
 def shard_name(index: int) -> str:
     """`shard-000000.tar` for 0."""
     return f"shard-{index:06d}.tar"
+
+
+def suffix_of(image: bytes) -> str:
+    """How the name of an image in a shard ends: `jpg` or `png`."""
+    return "png" if image.startswith(_PNG) else "jpg"
 
 
 def write_shard(
@@ -29,7 +36,8 @@ def write_shard(
 
     Args:
         path: The shard to write.
-        samples: Tuples (key, JPEG bytes, label) in the order of the shard; read one at a time.
+        samples: Tuples (key, bytes of a JPEG or PNG, label) in the order of the shard; read one at
+            a time.
 
     Returns:
         The shard's entry in the manifest, and its rows of the index, see `index_rows`.
@@ -54,7 +62,7 @@ def write_shard(
                 raise ValueError(f"the key {key!r} comes twice in {path.name}")
             offset = file.tell() + tarfile.BLOCKSIZE
             rows[encoded] = (offset, len(image), zlib.crc32(image), label)
-            write(_member(f"{key}.jpg", image))
+            write(_member(f"{key}.{suffix_of(image)}", image))
             write(_member(f"{key}.cls", b"%d" % label))
         if not rows:
             raise ValueError(f"no samples for {path}")

@@ -38,7 +38,10 @@ def run(options: ReportOptions) -> None:
     model.map_size(side, side)  # raises its error for images smaller than the patch
     if options.out.is_dir():
         raise ValueError(f"--out is the folder {options.out}: give a file, such as report.html")
-    known = Classes(*read_class_list(options.classes)) if options.classes else None
+    known = None
+    if options.classes:
+        ids, names = read_class_list(options.classes)
+        known = Classes(ids or names, names)
     sources, class_names, notes = find_images(options.images, model.fc.out_features, known)
     # Read all images first, so that a damaged one at the end does not waste the work before it.
     read = [(source, read_image(source.path, transform)) for source in sources]

@@ -9,10 +9,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from datamodules.decoding.images import SUFFIXES, UnreadableImage
+from datamodules.common.folders import natural_key
+from datamodules.decoding.folders import image_files
+from datamodules.decoding.images import UnreadableImage
 
 MAX_IMAGES = 200
 """The most images in a report: at 0.3 MB each, a browser still opens it at once."""
+MAX_NAMED = 10
+"""The most files that are left out by name."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,12 @@ def find_images(
             f"--classes lists {len(classes.ids)} classes, but the network has {num_classes}: give "
             "the list of the data it was trained on"
         )
-    root, paths = _image_files(root)
+    root, paths, left_out = _image_files(root)
     folder_of = {path: path.parent.name for path in paths if path.parent != root}
-    folders = sorted(set(folder_of.values()))
-    notes = []
+    folders = sorted(set(folder_of.values()), key=natural_key)
+    notes = [f"left out {path} ({reason})" for path, reason in left_out[:MAX_NAMED]]
+    if len(left_out) > MAX_NAMED:
+        notes.append(f"left out {len(left_out) - MAX_NAMED:,} more files")
     if classes is None and len(folders) == num_classes:
         classes = Classes(tuple(folders), tuple(folders))
         notes.append(
@@ -114,24 +120,25 @@ def find_images(
     return sources, names, notes
 
 
-def _image_files(root: Path) -> tuple[Path, list[Path]]:
-    """The folder of the images, and the images; a ValueError if there are none or too many."""
+def _image_files(root: Path) -> tuple[Path, list[Path], list[tuple[str, str]]]:
+    """The folder of the images, the images, and other files with the reason why they are none.
+
+    Raises:
+        ValueError: There are no images, or too many.
+    """
     if root.is_file():
-        return root.parent, [root]
-    paths = sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)  # hidden
-    )
+        return root.parent, [root], []
+    if not root.is_dir():
+        raise ValueError(f"no such folder: {root}")
+    paths, left_out, _ = image_files(root)
     if not paths:
-        suffixes = " ".join(SUFFIXES)
-        what = f"{root} has no images ({suffixes})" if root.is_dir() else f"no such folder: {root}"
-        raise ValueError(f"{what}: give a folder of images, or of class folders with images")
+        why = f" ({left_out[0][0]} is {left_out[0][1]})" if left_out else ""
+        raise ValueError(
+            f"{root} has no images{why}: give a folder of images, or of class folders with images"
+        )
     if len(paths) > MAX_IMAGES:
         raise ValueError(
             f"{root} has {len(paths):,} images and a report holds at most {MAX_IMAGES}: give a "
             "folder with fewer"
         )
-    return root, paths
+    return root, [Path(path) for path in sorted(paths, key=natural_key)], left_out

@@ -27,9 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.common.pool import Pool, advance
-from datamodules.decoding.images import SUFFIXES
-from datamodules.pack.classes import names_of, read_class_names
+from datamodules.common.folders import natural_key
+from datamodules.common.pool import Pool, WorkerKilled, advance
+from datamodules.common.texts import read_lines, unquoted
+from datamodules.decoding.folders import SUFFIXES
+from datamodules.pack.classes import names_of
 from datamodules.pack.options import IlsvrcOptions
 from datamodules.pack.packing import pack
 from datamodules.pack.sources.listing import Listing, Source, tabulate, to_rows
@@ -38,6 +40,11 @@ from datamodules.pack.sources.tars import members
 TRAIN = "ILSVRC2012_img_train.tar"
 VAL = "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+
+_MAX_BYTES = 1 << 26  # of a file of the devkit: the real ones have less than one million
+
+_Devkit = tuple[dict[str, str], tuple[str, ...]]
+"""Names by wnid, and the wnid of each validation image in the order of the file names."""
 
 
 def run(options: IlsvrcOptions) -> None:
@@ -55,8 +62,12 @@ def _list_ilsvrc(
         raise ValueError(f"{root} has neither {TRAIN} nor {VAL}; SRC is the folder of downloads")
     has_devkit = devkit_path.is_file()
     names, val_wnids = _read_devkit(devkit_path) if has_devkit else ({}, ())
-    if options.class_names:
-        names = read_class_names(options.class_names)
+
+    def named(classes: tuple[str, ...]) -> tuple[str, ...]:
+        if options.class_names:
+            return names_of(classes, options.class_names)
+        return tuple(names.get(wnid, wnid) for wnid in classes)
+
     listings = []
     classes: tuple[str, ...] = ()
     if train.is_file():
@@ -65,7 +76,7 @@ def _list_ilsvrc(
         tasks = [(train, start, size, wnid, classes.index(wnid)) for wnid, start, size in inner]
         entries = tabulate(pool.run(_list_class, tasks, progress))
         source = Source(root, (train,))
-        listings.append(Listing("train", source, entries, classes, names_of(classes, names)))
+        listings.append(Listing("train", source, entries, classes, named(classes)))
     if val.is_file():
         if val_labels is None and not has_devkit:
             raise ValueError(
@@ -90,12 +101,30 @@ def _list_ilsvrc(
             for name, member in files.items()
         ]
         entries, source = tabulate([to_rows(rows)]), Source(root, (val,))
-        listings.append(Listing("val", source, entries, classes, names_of(classes, names)))
+        listings.append(Listing("val", source, entries, classes, named(classes)))
     return listings
 
 
-def _read_devkit(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Names by wnid, and the wnid of each validation image in the order of the file names."""
+def _read_devkit(path: Path) -> _Devkit:
+    """Read the devkit in a process of its own, because damaged bytes make scipy crash.
+
+    Raises:
+        ValueError: It is not the devkit, or is damaged.
+    """
+    with Pool(1) as process:
+        try:
+            return process.run(_parse_devkit, [path], lambda done: None)[0]
+        except WorkerKilled:
+            raise _damaged(path, "reading it crashed") from None
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} is not the devkit of ILSVRC2012, or is damaged ({reason}); download it again"
+    )
+
+
+def _parse_devkit(path: Path) -> _Devkit:
     from scipy.io import loadmat  # slow to import, and only this source needs it
 
     wanted = {"meta.mat": b"", "ILSVRC2012_validation_ground_truth.txt": b""}
@@ -104,7 +133,7 @@ def _read_devkit(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
             for member in archive:
                 name = PurePosixPath(member.name).name
                 if name in wanted and (file := archive.extractfile(member)) is not None:
-                    wanted[name] = file.read()
+                    wanted[name] = file.read(_MAX_BYTES)
         meta, truth = wanted.values()
         synsets = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"])
         # Synsets with children in the WordNet tree are not labels.
@@ -115,10 +144,7 @@ def _read_devkit(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     except OSError:
         raise
     except Exception as error:  # scipy and tarfile raise anything on damaged bytes
-        raise ValueError(
-            f"{path} is not the devkit of ILSVRC2012, or is damaged "
-            f"({type(error).__name__}: {error}); download it again"
-        ) from None
+        raise _damaged(path, f"{type(error).__name__}: {error}") from None
     return names, val_wnids
 
 
@@ -154,7 +180,7 @@ def _images(val: Path) -> dict[str, tarfile.TarInfo]:
     files = {name: m for m in members(val) if (name := _image_name(m)) is not None}
     if not files:
         raise ValueError(f"{val} has no images")
-    return dict(sorted(files.items()))
+    return dict(sorted(files.items(), key=lambda item: natural_key(item[0])))
 
 
 def _image_name(member: tarfile.TarInfo) -> str | None:
@@ -172,8 +198,10 @@ def _in_order(
 
 def _read_val_labels(path: Path, files: dict[str, tarfile.TarInfo]) -> dict[str, str]:
     """Read a wnid per line, in the order of the file names, or `NAME WNID` per line."""
-    lines = [re.split(r"[\s,]+", line.strip()) for line in path.read_text().splitlines()]
-    lines = [line for line in lines if line[0]]
+    lines = [
+        [unquoted(field) for field in re.split(r"[\s,]+", line.strip())]
+        for _, line in read_lines(path)
+    ]
     if all(len(line) == 1 for line in lines):
         return _in_order(files, tuple(line[0] for line in lines), path)
     named = {PurePosixPath(line[0]).stem: line[1] for line in lines if len(line) > 1}

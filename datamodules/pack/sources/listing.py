@@ -22,7 +22,7 @@ PLAIN_FILE = -1
 """The `archive` of an entry that is a file of its own."""
 
 Problem = tuple[str, str]
-"""The name of an image that is left out, and why."""
+"""The name of a file that is left out, and why."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Source:
     archives: tuple[Path, ...] = ()
 
     def read(self, entry: np.void) -> bytes:
-        """Return the image's bytes; fewer than `size` if the archive ends early."""
+        """Return the image's bytes; fewer than `size` if the file ends early."""
         archive = int(entry["archive"])
-        if archive == PLAIN_FILE:
-            return (self.root / os.fsdecode(entry["name"])).read_bytes()
-        with open(self.archives[archive], "rb") as file:
+        is_plain = archive == PLAIN_FILE
+        path = self.root / os.fsdecode(entry["name"]) if is_plain else self.archives[archive]
+        with open(path, "rb") as file:
             file.seek(int(entry["offset"]))
             return file.read(int(entry["size"]))
 
@@ -56,7 +56,8 @@ class Listing:
     entries: np.ndarray  # table of the images, sorted by name (see `tabulate`)
     classes: tuple[str, ...]  # ids by label
     class_names: tuple[str, ...]  # names by label
-    problems: tuple[Problem, ...] = ()  # what is left out already
+    problems: tuple[Problem, ...] = ()  # images that are left out already
+    left_out: tuple[Problem, ...] = ()  # files that are no images of a class
 
     def order(self, seed: int) -> np.ndarray:
         """Shuffle: positions in `entries` sorted by a hash of seed and key, int64 (entries,).

@@ -16,10 +16,13 @@ from urllib.parse import urlsplit
 import braceexpand
 
 from datamodules.common.errors import DISK_FULL
+from datamodules.common.files import user_path
+from datamodules.common.folders import files_below, natural_key
 from datamodules.common.pool import advance
 from datamodules.remote.sources import open_source, with_retries
 from datamodules.remote.urls import is_remote, local_path, redacted
 
+# By their names, in lower case, of folders and of shards.
 SPLITS = {"train": {"train", "training"}, "val": {"val", "valid", "validation"}}
 
 
@@ -89,15 +92,15 @@ def _expand(patterns: Sequence[str]) -> list[str]:
         if is_remote(pattern):
             locations += braceexpand.braceexpand(pattern)
             continue
-        path = local_path(pattern)
+        path = str(user_path(local_path(pattern)))
         if os.path.isdir(path):
-            # Hidden files are what a killed process left behind.
-            matches = [str(match) for match in sorted(Path(path).rglob("[!.]*.tar"))]
+            files = (entry.path for entry in files_below(path).entries)
+            matches = sorted((file for file in files if file.endswith(".tar")), key=natural_key)
         else:
             matches = [
                 match
                 for each in braceexpand.braceexpand(path)
-                for match in (sorted(glob.glob(each)) if re.search(r"[*?\[]", each) else [each])
+                for match in (_glob(each) if re.search(r"[*?\[]", each) else [each])
             ]
         if not matches:
             raise ValueError(f"no shards (.tar) match {pattern}")
@@ -105,6 +108,10 @@ def _expand(patterns: Sequence[str]) -> list[str]:
             raise ValueError(f"no such shard: {missing}")
         locations += map(os.path.abspath, matches)
     return list(dict.fromkeys(locations))
+
+
+def _glob(pattern: str) -> list[str]:
+    return sorted(glob.glob(pattern), key=natural_key)
 
 
 def _split_of(location: str) -> str:

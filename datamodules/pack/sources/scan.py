@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from tarfile import TarInfo
+from typing import Any
 
 import numpy as np
 
 from datamodules.common.pool import advance
+from datamodules.decoding.folders import SUFFIXES
 from datamodules.pack.sources.listing import Problem, printable, to_rows
 from datamodules.pack.sources.tars import members
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "ppm")
+IMAGES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 MAX_CLASSES = 1 << 20
 """Larger labels are mistakes; a list of so many classes would fill the memory."""
 # timm and others store the class's id and name in the sample's json under one of these names.
+_MAX_FIELD = 1 << 20  # bytes of a label, or of the json with names
 ID_FIELDS = ("class_id", "wnid", "synset")
 NAME_FIELDS = ("class_name", "label_name", "name")
 
@@ -50,6 +53,8 @@ def scan(path: Path, name: str, archive: int = 0) -> Scan:
     with open(path, "rb") as file:
 
         def read(member: TarInfo) -> bytes:
+            if member.size > _MAX_FIELD:
+                raise ValueError(f"{member.name} has {member.size:,} bytes")
             file.seek(member.offset_data)
             return file.read(member.size)
 
@@ -58,7 +63,7 @@ def scan(path: Path, name: str, archive: int = 0) -> Scan:
             image = next((fields[suffix] for suffix in IMAGES if suffix in fields), None)
             try:
                 if image is None:
-                    raise ValueError("no image")
+                    raise ValueError(f"no image among {', '.join(fields)}"[:100])
                 if not 0 < image.size < 1 << 32:
                     raise ValueError(f"an image of {image.size} bytes")
                 if "cls" not in fields:
@@ -70,7 +75,8 @@ def scan(path: Path, name: str, archive: int = 0) -> Scan:
                 problems.append((f"{name}: {printable(key)}", printable(str(error))))
                 continue
             if "json" in fields and label not in about:
-                about[label] = _class_in(read(fields["json"]))
+                with suppress(ValueError, RecursionError):  # only names are lost
+                    about[label] = _class_in(json.loads(read(fields["json"])))
             encoded = image.name.encode("utf-8", "surrogateescape")
             rows.append((archive, image.offset_data, image.size, mtime, label, encoded))
     return Scan(to_rows(rows), tuple(problems), about)
@@ -94,11 +100,8 @@ def _grouped(path: Path) -> Iterator[tuple[str, dict[str, TarInfo]]]:
         yield key, fields
 
 
-def _class_in(data: bytes) -> tuple[str, str]:
+def _class_in(facts: Any) -> tuple[str, str]:
     """Id and name of the class in a sample's json; empty if it does not have them."""
-    facts = None
-    with suppress(ValueError):
-        facts = json.loads(data)
     if not isinstance(facts, dict):
         return "", ""
     identity, name = (

@@ -6,6 +6,19 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from datamodules.pack.sources.listing import printable
+
+_MAX_HEADER = 1 << 14
+"""The most bytes of a long name and other facts about a member: tarfile's time can grow with the
+square."""
+_ABOUT_THE_NEXT = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
 
 def members(path: Path, start: int = 0, size: int | None = None) -> Iterator[tarfile.TarInfo]:
     """Yield the regular files of a tar file, or of a tar of `size` bytes inside another.
@@ -14,16 +27,18 @@ def members(path: Path, start: int = 0, size: int | None = None) -> Iterator[tar
     as in the archive, so they must not be trusted.
 
     Raises:
-        ValueError: The file is not an uncompressed tar, or was cut short anywhere.
+        ValueError: The file is not an uncompressed tar, or was cut short or damaged anywhere.
     """
     end = path.stat().st_size if size is None else start + size
     try:
         with open(path, "rb") as file:
             file.seek(start)
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                after = start
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
+                after = previous = start
                 for member in tar:
-                    after = member.offset_data
+                    if member.size < 0 or member.offset_data <= previous:
+                        raise tarfile.ReadError(f"{member.name} leads back")
+                    after = previous = member.offset_data
                     if member.isreg():
                         after += member.size + -member.size % tarfile.BLOCKSIZE
                     if member.offset_data + member.size > end:
@@ -34,8 +49,24 @@ def members(path: Path, start: int = 0, size: int | None = None) -> Iterator[tar
             file.seek(after)
             if after + tarfile.BLOCKSIZE > end or file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 raise tarfile.ReadError("it has no end mark, so it was cut short")
-    except tarfile.TarError as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # tarfile raises anything on damaged bytes
+        reason = printable(str(error)) or type(error).__name__
         raise ValueError(
-            f"{path} is not a complete, uncompressed tar file ({error}); "
+            f"{path} is not a complete, uncompressed tar file ({reason}); "
             "download it again, or decompress it"
         ) from None
+
+
+class _Member(tarfile.TarInfo):
+    """Refuses headers that would make tarfile read without end, or fill the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0:
+            raise tarfile.ReadError(f"{member.name} has the size {member.size}")
+        if member.type in _ABOUT_THE_NEXT and member.size > _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {member.size:,} bytes")
+        return member

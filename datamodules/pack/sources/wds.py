@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.common.pool import Pool
-from datamodules.pack.classes import names_of, read_class_names
+from datamodules.pack.classes import ClassList, read_class_list
 from datamodules.pack.options import WdsOptions
 from datamodules.pack.packing import classes_of_other_split, pack
 from datamodules.pack.sources.listing import Listing, Source, tabulate
@@ -70,7 +70,7 @@ def decide_classes(
 
     Args:
         scans: Scans of all shards of each split.
-        class_names: Text file with a line `id<TAB>name` for each class, in the order of the labels.
+        class_names: List of the classes in the order of the labels, see `read_class_list`.
         known: Class ids of a split that was packed before; the labels must fit them.
 
     Raises:
@@ -88,17 +88,22 @@ def decide_classes(
         highest = max(highest, *labels)
         for label, class_ in (item for each in part for item in each.about.items()):
             about.setdefault(label, set()).add(class_)
-    named = read_class_names(class_names) if class_names else {}
-    classes = tuple(named) or tuple(known)
-    if classes and highest >= len(classes):
+    listed = read_class_list(class_names) if class_names else ClassList((), tuple(known))
+    count = len(listed.names) or highest + 1
+    if highest >= count:
         raise ValueError(
-            f"the shards have the label {highest} but there are {len(classes)} classes "
+            f"the shards have the label {highest} but there are {count} classes "
             f"in {class_names or 'the split that is packed already'}"
         )
-    own, own_names = _classes_from_json(highest + 1, about)
-    if not classes:
-        classes = own
-    return classes, names_of(classes, named or (own_names if classes == own else {}))
+    own, own_names = _classes_from_json(count, about)
+    classes = listed.ids or tuple(known) or own
+    names = listed.names if class_names else own_names if classes == own else classes
+    if len(names) != len(classes):
+        raise ValueError(
+            f"{class_names} names {len(names)} classes, and the split that is packed already has "
+            f"{len(classes)}"
+        )
+    return classes, names
 
 
 def _scan_archive(task: tuple[int, Path]) -> Scan:
@@ -108,7 +113,7 @@ def _scan_archive(task: tuple[int, Path]) -> Scan:
 
 def _classes_from_json(
     count: int, about: dict[int, set[tuple[str, str]]]
-) -> tuple[tuple[str, ...], dict[str, str]]:
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Ids and names if every label has exactly one id, all different; otherwise the numbers."""
     ids, names = [], []
     for label in range(count):
@@ -118,4 +123,4 @@ def _classes_from_json(
         names.append(names_seen.pop() if len(names_seen) == 1 else "")
     if not all(ids) or len(set(ids)) < count:
         ids = [str(label) for label in range(count)]
-    return tuple(ids), {identity: name for identity, name in zip(ids, names, strict=True) if name}
+    return tuple(ids), tuple(name or identity for identity, name in zip(ids, names, strict=True))

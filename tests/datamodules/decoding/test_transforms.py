@@ -10,7 +10,13 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from datamodules.decoding import images
-from datamodules.decoding.transforms import EvalTransform, TrainTransform, drawing_from
+from datamodules.decoding.images import UnreadableImage, image_size
+from datamodules.decoding.transforms import (
+    EvalTransform,
+    TrainTransform,
+    WholeTransform,
+    drawing_from,
+)
 from tests.datamodules.loaders import image_file, noise
 
 
@@ -43,6 +49,19 @@ def test_evaluation_sees_the_centre_of_the_whole_image():
     # an image smaller than the crop is enlarged, not padded with black
     small = png(torch.full((3, 10, 15), 9, dtype=torch.uint8))
     assert (EvalTransform(40, 50)(small) == 9).all()
+
+
+def test_a_strip_is_cropped_before_it_is_enlarged():
+    """Enlarged as a whole, this one would take 2 GB."""
+    ramp = (np.arange(60_000) // 300).astype(np.uint8)
+    wide = np.broadcast_to(ramp[None, :, None], (1, 60_000, 3))
+    for strip in (wide, wide.transpose(1, 0, 2)):
+        data = image_file(np.ascontiguousarray(strip), "PNG")
+        view = EvalTransform(224, 256).view(*image_size(data))
+        assert view.height * view.width == 256 * 16 * 256
+        assert (EvalTransform(224, 256)(data).float() - 100).abs().max() <= 1  # the middle
+        with pytest.raises(UnreadableImage, match="pixels, and would have .* more than"):
+            WholeTransform(256)(data)
 
 
 @pytest.mark.parametrize("decoder", ["of a region", "of whole images"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 
 import numpy as np
@@ -13,6 +14,16 @@ from tests.datamodules.pack.builders import image, images, pack, refused, tar_of
 
 TRAIN = "ILSVRC2012_img_train.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+# One damaged byte of its meta.mat ends a process that reads it with scipy 1.18.
+CRASHES = base64.b64decode(
+    "H4sIAItYB2sE/+2V30/CMBDHi4L6YAx/Qv8AhbVh0+wN8UESIEaNPC6NG7KwH2brQJ/8170DSggmZpkhmniXdLe2"
+    "+/buPt26WdtXWrXjQKtWrDTbh1lgTqfD0IPtenEpN2OreWHZHcG4tY9kdtcscq0ySGl3/J/0h93HQfea2y2Lw+3F"
+    "JIwCfhcpPUmz2OWvaR6+nfNeFigd+DxNXD4GP0rnXNpcCteWrhBcWtKpwqvWH56B7vaQsSPwJ9AO1us01v0aeJhm"
+    "6I+h5e9JHuicNVidoRbHr6D1Bw9P9z1pCen1b9h4BJeNLdLMzze9pIi952kY+VmQsOUaqDfxcU207fgYAxvaKTTM"
+    "0/TxeXx3jL4O92jbepP/B4w3oZoE3rYyOmRh4jSBzAICoa5KviBbWlW92ZcyeZt6MeCqXlGtXvF79WINaNXqlaV0"
+    "X/ZX/rzeVdblr7PV+b/1+cxVFMI/IUwT7yVLi8T3dFboaUu/Vf074KH+zfkPs8L8E9bnvyMcm87/8rtY/UlVXUpK"
+    "IkAEiAARIAJEgAgQASJABIgAESACRIAIEAEiQASIABEgAkSACBABIkAEiAARIAJE4I8Q+ATgTJkdACgAAA=="
+)
 WNIDS = ("n03", "n01", "n02")  # by ILSVRC2012_ID; labels go by the sorted order
 
 
@@ -68,8 +79,9 @@ def test_the_archives_as_downloaded(downloads, tmp_path):
         "\n".join(VAL_WNIDS) + "\n",
         "".join(f"{key}.JPEG {wnid}\n" for key, (_, wnid) in reversed(VAL.items())),
         "ImageId,PredictionString\n" + "".join(f"{k},{w} 1 2 3\n" for k, (_, w) in VAL.items()),
+        "\ufeff" + "".join(f'"{k}.JPEG","{w}"\r\n' for k, (_, w) in VAL.items()),
     ],
-    ids=["wnids", "name-wnid", "kaggle"],
+    ids=["wnids", "name-wnid", "kaggle", "windows"],
 )
 def test_a_list_of_labels_instead_of_the_devkit(downloads, tmp_path, text):
     (downloads / DEVKIT).unlink()
@@ -87,6 +99,7 @@ def test_a_list_of_labels_instead_of_the_devkit(downloads, tmp_path, text):
         (DEVKIT, lambda data: data[:90], "not the devkit"),
         (DEVKIT, lambda data: devkit([1, 2]), "2 labels for 6"),
         (DEVKIT, lambda data: devkit([9] * 6), "not the devkit"),
+        (DEVKIT, lambda data: CRASHES, "not the devkit of ILSVRC2012, or is damaged (reading it"),
         (TRAIN, lambda data: data[:9000], "not a complete"),
         (TRAIN, lambda data: b"<html>", "not a complete"),
         (TRAIN, lambda data: tar_of([]), "one tar per class"),
@@ -101,6 +114,19 @@ def test_damaged_archives_are_one_clear_error(downloads, tmp_path, capsys, name,
         (downloads / name).write_bytes(change(data))
     assert message in refused(capsys, "ilsvrc", downloads, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_files_without_leading_zeros_are_numbered_by_value(downloads, tmp_path):
+    names = [f"val_{number}.JPEG" for number in range(1, 12)]
+    val = tar_of((name, image(number)) for number, name in enumerate(names))
+    (downloads / "ILSVRC2012_img_val.tar").write_bytes(val)
+    (downloads / TRAIN).unlink()
+    wnids = [f"n{number:02d}" for number in range(11)]
+    (tmp_path / "labels").write_text("\n".join(wnids))
+    out = tmp_path / "out"
+    assert pack("ilsvrc", downloads, out, "--val_labels", tmp_path / "labels") == 0
+    found = {key: wnid for key, (_, wnid) in images(out / "val").items()}
+    assert found == {name[:-5]: wnid for name, wnid in zip(names, wnids, strict=True)}
 
 
 def test_names_in_archives_are_never_trusted(downloads, tmp_path):

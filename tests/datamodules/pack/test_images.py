@@ -7,8 +7,10 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from datamodules.decoding.images import UnreadableImage
+from datamodules.decoding.images import UnreadableImage, image_size, pixels
+from datamodules.decoding.region import Region
 from datamodules.pack.images import to_rgb_jpeg
 
 
@@ -23,9 +25,9 @@ def encode(image, kind="JPEG", **options):
     return file.getvalue()
 
 
-def decode(data):
+def decode(data, kind="JPEG"):
     image = Image.open(io.BytesIO(data))
-    assert (image.format, image.mode) == ("JPEG", "RGB")
+    assert (image.format, image.mode) == (kind, "RGB")
     return np.asarray(image).astype(int)
 
 
@@ -61,6 +63,53 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
     wide = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     grey = decode(to_rgb_jpeg(encode(Image.fromarray(wide), "PNG")))
     assert np.abs(grey - (wide >> 8)[..., None]).max() < 6
+
+
+def test_floats_from_0_to_1_and_8_bits_in_32_are_not_black():
+    ramp = np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)
+    for stored in (ramp / np.float32(255), ramp.astype(np.float32), ramp.astype(np.int32)):
+        grey = decode(to_rgb_jpeg(encode(Image.fromarray(stored), "TIFF")))
+        assert np.abs(grey - ramp[..., None].astype(int)).max() < 6
+    holes = np.where(ramp > 9, ramp / np.float32(255), np.nan)
+    grey = decode(to_rgb_jpeg(encode(Image.fromarray(holes), "TIFF"), quality="lossless"), "PNG")
+    assert (grey == np.where(ramp > 9, ramp, 0)[..., None]).all()
+
+
+def test_a_jpeg_with_a_second_picture_keeps_its_bytes():
+    data = encode(photo(), "MPO", save_all=True, append_images=[photo()], quality=98)
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert to_rgb_jpeg(data) == data
+
+
+@pytest.mark.parametrize("kind", ["text", "profile"])
+def test_a_png_with_megabytes_of_text_or_profile_is_read(kind):
+    text = PngInfo()
+    text.add_text("history", "x" * (3 << 20), zip=True)
+    options = {"pnginfo": text} if kind == "text" else {"icc_profile": bytes(3 << 20)}
+    data = encode(photo(), "PNG", **options)
+    assert image_size(data) == photo().size
+    whole = Region(0, 0, *photo().size)
+    assert (pixels(data, whole) == np.asarray(photo())).all()
+    assert np.abs(decode(to_rgb_jpeg(data, quality=95)) - np.asarray(photo())).mean() < 5
+
+
+@pytest.mark.parametrize("picture", [photo(), photo().convert("L"), photo().quantize(256)])
+def test_without_loss_every_pixel_stays_and_is_shrunk_no_other_way(picture):
+    expected = picture.convert("RGB")
+    png = to_rgb_jpeg(encode(picture, "PNG"), quality="lossless")
+    assert (decode(png, "PNG") == np.asarray(expected)).all()
+    assert to_rgb_jpeg(png, quality="lossless") == png
+    small = decode(to_rgb_jpeg(png, resize=8, quality="lossless"), "PNG")
+    assert (small == np.asarray(expected.resize((12, 8), Image.Resampling.BICUBIC))).all()
+    jpeg = encode(photo())
+    assert to_rgb_jpeg(jpeg, quality="lossless") == jpeg
+
+
+def test_a_side_that_a_jpeg_cannot_have_is_the_reason():
+    wide = encode(Image.new("RGB", (70_000, 1)), "PNG")
+    with pytest.raises(UnreadableImage, match="70000 x 1 pixels, and a side of a JPEG has at most"):
+        to_rgb_jpeg(wide)
+    assert to_rgb_jpeg(wide, quality="lossless") == wide
 
 
 def test_resize_makes_the_shorter_side_fit_and_never_enlarges():
@@ -103,7 +152,9 @@ def test_what_is_no_image_is_unreadable():
 
 def test_too_many_pixels_are_unreadable_before_they_are_decoded(monkeypatch):
     data = encode(photo(64, 64))
-    for limit in (3000, 100):  # PIL warns above the limit and raises above twice that
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(UnreadableImage, match="pixels"):
-            to_rgb_jpeg(data)
+    monkeypatch.setattr("datamodules.decoding.images.MAX_PIXELS", 4095)
+    with pytest.raises(UnreadableImage, match="64 x 64 pixels, more than 4,095"):
+        to_rgb_jpeg(data)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # PIL raises above twice that
+    with pytest.raises(UnreadableImage, match="more than 4,095 pixels"):
+        to_rgb_jpeg(data)

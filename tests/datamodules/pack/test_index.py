@@ -170,7 +170,8 @@ def test_samples_that_cannot_be_used_are_left_out_and_told(tmp_path, capsys):
     write_tar(tmp_path / "train-0.tar", good + bad)
     write_tar(tmp_path / "train-1.tar", [])
     assert pack("index", tmp_path / "train-0.tar", tmp_path / "train-1.tar", tmp_path / "out") == 0
-    told = "train-0.tar: a\tno image\ntrain-0.tar: b\tno cls\ntrain-0.tar: c\tan image of 0 bytes\n"
+    reasons = {"a": "no image among cls", "b": "no cls", "c": "an image of 0 bytes"}
+    told = "".join(f"train-0.tar: {key}\t{reason}\n" for key, reason in reasons.items())
     assert (tmp_path / "out/train/skipped.tsv").read_text() == told
     assert "3 skipped" in capsys.readouterr().out
     assert Manifest.load(tmp_path / "out/train").counts.tolist() == [3000, 0]

@@ -224,7 +224,7 @@ def no_class_folders(tree):
         (no_class_folders, "no class folders"),
         (lambda tree: (tree / "classes.tsv").write_text("n01\n"), "line 1 of"),
         (lambda tree: tree.rename(tree.with_name("moved")), "no such folder"),
-        (lambda tree: (tree / "train").rename(tree / "training"), "neither train/ nor val/"),
+        (lambda tree: (tree / "train").rename(tree / "images"), "neither train/ nor val/"),
     ],
 )
 def test_a_tree_that_makes_no_sense_is_one_clear_error(tmp_path, capsys, damage, message):

@@ -106,7 +106,7 @@ def test_damage_is_found_and_named(tmp_path, capsys, damage, messages):
     [
         (lambda k, i, n: (k, i[: len(i) // 2], n), "k1_0: the image cannot be decoded"),
         (lambda k, i, n: (k, b"text", n), "k1_2: the image cannot be decoded"),
-        (lambda k, i, n: (k, image(n, "PNG"), n), "k1_0: the image is not an RGB JPEG"),
+        (lambda k, i, n: (k, image(n, "BMP"), n), "k1_0: the image is neither an RGB JPEG nor an"),
         (lambda k, i, n: (k.replace("k1", "k0"), i, n), "the key k0_0 appears more than once"),
     ],
 )
