@@ -228,6 +228,20 @@ def test_a_full_disk_is_one_message_and_leaves_no_half_checkpoint(shards, capsys
 
 
 @pytest.mark.slow
+def test_a_full_disk_ends_all_ranks_with_one_message(shards):
+    def allow_small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    flags = ("--data.root", str(shards), "--trainer.devices", "2", "--trainer.max_epochs", "50")
+    run = spawn(*TINY, *flags, preexec_fn=allow_small_files_only)
+    assert run.returncode == 2, run.stderr
+    (line,) = re.findall("^error: .*File too large.*", run.stderr, re.MULTILINE)
+    assert "last.ckpt" in line
+    assert "Traceback" not in run.stderr
+    assert int(table("bagnet9")[-1]["step"]) < 50 * 6 - 1
+
+
+@pytest.mark.slow
 def test_two_processes_train_together_and_validate_like_one(shards, capsys, monkeypatch):
     flags = [*TINY, "--data.root", str(shards), "--trainer.max_epochs", "2"]
     monkeypatch.delenv("WANDB_MODE")  # like a user without an account

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import threading
+import time
 import weakref
 
 import pytest
@@ -216,18 +217,34 @@ def test_at_most_one_copy_is_in_memory_besides_the_one_that_is_being_written(
     assert max(alive) == 2
 
 
-def test_a_failed_write_ends_the_run(run, monkeypatch, capsys):
+@pytest.fixture
+def full_disk(monkeypatch) -> None:
     def fail(*arguments) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", fail)
-        with pytest.raises(OSError, match="No space left on device: .*last.ckpt"):
-            fit(run, 0.0, At(5, crash))  # saves at step 2, and notices at step 4 at the latest
-        with pytest.raises(RuntimeError, match="crash"):  # which matters more
-            fit(run, 0.0, At(3, crash))
-    assert "last.ckpt could not be written: [Errno 28] No space left" in capsys.readouterr().err
+    monkeypatch.setattr(torch, "save", fail)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_failed_write_ends_the_run_at_the_next_check(run, monkeypatch):
+    start = Background.start
+
+    def start_and_fail(background: Background, *arguments) -> None:
+        start(background, *arguments)
+        while not background.has_failed():
+            time.sleep(0.001)
+
+    monkeypatch.setattr(Background, "start", start_and_fail)
+    with pytest.raises(OSError, match="No space left on device: .*last.ckpt"):
+        fit(run, 60.0, At(10, crash))  # the second epoch's first step
     assert list(run.checkpoints.iterdir()) == []
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_what_ends_a_run_matters_more_than_a_failed_write(run, capsys):
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(run, 0.0, At(3, crash))
+    assert "last.ckpt could not be written: [Errno 28] No space left" in capsys.readouterr().err
 
 
 def test_handlers_are_restored():
