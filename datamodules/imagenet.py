@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_only
 
+from datamodules.common.files import user_path
 from datamodules.common.forkserver import forkserver_context
 from datamodules.common.processes import default_workers
 from datamodules.decoding.region import why_not
@@ -103,8 +103,8 @@ class ImageNetDataModule(LightningDataModule):
         self.window = window
         self.streams = streams
         self.max_unreadable = max_unreadable
-        self.audit_dir = None if audit_dir is None else Path(audit_dir)
-        folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
+        self.audit_dir = None if audit_dir is None else user_path(audit_dir)
+        folder = default_cache_dir() if cache_dir is None else user_path(cache_dir)
         self.cache = ShardCache(folder, int(cache_gib * 2**30), local=cache_dir is not None)
         self._splits = Splits(root, self.cache, allow_pipe)
         self._train_transform = TrainTransform(image_size, min_scale)
@@ -231,6 +231,8 @@ class ImageNetDataModule(LightningDataModule):
         manifest = self._splits[split]
         transform = self._train_transform if split == "train" else self._eval_transform
         cache = self.cache if cached_bytes(manifest, self.cache) else None
+        if cache is not None:
+            cache.make_folder()  # here, because an error in a worker would come late
         return Batches(manifest, transform, self.seed, cache)
 
     def teardown(self, stage: str) -> None:

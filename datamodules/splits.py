@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from datamodules.common.files import user_path
 from datamodules.remote.cache import ShardCache
 from datamodules.remote.dataset import load_remote
 from datamodules.remote.urls import is_remote, local_path
@@ -23,7 +24,7 @@ class Splits:
     """
 
     def __init__(self, root: str, cache: ShardCache, allow_pipe: bool = False) -> None:
-        self.root = root.rstrip("/") if is_remote(root) else local_path(root)
+        self.root = root.rstrip("/") if is_remote(root) else str(user_path(local_path(root)))
         self._cache = cache
         self._allow_pipe = allow_pipe
         self._manifests: dict[str, Manifest] = {}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from bagnet.model.registry import ORIGINAL_WIDTH, build_model
-from datamodules.common.files import replacing
+from datamodules.common.files import replacing, user_path
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
@@ -29,7 +29,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
         ValueError: The file does not exist, is not a file of weights, is incomplete, or contains
             Python objects, which are never unpickled.
     """
-    return _weights(_read(Path(path)), path)
+    return _weights(_read(user_path(path)), path)
 
 
 def load_model(
@@ -68,7 +68,7 @@ def load_model(
         >>> model.receptive_field, model.fc.out_features, model.training
         (9, 10, False)
     """
-    content = _read(Path(path))
+    content = _read(user_path(path))
     weights = _weights(content, path)
     settings = content.get("hyper_parameters") or {}
     name = name or settings.get("name")
@@ -103,7 +103,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     Raises:
         ValueError: The suffix is another one.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.suffix not in (".safetensors", ".pth"):
         raise ValueError(f"cannot write weights to {path}: the suffix must be .safetensors or .pth")
     # safetensors takes contiguous tensors only, and channels_last ones are not.

@@ -9,7 +9,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.common.files import link
+from datamodules.common.files import link, user_path
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,12 @@ class Run:
             ValueError: If the file does not exist or is damaged, or all of the run's are damaged.
         """
         if resume != "auto":
-            if not Path(resume).is_file():
+            path = user_path(resume)
+            if not path.is_file():
                 raise ValueError(f"--resume {resume}: no such file; give a checkpoint, or 'auto'")
-            if not is_whole(Path(resume)):
+            if not is_whole(path):
                 raise ValueError(f"--resume {resume}: the file is damaged; give another one")
-            return Path(resume)
+            return path
         candidates = [path for path in (self.last, self.previous) if path.exists()]
         for path in candidates:
             if is_whole(path):

@@ -12,6 +12,7 @@ import ast
 import dataclasses
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import typing
@@ -22,7 +23,8 @@ from typing import Any, NoReturn
 import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from datamodules.common.errors import DISK_FULL
+from datamodules.common.errors import explain
+from datamodules.common.files import user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,25 +59,30 @@ def main(
         `KeyboardInterrupt(n)` because of signal n.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(commands, Command):
-        command = commands
-    else:
-        if not words or words[0] in ("-h", "--help"):
-            print(_list_of(program, commands))
-            return 0 if words else 2
-        name, *words = words
-        if name not in commands:
-            known = ", ".join(commands)
-            print(f"error: {program} has no command {name!r}: choose from {known}", file=sys.stderr)
-            return 2
-        program, command = f"{program} {name}", commands[name]
     try:
+        if isinstance(commands, Command):
+            command = commands
+        else:
+            if not words or words[0] in ("-h", "--help"):
+                print(_list_of(program, commands), flush=True)
+                return 0 if words else 2
+            name, *words = words
+            if name not in commands:
+                known = ", ".join(commands)
+                print(
+                    f"error: {program} has no command {name!r}: choose from {known}",
+                    file=sys.stderr,
+                )
+                return 2
+            program, command = f"{program} {name}", commands[name]
         options = parse(program, command, words)
         code = importlib.import_module(command.module).run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return reader_left()
     except (ValueError, OSError) as error:
-        full = isinstance(error, OSError) and error.errno in DISK_FULL
-        remedy = "; make room and run the same command again" if full else ""
-        print(f"error: {error}{remedy}", file=sys.stderr)
+        message = explain(error) if isinstance(error, OSError) else str(error)
+        print(f"error: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(interrupted, file=sys.stderr)
@@ -132,8 +139,22 @@ def parse(program: str, command: Command, words: Sequence[str]) -> Any:
     return _plain(cls(**vars(parser.instantiate(values))))
 
 
+def reader_left() -> int:
+    """End without a word after whoever reads the output has left, as `head` and `grep -q` do.
+
+    Returns:
+        The exit code, that of a program that SIGPIPE ended.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is in the buffer
+    return 141
+
+
 class Parser(ArgumentParser):
     """Answers wrong words with one line that says what is wrong, not with a page of usage."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        sys.stdout.flush()  # of the help, whose reader may have left
+        super().exit(status, message)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         print(f"error: {one_line(message)}; see {self.prog} --help", file=sys.stderr)
@@ -209,12 +230,14 @@ def _with_values(words: Sequence[str], switches: set[str]) -> Iterator[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Replace jsonargparse's numbers, which no other process can unpickle, by plain ones."""
+    """Replace jsonargparse's numbers, which no other process can unpickle, and `~` in paths."""
     if isinstance(value, list):
         return [_plain(each) for each in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         return dataclasses.replace(value, **{name: _plain(getattr(value, name)) for name in names})
+    if isinstance(value, Path):
+        return user_path(value)
     for kind in (int, float):
         if isinstance(value, kind) and not isinstance(value, bool):
             return kind(value)

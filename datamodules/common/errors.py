@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """`errno` of an `OSError` that says a file cannot grow: full disk, quota, limit on file size."""
+_NOT_WRITABLE = "give a place where you may write"
+REMEDIES = {
+    **dict.fromkeys(DISK_FULL, "make room and run the same command again"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _NOT_WRITABLE),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "give a folder, or move it away"),
+    errno.EISDIR: "give a file",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "remove the links that lead in a circle",
+}
+"""What a user can do about an `OSError`, by its `errno`."""
+
+
+def explain(error: OSError) -> str:
+    """Say what an error of the file system means: the path, the cause, and what to do."""
+    path = error.filename2 or error.filename or ""
+    cause = error.strerror or str(error)
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        file = next((each for each in (Path(path), *Path(path).parents) if each.is_file()), None)
+        path, cause = (file, "is a file, and not a folder") if file else (path, cause)
+    remedy = REMEDIES.get(error.errno or 0)
+    return f"{path}: " * bool(path) + cause + f"; {remedy}" * bool(remedy)
 
 
 class SampleError(ValueError):

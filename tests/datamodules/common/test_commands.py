@@ -92,12 +92,11 @@ def test_help_has_the_docstrings_the_choices_and_the_defaults(capsys):
         ("7 there", 0, ""),
         ("6 there", 1, ""),
         ("1 there", 2, "error: no such number: 1\n"),
-        ("2 there", 2, "error: [Errno 2] No such file: 'table'\n"),
+        ("2 there", 2, "error: table: No such file\n"),
         (
             "3 there",
             2,
-            "error: [Errno 28] No space left on device: 'table'; make room and run the same "
-            "command again\n",
+            "error: table: No space left on device; make room and run the same command again\n",
         ),
         ("4 there", 130, "come back\n"),
         ("5 there", 143, "come back\n"),

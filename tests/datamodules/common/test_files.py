@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.common.files import link, replacing, write_text
+from datamodules.common.files import link, replacing, user_path, write_text
 
 REPOSITORY = Path(__file__).parents[3]
 WRITE_HALF = """
@@ -105,3 +105,17 @@ def test_a_link_that_a_killed_process_left_is_not_written_through(tmp_path):
     os.link(other, tmp_path / leftover)
     write_text("new", path)
     assert (path.read_text(), other.read_text()) == ("new", "last")
+
+
+def test_paths_are_taken_as_a_shell_takes_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SCRATCH", "/scratch")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    for text in ("~/data", "$HOME/data", Path("${HOME}/data")):
+        assert user_path(text) == Path("/home/me/data")
+    assert user_path("$SCRATCH/~") == Path("/scratch/~")
+    with pytest.raises(ValueError, match=r"has the variable \$NOWHERE, which is not set"):
+        user_path("$NOWHERE/data")
+    literal = tmp_path / "$HOME"
+    literal.mkdir()
+    assert user_path(literal) == literal

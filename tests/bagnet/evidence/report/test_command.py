@@ -196,12 +196,18 @@ def test_without_a_list_as_many_folders_are_the_classes(report, images):
     assert "sorted order" in written.said
 
 
-def test_only_images_are_taken_and_no_hidden_files(report, images):
+def test_the_content_decides_what_is_an_image_and_hidden_files_are_none(report, images):
     for name in ("cat/._a.png", ".cache/a.png", "cat/notes.txt"):
         (images / name).parent.mkdir(exist_ok=True)
         (images / name).write_text("no image")
     save_noise(images / "cat/Z.PNG")
-    assert report().images("name") == ["cat/Z.PNG", "cat/a.png", "dog/b.jpg"]
+    save_noise(images / "cat/c.png").rename(images / "cat/c")
+    (images / "cat/self").symlink_to(".")
+    written = report()
+    assert written.images("name") == ["cat/Z.PNG", "cat/a.png", "cat/c", "dog/b.jpg"]
+    assert f"note: left out {images}/cat/notes.txt (not an image in a format" in written.said
+    assert f"note: left out {images}/cat/self (a link to {images}/cat)" in written.said
+    assert "._a.png" not in written.said
 
 
 @pytest.mark.parametrize("name", ["cat/a.png", "dog/b.jpg"])
@@ -218,7 +224,7 @@ def test_an_unreadable_image_is_named(report, images, name):
         (("--whole", "true", "--data.resize_size", "8"), "8x8 pixels is smaller"),
         (("--data.image_size", "0"), "image_size is 0"),
         (("--data.image_size", "64"), "resize_size of at least 64"),
-        (("--classes", "nowhere.txt"), "No such file or directory: 'nowhere.txt'"),
+        (("--classes", "nowhere.txt"), "nowhere.txt: No such file or directory"),
         (("--checkpoint", "nowhere.ckpt"), "there is no checkpoint"),
         (("--out", "."), "--out is the folder"),
     ],

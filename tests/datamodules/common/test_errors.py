@@ -1,0 +1,45 @@
+"""What a user reads of an error of the file system: the path, the cause and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from datamodules.common.errors import explain
+
+
+def raised(action):
+    with pytest.raises(OSError, match=r"\[Errno") as caught:
+        action()
+    return explain(caught.value)
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path):
+    file = tmp_path / "out"
+    file.touch()
+    message = f"{file}: is a file, and not a folder; give a folder, or move it away"
+    assert raised(lambda: (file / "train" / "more").mkdir(parents=True)) == message
+    assert raised(lambda: file.mkdir(exist_ok=True)) == message
+    assert raised(lambda: (file / "x").write_text("x")) == message
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path):
+    assert raised(lambda: tmp_path.write_text("x")) == f"{tmp_path}: Is a directory; give a file"
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "; make room and run the same command again"),
+        (errno.EDQUOT, "; make room and run the same command again"),
+        (errno.EROFS, "; give a place where you may write"),
+        (errno.EACCES, "; give a place where you may write"),
+        (errno.EIO, ""),
+    ],
+)
+def test_other_errors_have_the_path_the_cause_and_a_remedy(number, remedy):
+    error = OSError(number, os.strerror(number), "/data/x")
+    assert explain(error) == f"/data/x: {os.strerror(number)}{remedy}"
+    assert explain(OSError("no number")) == "no number"
