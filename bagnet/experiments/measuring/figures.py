@@ -174,7 +174,7 @@ def _legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
         handles.values(),
         handles.keys(),
         loc="outside lower center",
-        ncols=min(len(handles), int(figure.get_figwidth() / 1.4)),
+        ncols=min(len(handles), int(figure.get_figwidth() / 1.3)),
         frameon=False,
         fontsize=9,
     )
