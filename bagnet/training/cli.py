@@ -25,6 +25,7 @@ from bagnet.training.throughput import Throughput
 from bagnet.training.trainer import (
     TRAINER_DEFAULTS,
     ProgressBar,
+    Unprofiled,
     prepare_devices,
     silence_lightning,
 )
@@ -126,6 +127,7 @@ class BagNetCLI(LightningCLI):
         return super().instantiate_trainer(
             **chosen,
             logger=self._loggers(config["logger"]),
+            profiler=config["profiler"] or Unprofiled(),
             callbacks=self._callbacks(config),
         )
 

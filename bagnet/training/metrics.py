@@ -22,12 +22,16 @@ class ClassificationMetrics(Metric):
 
     full_state_update = False
     sums: Tensor
-    count: Tensor
+    below: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("sums", torch.zeros(len(NAMES), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        # Loss, top-1, top-5, and the number of samples.
+        self.add_state("sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
+        # The rank of a sample's label is below the first number if top-1 is right, below the second
+        # if top-5 is, and always below the third, which counts samples.
+        below = torch.tensor([[1], [5], [torch.iinfo(torch.int64).max]])
+        self.register_buffer("below", below, persistent=False)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch.
@@ -36,15 +40,14 @@ class ClassificationMetrics(Metric):
             logits: (B, classes), floating point.
             labels: int64 (B,); -1 for an unreadable sample, which does not count.
         """
+        # In few operations, because the host of a GPU needs microseconds to start each one.
         losses = F.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="none")
-        readable = labels != UNREADABLE
         rank = rank_of_label(logits, labels.clamp(min=0))
-        values = (losses, readable & (rank < 1), readable & (rank < 5))
-        self.sums += torch.stack([value.double() for value in values]).sum(dim=1)
-        self.count += readable.sum()
+        is_below = rank < self.below * (labels != UNREADABLE)  # never, if unreadable
+        self.sums += torch.cat([losses[None], is_below]).sum(dim=1, dtype=torch.float64)
 
     def compute(self) -> dict[str, Tensor]:
-        return dict(zip(NAMES, self.sums / self.count, strict=True))
+        return dict(zip(NAMES, self.sums[:3] / self.sums[3], strict=True))
 
 
 def rank_of_label(logits: Tensor, labels: Tensor) -> Tensor:
@@ -63,5 +66,5 @@ def rank_of_label(logits: Tensor, labels: Tensor) -> Tensor:
     """
     own = logits.gather(1, labels[:, None])
     classes = torch.arange(logits.shape[1], device=logits.device)
-    not_above = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
+    not_above = torch.where(classes < labels[:, None], logits < own, logits <= own)
     return logits.shape[1] - not_above.sum(dim=1)
