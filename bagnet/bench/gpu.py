@@ -89,6 +89,8 @@ def run(options: GpuOptions) -> int:
     data = (options.data or Path("data", place)).resolve()
     out.mkdir(parents=True, exist_ok=True)
     here, end, all_ok = machine(on_gpu=not options.rehearse), time.monotonic() + ALL_SECONDS, True
+    if options.rehearse:
+        here = f"A rehearsal on a CPU, whose figures mean nothing: {here}"
     for name in options.pieces or PIECES:
         piece = Piece(name, out, data, options.rehearse, end - time.monotonic())
         print(f"{name}, at most {piece.limit:.0f} s", flush=True)

@@ -54,7 +54,8 @@ def test_a_piece_that_fails_is_reported_and_the_next_one_runs(rehearse, tmp_path
     code, summary, record = rehearse(broken=broken, wrong=wrong, good=good)
     assert code == 1
     assert summary.startswith("# 1 piece ok, 2 failed\n")
-    assert "torch " in summary
+    assert "A rehearsal on a CPU, whose figures mean nothing: " in summary
+    assert ", torch " in summary
     assert "| broken | FAILED | " in summary
     assert "| a program: exit code 3, expected 0 |" in summary
     assert "its last words" in summary
