@@ -25,11 +25,33 @@ trap : USR1
 
 # The arguments of train.py that follow from the job; the user's come after them and win.
 settings() {
-  words=(--trainer.num_nodes "$SLURM_JOB_NUM_NODES" --trainer.devices "$tasks")
-  ((gpus > 0)) || words+=(--trainer.accelerator cpu)
+  [[ -n ${MASTER_PORT:-} ]] || reserve_port
+  local kind=cpu
+  ((gpus == 0)) || kind=gpu
+  words=(--trainer.accelerator "$kind")
   words+=(--data.workers $((cpus > 1 ? cpus - 1 : 1))) # one is for the training itself
   [[ -z ${BAGNET_CACHE_DIR:-} ]] || words+=(--data.cache_dir "$BAGNET_CACHE_DIR")
   [[ -z ${BAGNET_CACHE_GIB:-} ]] || words+=(--data.cache_gib "$BAGNET_CACHE_GIB")
+}
+
+# The ranks meet at a port of this node, the first one. Nobody else is given a port that somebody
+# holds; as the holder does not listen, rank 0 can. Without a Python on the node, Lightning computes
+# a port from the job's number.
+reserve_port() {
+  local python
+  python=$(command -v python3 "${BAGNET_PYTHON:-.venv/bin/python}" | head -n 1) || true
+  [[ -n $python ]] || return 0
+  coproc HOLDER {
+    exec "$python" -c "if True:
+      import socket, sys
+      holder = socket.socket()
+      holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      holder.bind(('', 0))
+      print(holder.getsockname()[1], flush=True)
+      sys.stdin.read()  # until the job ends"
+  }
+  read -r MASTER_PORT <&"${HOLDER[0]}"
+  export MASTER_PORT
 }
 
 # Run `python WORDS` in all tasks, in the container if there is one; then end or requeue the job.
@@ -41,6 +63,9 @@ start() {
   local nodes=$SLURM_JOB_NUM_NODES
   local srun=(srun --kill-on-bad-exit=1 --nodes="$nodes" --ntasks-per-node="$tasks")
   srun+=(--ntasks=$((nodes * tasks)) --cpus-per-task="$cpus")
+  # Neighboring tasks on the same socket, as neighboring GPUs usually are; by default, SLURM takes
+  # the sockets in turn.
+  srun+=(--distribution="${SLURM_DISTRIBUTION:-block:block}")
   local container=${BAGNET_CONTAINER:-}
   if [[ -z $container ]]; then
     python=${python:-.venv/bin/python}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ SCRIPTS = sorted((REPOSITORY / "slurm").glob("*.sbatch"))
 SRUN = """\
 #!/bin/bash
 printf '%s\\n' "$@" > "$WORDS"
+if [[ -n ${TRY_PORT:-} ]]; then python3 -c "$TRY_PORT"; fi
 exit "${SRUN_CODE:-0}"
 """
 SCONTROL = """\
@@ -36,8 +38,9 @@ JOB = {
     "PREEMPTED": "None",
 }
 START = ["--kill-on-bad-exit=1", "--nodes=2", "--ntasks-per-node=4", "--ntasks=8"]
-START += ["--cpus-per-task=8"]
-WHERE = ["--trainer.num_nodes", "2", "--trainer.devices", "4", "--data.workers", "7"]
+START += ["--cpus-per-task=8", "--distribution=block:block"]
+PYTHON = len(START)  # in the words of srun
+WHERE = ["--trainer.accelerator", "gpu", "--data.workers", "7"]
 
 
 @pytest.fixture
@@ -49,6 +52,7 @@ def project(tmp_path):
         if file.name != "site.env":
             (project / "slurm" / file.name).write_bytes(file.read_bytes())
     programs = {"srun": SRUN, "scontrol": SCONTROL, "python": "#!/bin/bash\n"}
+    programs["python3"] = f'#!/bin/bash\nexec {sys.executable} "$@"\n'
     (project / "bin").mkdir()
     for name, text in programs.items():
         (project / "bin" / name).write_text(text)
@@ -94,6 +98,33 @@ def test_a_training_gets_ranks_and_cpus_from_the_job_and_the_users_arguments_las
     assert not done.queued
 
 
+PORT = """
+import os, socket
+port = int(os.environ["MASTER_PORT"])
+for reuse in (0, 1):
+    rank_0 = socket.socket()
+    rank_0.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)  # as torch's TCPStore does
+    try:
+        rank_0.bind(("", port))
+        rank_0.listen()
+        print("listens")
+    except OSError:
+        print("is refused")
+"""
+
+
+def test_nobody_else_can_have_the_port_at_which_the_ranks_of_a_job_meet(submit):
+    done = submit("train.sbatch", TRY_PORT=PORT)
+    assert done.stdout.splitlines()[1:] == ["is refused", "listens"], done.stderr
+    held = "import os; print(os.environ['MASTER_PORT'])"
+    done = submit("train.sbatch", site="export MASTER_PORT=12345", TRY_PORT=held)
+    assert done.stdout.splitlines()[1:] == ["12345"]
+
+
+def test_tasks_are_distributed_as_the_user_says(submit):
+    assert "--distribution=cyclic" in submit("train.sbatch", SLURM_DISTRIBUTION="cyclic").words
+
+
 def test_without_gpus_there_are_as_many_tasks_as_requested(submit):
     done = submit("train.sbatch", SLURM_GPUS_ON_NODE=0)
     assert "--ntasks=16" in done.words
@@ -107,14 +138,22 @@ def test_one_variable_puts_shards_on_the_nodes_disk(submit):
     words = submit("train.sbatch", "--patch", "9", site=site).words
     assert words[words.index("--patch") - 4 :][:4] == cache
     words = submit("validate.sbatch", "--name", "bagnet33", site=site).words
-    assert words[5:] == ["python", "train.py", "validate", *WHERE, *cache, "--name", "bagnet33"]
+    assert words[PYTHON:] == [
+        "python",
+        "train.py",
+        "validate",
+        *WHERE,
+        *cache,
+        "--name",
+        "bagnet33",
+    ]
 
 
 def test_packing_uses_the_cpus_of_the_job(submit):
     job = {"SLURM_NTASKS_PER_NODE": 1, "SLURM_JOB_NUM_NODES": 1, "SLURM_GPUS_ON_NODE": 0}
     done = submit("pack.sbatch", "imagefolder", "my images", "packed", **job)
     words = ["imagefolder", "--workers", "32", "my images", "packed"]
-    assert done.words[5:] == ["python", "-m", "datamodules.pack", *words]
+    assert done.words[PYTHON:] == ["python", "-m", "datamodules.pack", *words]
     assert "say what to pack" in submit("pack.sbatch", **job).stderr
 
 
@@ -124,13 +163,13 @@ ARRAY = {"SLURM_ARRAY_JOB_ID": 6}
 def test_a_sweep_gives_each_task_its_line_and_its_run(submit, project):
     done = submit("sweep.sbatch", "--data.root", "x", **ARRAY, SLURM_ARRAY_TASK_ID=1)
     line = ["--name", "bagnet17", "--patch", "17"]
-    assert done.words[5:] == [
+    assert done.words[PYTHON:] == [
         *("python", "train.py", *WHERE, *line, "--data.root", "x", "--resume", "auto")
     ]
     assert "job 6_1, start 1" in done.stdout
     (project / "mine.txt").write_text("# mine\n\n a --config c.yaml\n b --model.width 8")
     done = submit("sweep.sbatch", "mine.txt", **ARRAY, SLURM_ARRAY_TASK_ID=1)
-    assert done.words[13:] == ["--name", "b", "--model.width", "8", "--resume", "auto"]
+    assert done.words[-6:] == ["--name", "b", "--model.width", "8", "--resume", "auto"]
 
 
 def test_a_sweep_that_cannot_work_is_refused(submit, project):
@@ -191,20 +230,20 @@ def test_a_job_that_cannot_be_requeued_says_what_to_do(submit):
 
 def test_a_container_file_is_run_with_apptainer(submit, project):
     site = "unset BAGNET_PYTHON\nBAGNET_CONTAINER='/my images/b.sif'\nBAGNET_MOUNTS=/data:/data"
-    words = submit("train.sbatch", "--name", "a b", site=site).words[5:]
+    words = submit("train.sbatch", "--name", "a b", site=site).words[PYTHON:]
     inside = ["apptainer", "exec", "--nv", "--bind", f"{project}:{project},/data:/data"]
     assert words[:8] == [*inside, "/my images/b.sif", "python", "train.py"]
     assert words[-4:] == ["--name", "a b", "--resume", "auto"]
     sandbox = project / "sandbox"
     sandbox.mkdir()
-    words = submit("train.sbatch", site=f"BAGNET_CONTAINER='{sandbox}'").words[5:]
+    words = submit("train.sbatch", site=f"BAGNET_CONTAINER='{sandbox}'").words[PYTHON:]
     assert words[:6] == [*inside[:4], f"{project}:{project}", str(sandbox)]
 
 
 @pytest.mark.parametrize("image", ["nvcr.io#nvidia/pytorch:26.10-py3", "/images/b.sqsh"])
 def test_any_other_image_is_run_with_pyxis(submit, project, image):
     site = f"unset BAGNET_PYTHON\nBAGNET_CONTAINER={image}\nBAGNET_MOUNTS=/data:/data"
-    words = submit("train.sbatch", "--name", "a b", site=site).words[5:]
+    words = submit("train.sbatch", "--name", "a b", site=site).words[PYTHON:]
     assert words[:5] == [
         f"--container-image={image}",
         f"--container-mounts={project}:{project},/data:/data",

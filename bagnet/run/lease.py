@@ -14,8 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from bagnet.run import slurm
-from bagnet.run.provenance import git_commit
+from bagnet.run.provenance import git_commit, slurm_job
 
 
 class Lease:
@@ -39,7 +38,7 @@ class Lease:
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            **slurm.facts(),
+            **slurm_job(),
             "git_commit": git_commit(),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
-"""Records the git commit and a digest of the source. Imports nothing heavy."""
+"""Records the git commit, a digest of the source, and the SLURM job. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from pathlib import Path
 
@@ -24,6 +25,19 @@ def code_digest() -> str:
         for source in sorted(package.rglob("*.py")):
             digest.update(f"{source.relative_to(_ROOT)}\n".encode() + source.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def slurm_job() -> dict[str, str | int]:
+    """The job, its nodes and its restarts; empty outside of a job."""
+    environment = os.environ
+    if "SLURM_JOB_ID" not in environment:
+        return {}
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return {
+        "slurm_job_id": f"{array}_{task}" if array else environment["SLURM_JOB_ID"],
+        "slurm_restart_count": int(environment.get("SLURM_RESTART_COUNT", 0)),
+        "slurm_nodes": environment.get("SLURM_JOB_NODELIST", ""),
+    }
 
 
 def _git(*words: str) -> str | None:

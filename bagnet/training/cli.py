@@ -85,6 +85,12 @@ class BagNetCLI(LightningCLI):
             help="minutes between checkpoints in the middle of an epoch, the most a crash can cost",
         )
         parser.add_argument(
+            "--timeout_minutes",
+            type=float,
+            default=10.0,
+            help="minutes that a rank waits for the others before it gives up",
+        )
+        parser.add_argument(
             "--evidence_images",
             type=int,
             default=12,
@@ -121,7 +127,7 @@ class BagNetCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.settings["trainer"]
-        chosen = prepare_devices(config)
+        chosen = prepare_devices(config, self.settings["timeout_minutes"])
         # The configuration is saved with the precision in use, not with "whatever is best".
         self.config[self.command.arguments[0]]["trainer"]["precision"] = chosen["precision"]
         return super().instantiate_trainer(

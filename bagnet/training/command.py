@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from bagnet.run import signals
+from bagnet.run import ranks, signals
 from bagnet.training.flags import CommandLine, expand, program, short_help, wants_short_help
 from datamodules.common.forkserver import forkserver_context
 
@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: CommandLine) -> None:
+    ranks.end_with_rank_0()
     if not re.search(r"(^| )(-h|--help|--data\.workers[ =]0)( |$)", " ".join(command.arguments)):
         forkserver_context()  # imports what workers need, while this process imports the rest
     with _nothing_collected():

@@ -34,7 +34,7 @@ where it is kept
   --runs_dir DIR       folder of all runs (default: $BAGNET_RUNS, or else runs)
 what to run on
   --gpus N             GPUs of each node; 0 is the CPU
-  --nodes N            nodes (under SLURM, start it with srun)
+  --nodes N            nodes, whose processes srun or torchrun starts
   --compile [MODE]     compile the network (MODE: reduce-overhead, max-autotune)
 everything else, listed by `{program} fit --help` (also: validate, test)
   --model.*            --model.learning_rate 0.01, --model.schedule cosine, ...
@@ -104,7 +104,7 @@ def expand(arguments: list[str]) -> CommandLine:
         spelled += ["--model.name", f"bagnet{flags.patch}"]
     if flags.gpus is not None:
         kind = "gpu" if flags.gpus else "cpu"
-        spelled += ["--trainer.accelerator", kind, "--trainer.devices", str(flags.gpus or 1)]
+        spelled += ["--trainer.accelerator", kind, "--trainer.devices", str(flags.gpus or "auto")]
     if flags.nodes is not None:
         spelled += ["--trainer.num_nodes", str(flags.nodes)]
     if flags.compile is not None:

@@ -7,18 +7,19 @@ import logging
 import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from torch.nn.parallel import DistributedDataParallel
 
-from bagnet.run import slurm
+from bagnet.run import ranks
 from bagnet.run.checkpoint_io import AtomicCheckpointIO
+from bagnet.run.launch import check_strategy, launch_settings
 
 TRAINER_DEFAULTS = {
     "max_epochs": 90,
@@ -41,7 +42,7 @@ def silence_lightning() -> None:
         ".*is smaller than the logging interval",
         # A resumed run continues in its own folder.
         "Checkpoint directory .* exists and is not empty",
-        # Every machine with SLURM gets this hint; slurm.check_setup refuses the jobs that need it.
+        # Every machine with SLURM gets this hint, however the ranks were started.
         "The `srun` command is available",
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -51,49 +52,69 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(NOISE)
 
 
-def prepare_devices(config: dict[str, Any]) -> dict[str, Any]:
+class DDP(DDPStrategy):
+    """Lightning's strategy, whose ranks end together.
+
+    Args:
+        timeout: How long a rank waits for the others.
+        settings: Options of `DistributedDataParallel`.
+    """
+
+    def __init__(self, timeout: timedelta, **settings: Any) -> None:
+        super().__init__(timeout=timeout, **settings)
+        self.timeout = timeout
+
+    def setup_environment(self) -> None:
+        launcher: Any = self.launcher
+        ranks.watch(launcher.procs, self.global_rank)
+        super().setup_environment()
+
+
+def prepare_devices(config: dict[str, Any], timeout_minutes: float = 10.0) -> dict[str, Any]:
     """Check the devices that the Trainer's configuration asks for, and register our DDP settings.
 
     Args:
         config: The `trainer` section of the configuration.
+        timeout_minutes: Minutes that a rank waits for the others in a collective operation.
 
     Returns:
-        Arguments for the Trainer: `precision`, `benchmark` and `plugins`.
+        Arguments for the Trainer: `devices`, `num_nodes`, `precision`, `benchmark` and `plugins`.
 
     Raises:
-        ValueError: The machine, or the SLURM job, does not have these devices.
+        ValueError: The machine does not have these devices, or the ranks would not work together.
     """
-    if str(config["devices"]).isdigit():
-        slurm.check_setup(int(config["devices"]), config["num_nodes"])
-    check_devices(config["accelerator"], config["devices"])
+    check_strategy(config["strategy"])
+    launched = launch_settings(config["devices"], config["num_nodes"])
+    check_devices(config["accelerator"], launched["devices"])
     on_gpu = config["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     precision = config["precision"] or default_precision(on_gpu)
     if on_gpu and precision == "32-true":
         # By default, cuDNN uses TF32: the authors' BagNet-33 then loses 2.5 points of top-1.
         torch.backends.cudnn.allow_tf32 = False
     # "ddp" is also the strategy that Lightning chooses by default for several devices.
-    settings = ddp_settings(config["accumulate_grad_batches"])
-    StrategyRegistry.register("ddp", DDPStrategy, override=True, **settings)
-    plugins: list[Any] = [AtomicCheckpointIO()]
-    if SLURMEnvironment.detect():
-        # Lightning requeues a job by saving inside its signal handler; LastCheckpoint saves
-        # between two batches instead.
-        plugins.append(SLURMEnvironment(auto_requeue=False))
+    for name, settings in {
+        "ddp": ddp_settings(config["accumulate_grad_batches"]),
+        "ddp_find_unused_parameters_true": {"find_unused_parameters": True},
+    }.items():
+        settings["timeout"] = timedelta(minutes=timeout_minutes)
+        StrategyRegistry.register(name, DDP, override=True, **settings)
     benchmark = config["benchmark"]
     if benchmark is None:  # images and batches have few sizes, so cuDNN's search pays off
         benchmark = not config["deterministic"]
-    return {"precision": precision, "benchmark": benchmark, "plugins": plugins}
+    launched["plugins"].append(AtomicCheckpointIO())
+    return {**launched, "precision": precision, "benchmark": benchmark}
 
 
 def check_devices(accelerator: str, devices: Any) -> None:
     """Refuse more GPUs than the machine has.
 
     Raises:
-        ValueError: `accelerator` asks for GPUs, and `devices` for more than there are.
+        ValueError: `accelerator` means GPUs, and `devices` is more than there are.
     """
     available = torch.cuda.device_count()
     wanted = int(devices) if str(devices).isdigit() else 0
-    if accelerator in ("gpu", "cuda") and wanted > available:
+    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and available > 0)
+    if on_gpu and wanted > available:
         raise ValueError(
             f"--gpus {wanted}: this machine has {available}; ask for at most that many "
             "(--gpus 0 trains on the CPU)"

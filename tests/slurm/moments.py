@@ -1,9 +1,10 @@
-"""Callbacks for jobs on the cluster that prolong moments too short to be hit by a test."""
+"""Callbacks that prolong moments too short to be hit by a test."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,28 @@ class Ballast(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["ballast"] = torch.zeros(BALLAST, dtype=torch.uint8)
+
+
+class Stuck(Callback):
+    """Ranks wait forever in the third batch, as on a GPU for a rank that no longer answers.
+
+    Args:
+        ranks: Those that wait; each then creates the file `stuck-RANK`.
+        failing: The rank that raises an error instead, when the others wait.
+    """
+
+    def __init__(self, ranks: list[int], failing: int | None = None) -> None:
+        self.ranks, self.failing = ranks, failing
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx != 2:
+            return
+        if trainer.global_rank == self.failing:
+            while not all(Path(f"stuck-{rank}").exists() for rank in self.ranks):
+                threading.Event().wait(0.01)
+            raise RuntimeError("this rank has failed")
+        if trainer.global_rank in self.ranks:
+            Path(f"stuck-{trainer.global_rank}").touch()
+            threading.Event().wait()

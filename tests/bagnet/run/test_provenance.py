@@ -1,8 +1,11 @@
-"""What a run records about its code: the git commit and a digest of the source."""
+"""What a run records: the git commit, a digest of the source, and its SLURM job."""
 
 from __future__ import annotations
 
+import os
 import subprocess
+
+import pytest
 
 from bagnet.run import provenance
 
@@ -41,3 +44,29 @@ def test_the_digest_sees_every_source_file(tmp_path, monkeypatch):
     (tmp_path / "bagnet/model/one.py").rename(tmp_path / "bagnet/model/three.py")
     digests.add(provenance.code_digest())
     assert len(digests) == 4
+
+
+@pytest.fixture
+def task(monkeypatch):
+    """Makes this process a task of a job."""
+    for name in [name for name in os.environ if name.startswith("SLURM")]:
+        monkeypatch.delenv(name)
+
+    def become(**variables):
+        for name, value in {"JOB_ID": "7", **variables}.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+
+    return become
+
+
+def test_the_record_of_a_start_names_its_job(task):
+    assert provenance.slurm_job() == {}
+    task(JOB_NODELIST="node[1-2]")
+    assert provenance.slurm_job() == {
+        "slurm_job_id": "7",
+        "slurm_restart_count": 0,
+        "slurm_nodes": "node[1-2]",
+    }
+    task(ARRAY_JOB_ID="5", ARRAY_TASK_ID="2", RESTART_COUNT="3")
+    assert provenance.slurm_job()["slurm_job_id"] == "5_2"
+    assert provenance.slurm_job()["slurm_restart_count"] == 3

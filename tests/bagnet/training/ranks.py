@@ -58,9 +58,9 @@ def main(out: Path, compiled: bool) -> None:
     )
     config = {"accelerator": "cpu", "devices": 2, "num_nodes": 1, "precision": None}
     config |= {"accumulate_grad_batches": 1, "benchmark": None, "deterministic": None}
+    config |= {"strategy": "ddp"}
     watch, run = Watch(), Run("ranks", out)
     trainer = quiet_trainer(
-        devices=2,
         strategy="ddp",
         callbacks=[watch, LastCheckpoint(run, Lease(run.starts))],
         max_epochs=1,

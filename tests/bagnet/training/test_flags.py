@@ -36,7 +36,7 @@ def test_configs_come_first_so_that_flags_win():
 
 
 def test_no_gpus_means_the_cpu():
-    expected = ["fit", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+    expected = ["fit", "--trainer.accelerator", "cpu", "--trainer.devices", "auto"]
     assert expand(["--gpus", "0"]).arguments == expected
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -79,12 +80,13 @@ def test_a_graph_is_static_unless_steps_accumulate():
 def prepared(**config):
     defaults = {"accelerator": "cpu", "devices": "auto", "num_nodes": 1, "precision": None}
     defaults |= {"accumulate_grad_batches": 1, "benchmark": None, "deterministic": None}
-    return prepare_devices({**defaults, **config})
+    return prepare_devices({"strategy": "auto", **defaults, **config})
 
 
 def test_trainings_use_these_settings():
     assert prepared(accumulate_grad_batches=3)["precision"] == "32-true"
-    assert StrategyRegistry["ddp"]["init_params"] == ddp_settings(3)
+    timeout = {"timeout": timedelta(minutes=10)}
+    assert StrategyRegistry["ddp"]["init_params"] == ddp_settings(3) | timeout
 
 
 @pytest.mark.parametrize(
