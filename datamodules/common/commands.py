@@ -12,7 +12,6 @@ import ast
 import dataclasses
 import importlib
 import importlib.util
-import os
 import re
 import sys
 import typing
@@ -23,7 +22,7 @@ from typing import Any, NoReturn
 import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from datamodules.common.errors import explain
+from datamodules.common.errors import explain, reader_left
 from datamodules.common.files import user_path
 
 
@@ -139,22 +138,8 @@ def parse(program: str, command: Command, words: Sequence[str]) -> Any:
     return _plain(cls(**vars(parser.instantiate(values))))
 
 
-def reader_left() -> int:
-    """End without a word after whoever reads the output has left, as `head` and `grep -q` do.
-
-    Returns:
-        The exit code, that of a program that SIGPIPE ended.
-    """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is in the buffer
-    return 141
-
-
 class Parser(ArgumentParser):
     """Answers wrong words with one line that says what is wrong, not with a page of usage."""
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        sys.stdout.flush()  # of the help, whose reader may have left
-        super().exit(status, message)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         print(f"error: {one_line(message)}; see {self.prog} --help", file=sys.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import sys
 from pathlib import Path
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -28,6 +30,16 @@ def explain(error: OSError) -> str:
         path, cause = (file, "is a file, and not a folder") if file else (path, cause)
     remedy = REMEDIES.get(error.errno or 0)
     return f"{path}: " * bool(path) + cause + f"; {remedy}" * bool(remedy)
+
+
+def reader_left() -> int:
+    """End without a word after whoever reads the output has left, as `head` and `grep -q` do.
+
+    Returns:
+        The exit code, that of a program that SIGPIPE ended.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is in the buffer
+    return 141
 
 
 class SampleError(ValueError):

@@ -11,6 +11,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from datamodules.common.errors import DISK_FULL
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -40,6 +42,11 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         error.filename = error.filename or str(path)  # a failed write says no name
         raise
+    except RuntimeError as error:  # torch.save hides a full disk behind an error of its own
+        hidden = error.__context__
+        if not isinstance(hidden, OSError) or hidden.errno not in DISK_FULL:
+            raise
+        raise OSError(hidden.errno, hidden.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -67,8 +67,8 @@ class ShardCache:
             A read-only file descriptor, which the caller closes.
 
         Raises:
-            ValueError: The hash is not one, the shard is larger than the limit, the folder belongs
-                to another user, or nothing installed opens the location.
+            ValueError: The hash is not one, the shard is larger than the limit, the folder cannot
+                be written or belongs to another user, or nothing installed opens the location.
             SourceError: The last attempt failed, or failed in a way that another cannot mend.
             OSError: The local disk fails, for example because it is full.
         """
@@ -90,7 +90,7 @@ class ShardCache:
                 f"a shard of {size:,} bytes does not fit into the cache {self.folder}, which is "
                 f"limited to {self.limit:,}; give it more with --data.cache_gib"
             )
-        self._make_folder()
+        self.make_folder()
         path, part = self.folder / f"{sha256}.tar", self.folder / f"{sha256}-{size}.part"
         while True:
             with self._names():
@@ -190,9 +190,21 @@ class ShardCache:
             fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
 
-    def _make_folder(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = self.folder.stat().st_uid
+    def make_folder(self) -> None:
+        """Make the folder, and make sure that copies can be written there.
+
+        Raises:
+            ValueError: They cannot, or the folder belongs to another user.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600))
+            owner = self.folder.stat().st_uid
+        except OSError as error:
+            raise ValueError(
+                f"the cache folder {self.folder} cannot be written ({error.strerror}); give "
+                "another --data.cache_dir"
+            ) from None
         if owner != os.getuid():
             raise ValueError(
                 f"the cache folder {self.folder} belongs to another user (uid {owner}), who could "
@@ -204,7 +216,7 @@ def _open_complete(path: str | Path, size: int) -> int | None:
     """Open a copy and record the use; None if there is none of this size."""
     try:
         file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     facts = os.fstat(file)
     if facts.st_size != size:

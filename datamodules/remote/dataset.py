@@ -44,6 +44,8 @@ def load_remote(url: str, cache: ShardCache) -> Manifest:
         try:
             header = json.loads(text)
             size, sha256 = header["index_bytes"], header["index_sha256"]
+            if not isinstance(size, int) or not isinstance(sha256, str):
+                raise TypeError
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{redacted(url)}/{MANIFEST} is damaged; pack it again") from None
         try:

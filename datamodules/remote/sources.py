@@ -16,7 +16,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any, TypeVar
 
 from datamodules.remote.openers import check_opener, open_at
@@ -28,6 +27,8 @@ TIMEOUT = 60.0
 """Seconds without a single byte after which a server or a command is abandoned."""
 BLOCK = 1 << 18
 """Bytes to request from a source at a time; the network delivers fewer."""
+MAX_BYTES = 1 << 28
+"""The most bytes of a file that is read into memory: the manifest of a million shards has less."""
 
 T = TypeVar("T")
 
@@ -76,12 +77,18 @@ def read_source(location: str, delays: Sequence[float] = DELAYS, timeout: float 
 
     Raises:
         ValueError: Nothing installed opens such a location.
-        SourceError: It cannot be read.
+        SourceError: It cannot be read, or has more than `MAX_BYTES`.
     """
 
     def attempt() -> bytes:
+        data = bytearray()
         with open_source(location, timeout=timeout) as source:
-            return b"".join(iter(partial(source.read, BLOCK), b""))
+            while block := source.read(BLOCK):
+                data += block
+                if len(data) > MAX_BYTES:
+                    cause = f"it has more than {MAX_BYTES:,} bytes"
+                    raise SourceError(redacted(location), cause, transient=False)
+        return bytes(data)
 
     return with_retries(attempt, delays)
 

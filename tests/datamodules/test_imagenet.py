@@ -1,6 +1,7 @@
 """The data module: what it says about the data, its loaders, and its errors."""
 
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -102,6 +103,16 @@ def test_only_training_needs_training_data_and_a_batch_that_the_ranks_divide(roo
         data.setup("fit")
     with pytest.raises(ValueError, match=r"batch of 8 .* by 3 ranks.* such as 6 or 9"):
         simulated(root, 0, 3).setup("fit")
+
+
+def test_paths_may_have_a_tilde_and_variables(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root.parent))
+    monkeypatch.setenv("SCRATCH", "/scratch")
+    folders = {"audit_dir": "~/audit", "cache_dir": "$SCRATCH/copies"}
+    data = ImageNetDataModule(f"~/{root.name}", workers=0, **folders)
+    assert data.val_manifest.root == root / "val"
+    assert data.audit_dir == root.parent / "audit"
+    assert data.cache.folder == Path("/scratch/copies")
 
 
 def test_missing_data_is_an_error_with_the_remedy(tmp_path):

@@ -97,7 +97,8 @@ def read_record(path: Path) -> dict[str, Any]:
     schema = _read(path, pq.read_schema)
     if _RECORD not in (schema.metadata or {}):
         raise ValueError(f"{path} was not written by an experiment: remove it")
-    return record_of(schema)
+    record: dict[str, Any] = _read(path, lambda _: record_of(schema))
+    return record
 
 
 def record_of(schema: pa.Schema) -> dict[str, Any]:
@@ -118,8 +119,10 @@ def is_imagenet(table: pa.Table) -> bool:
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(path)
-    except pa.ArrowInvalid as error:
-        reason = str(error).splitlines()[0]
+    except (pa.ArrowException, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk is at fault; pyarrow's errors about damage have no number
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{path} is damaged ({reason}): delete it, and the same command measures it again"
         ) from None

@@ -108,6 +108,15 @@ def test_how_a_command_ends(capsys, words, code, error):
     assert capsys.readouterr().err == 2 * error
 
 
+def test_whoever_reads_the_output_may_leave():
+    for words in ([], ["imagefolder", "--help"]):
+        command = [sys.executable, "-m", "datamodules.pack", *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as running:
+            running.stdout.close()
+            assert running.stderr.read() == b""
+
+
 def test_a_program_lists_its_commands(capsys):
     commands = {"print": COMMAND}
     assert main("program", commands, ["--help"]) == 0

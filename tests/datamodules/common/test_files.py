@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,6 +106,24 @@ def test_a_link_that_a_killed_process_left_is_not_written_through(tmp_path):
     os.link(other, tmp_path / leftover)
     write_text("new", path)
     assert (path.read_text(), other.read_text()) == ("new", "last")
+
+
+def test_a_full_disk_that_torch_hides_is_told_with_the_path(tmp_path):
+    path = tmp_path / "last.ckpt"
+
+    def save() -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos")
+
+    def write() -> None:
+        with replacing(path):
+            save()
+
+    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{path}'")):
+        write()
+    assert names(tmp_path) == []
 
 
 def test_paths_are_taken_as_a_shell_takes_them(tmp_path, monkeypatch):

@@ -124,6 +124,13 @@ def test_a_folder_of_another_user_is_refused(cache, remote, monkeypatch):
         cache.open(*remote[0][:3])
 
 
+def test_a_folder_that_cannot_be_written_is_refused_with_the_remedy(tmp_path, remote):
+    (tmp_path / "file").touch()
+    cache = ShardCache(tmp_path / "file" / "cache", SIZE)
+    with pytest.raises(ValueError, match=r"file/cache cannot be written \(.*\); give another"):
+        read(cache, remote[0])
+
+
 def test_nothing_is_made_before_the_first_download(tmp_path, remote):
     cache = ShardCache(tmp_path / "new" / "cache", SIZE)
     assert not (tmp_path / "new").exists()

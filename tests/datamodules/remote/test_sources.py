@@ -169,6 +169,14 @@ def test_permanent_failures_are_not(url, http_server, tmp_path):
         read_source("http://127.0.0.1:9/a", QUICK)
 
 
+def test_a_file_that_never_ends_is_given_up_at_a_limit(url, http_server, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_BYTES", len(DATA) - 1)
+    with pytest.raises(SourceError, match=r"it has more than [\d,]+ bytes \(1 attempt\)"):
+        read_source(url, QUICK)
+    with pytest.raises(SourceError, match="it has more than"):
+        read_source("pipe:cat /dev/zero", QUICK)
+
+
 def test_mistakes_full_disks_and_interrupts_are_not_failures_of_the_source():
     for error in (TypeError, MemoryError, KeyboardInterrupt, OSError(errno.ENOSPC, "full")):
         calls = []
