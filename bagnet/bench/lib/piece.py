@@ -135,7 +135,9 @@ class Piece:
         """
         pack_photos(self.data, TOY_IMAGES if self.rehearse else IMAGES)
         run = self.data / "runs" / name
-        if not resume:
+        if resume:
+            words = (*words, "--resume", "auto")
+        else:
             shutil.rmtree(run, ignore_errors=True)
         self.python(
             shlex.join(["train.py", "--name", name, *words]),
@@ -146,7 +148,6 @@ class Piece:
             *("--trainer.log_every_n_steps", "20", "--trainer.enable_progress_bar", "false"),
             *(TOY_TRAINING if self.rehearse else []),
             *words,
-            *(["--resume", "auto"] if resume else []),
             code=code,
             variables=variables,
         )
