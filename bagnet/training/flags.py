@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bagnet.run.folder import Run
+from datamodules.common.files import user_path
 
 PATCHES = (9, 17, 33)
 
@@ -97,7 +98,7 @@ def expand(arguments: list[str]) -> CommandLine:
     evaluating = subcommand in ("validate", "test")
     configs, spelled = list(flags.config), []
     name = flags.name or (Path(configs[-1]).stem if configs else f"bagnet{flags.patch or 33}")
-    run = Run(name, Path(flags.runs_dir))
+    run = Run(name, user_path(flags.runs_dir))
     if flags.patch is not None:
         if flags.patch not in PATCHES:
             raise ValueError(f"--patch {flags.patch}: there is no such BagNet; choose 9, 17 or 33")
