@@ -11,5 +11,11 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${BAGNET_PYTHON:-}
 [[ -n $python || ! -x $here/.venv/bin/python ]] || python=$here/.venv/bin/python
+python=${python:-python3}
+"$python" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("pytorch_lightning"))' || {
+  echo "error: $python lacks the packages in requirements.txt;" \
+    "run \`make setup\`, or set BAGNET_PYTHON" >&2
+  exit 2
+}
 export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
-exec "${python:-python3}" -m bagnet.bench gpu "$@"
+exec "$python" -m bagnet.bench gpu "$@"

@@ -147,6 +147,16 @@ def test_trainings_are_compared_with_their_steps(piece, monkeypatch):
     assert "compiled-ddp 100 images/s (50% of the step's 200)" in found
 
 
+def test_a_python_without_the_packages_is_one_line(tmp_path):
+    bare = tmp_path / "python"
+    bare.write_text("#!/bin/sh\nexit 1\n")
+    bare.chmod(0o755)
+    environment = {**os.environ, "BAGNET_PYTHON": str(bare)}
+    done = subprocess.run([SCRIPT], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {bare} lacks the packages in requirements.txt; ")
+
+
 @pytest.mark.slow
 def test_every_piece_works_at_toy_size(tmp_path):
     """What benchmarks/gpu.sh does on a GPU, with other sizes and without compiling."""
