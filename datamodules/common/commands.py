@@ -13,7 +13,9 @@ import dataclasses
 import importlib
 import importlib.util
 import re
+import shutil
 import sys
+import textwrap
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -183,8 +185,33 @@ def docstring_of(module: str) -> str:
     return ast.get_docstring(ast.parse(Path(spec.origin or "").read_text(encoding="utf-8"))) or ""
 
 
-class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of a module's docstring; adds defaults, but no names of Python types."""
+def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Lines of at most this width, unless a word is longer: no path or flag is broken."""
+    return textwrap.wrap(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    """Wraps paragraphs and keeps examples; adds defaults, but no names of Python types."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Wrap a docstring, but for its lines that are indented, as commands and tables are."""
+        lines: list[str] = []
+        paragraph = ""
+        for line in [*text.splitlines(), ""]:
+            is_item = paragraph.startswith("* ")
+            if not line or line.startswith("* ") or (line.startswith(" ") and not is_item):
+                lines += _wrapped(paragraph, width, "  " if is_item else "")
+                paragraph = ""
+            if not line or (line.startswith(" ") and not is_item):
+                lines.append(line)
+            else:
+                paragraph = f"{paragraph} {line.strip()}".strip()
+        return "\n".join(lines)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _wrapped(text, width)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -231,9 +258,10 @@ def _plain(value: Any) -> Any:
 
 def _list_of(program: str, commands: Mapping[str, Command]) -> str:
     """What `--help` without a command prints: each command with the first line of its help."""
-    width = max(map(len, commands))
+    width, columns = max(map(len, commands)), shutil.get_terminal_size().columns
     text = f"usage: {program} COMMAND ...\n\n"
     for name, command in commands.items():
         about = docstring_of(command.module).splitlines()[0].rstrip(".")
-        text += f"  {name:{width}}  {about}\n"
+        lines = _wrapped(f"  {name:{width}}  {about}", columns - 2, " " * (width + 4))
+        text += "\n".join(lines) + "\n"
     return f"{text}\nmore: {program} COMMAND --help"

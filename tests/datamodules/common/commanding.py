@@ -1,6 +1,14 @@
 """Prints the numbers it is given.
 
 Each on a line of its own.
+
+example:
+  program print 1 2 3 a/path/that-is-long/and-must-not-be-broken/whatever-the-width-of-the-terminal
+
+They are numbers from mathematics, and so there are many of them, more than there are computers.
+
+* whole: one that is not broken into parts, such as the numbers that people count with,
+  and zero.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,20 @@ def test_help_has_the_docstrings_the_choices_and_the_defaults(capsys):
         "Columns. (default: 80)",
     ):
         assert text in out
+
+
+def test_help_is_as_wide_as_the_terminal_but_never_breaks_a_command(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        options("--help")
+    lines = capsys.readouterr().out.splitlines()
+    path = "a/path/that-is-long/and-must-not-be-broken/whatever-the-width-of-the-terminal"
+    example = f"  program print 1 2 3 {path}"
+    assert example in lines
+    assert max(len(line) for line in lines if line != example) <= 80
+    assert "They are numbers from mathematics, and so there are many of them, more than" in lines
+    (item,) = (at for at, line in enumerate(lines) if line.startswith("* whole: one"))
+    assert re.fullmatch(r"  \w.* and zero\.", lines[item + 1])
 
 
 @pytest.mark.parametrize(
