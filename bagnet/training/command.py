@@ -7,7 +7,6 @@ takes seconds.
 from __future__ import annotations
 
 import atexit
-import errno
 import gc
 import re
 import shlex
@@ -18,10 +17,8 @@ from contextlib import contextmanager
 
 from bagnet.run import ranks, signals
 from bagnet.training.flags import CommandLine, expand, program, short_help, wants_short_help
+from datamodules.common.errors import REMEDIES, explain, reader_left
 from datamodules.common.forkserver import forkserver_context
-
-ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
-"""File system errors that the user can fix: full, file too large, not writable."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if wants_short_help(words):
-        print(short_help())
+        try:
+            print(short_help(), flush=True)
+        except BrokenPipeError:
+            return reader_left()
         return 0
     try:
         command = expand(words)
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_for_user(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        message = explain(error) if isinstance(error, OSError) else error
+        print(f"error: {message}", file=sys.stderr)
         return 2
     return 0
 
@@ -99,7 +100,7 @@ def _stopped(stop: signals.Stopped, words: list[str]) -> int:
 
 def _is_for_user(error: Exception) -> bool:
     """Whether the message alone helps: our ValueErrors, Lightning's, and a full disk."""
-    if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
+    if isinstance(error, OSError) and error.errno in REMEDIES:
         return True
     if type(error).__name__ == "MisconfigurationException":
         return True
