@@ -165,6 +165,7 @@ def test_flags_win_over_configs_and_a_second_run_never_overwrites_the_first(shar
         (["--data.batch_size", "400"], "150 training samples"),
         (["--model.name", "bagnet10"], "no model 'bagnet10'.*bagnet33"),
         (["--model.weights", "nothing.pth"], "no checkpoint nothing.pth"),
+        (["--model.learning_rate", "-1"], "learning_rate is -1, but must be at least 0"),
         (["--compile", "--trainer.sync_batchnorm", "true"], "--compile does not work with"),
     ],
 )

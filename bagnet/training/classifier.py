@@ -23,6 +23,19 @@ from bagnet.training.optim import (
     sgd,
 )
 from datamodules.common.batch import UNREADABLE, Batch
+from datamodules.common.ranges import require_range
+
+RANGES = {
+    "num_classes": (1,),
+    "width": (1,),
+    "learning_rate": (0,),
+    "momentum": (0, 1),
+    "weight_decay": (0,),
+    "warmup_epochs": (0,),
+    "decay_every": (1,),
+    "batch_size": (1,),
+}
+"""The least and the largest value of settings."""
 
 
 class BagNetClassifier(LightningModule):
@@ -41,7 +54,7 @@ class BagNetClassifier(LightningModule):
         weight_decay: Weight decay of SGD.
         decay_norm: Whether biases and normalisation layers are decayed too, as in the paper.
         schedule: "step" divides the learning rate by ten every decay_every epochs, "cosine" lets it
-            fall to zero.
+            fall to zero at the end of the training (max_epochs or max_steps).
         warmup_epochs: Epochs over which the learning rate rises linearly from zero.
         decay_every: Epochs between two steps of the "step" schedule.
         batch_size: The global batch, which scales the learning rate; train.py takes it from the
@@ -50,6 +63,9 @@ class BagNetClassifier(LightningModule):
         compile: Whether to compile the network, including the normalisation of the pixels, or the
             mode of torch.compile: "reduce-overhead" adds CUDA graphs, "max-autotune" also searches
             for the fastest kernels, for many minutes.
+
+    Raises:
+        ValueError: A number is out of its range, or the weights do not fit the network.
 
     Attributes:
         latest_loss: Loss of the latest training batch; unset before the first one.
@@ -81,6 +97,8 @@ class BagNetClassifier(LightningModule):
         super().__init__()
         # Only for the checkpoint: the command line gives the loggers the whole configuration.
         self.save_hyperparameters(ignore=["weights", "compile"], logger=False)
+        for setting, limits in RANGES.items():
+            require_range(setting, self.hparams[setting], *limits)
         self.model = (
             build_model(name, num_classes=num_classes, width=width)
             if weights is None
@@ -176,6 +194,14 @@ class BagNetClassifier(LightningModule):
         return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 
     @property
+    def epochs(self) -> float:
+        """Length of the training, by the first limit that it reaches; infinite if it has none."""
+        trainer = self.trainer
+        by_steps = trainer.max_steps / self.steps_per_epoch if trainer.max_steps >= 0 else math.inf
+        by_epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
+        return min(by_steps, by_epochs if by_epochs >= 0 else math.inf)
+
+    @property
     def global_batch(self) -> int:
         """Images per optimizer step, over all ranks and accumulated batches."""
         return int(self.hparams["batch_size"]) * self.trainer.accumulate_grad_batches
@@ -196,13 +222,25 @@ class BagNetClassifier(LightningModule):
         scaled = scaled_learning_rate(rate, batch)
         self.print(f"learning rate {scaled:.6g} = {rate:g} x global batch {batch} / 256")
 
+    def on_train_start(self) -> None:
+        """Refuse a schedule that needs to know the end of a training that has no limit.
+
+        Raises:
+            ValueError: Neither epochs nor steps are limited.
+        """
+        if self.hparams["schedule"] == "cosine" and math.isinf(self.epochs):
+            raise ValueError(
+                'the schedule "cosine" reaches zero where the training ends, but this one has no '
+                "limit; set --trainer.max_epochs or --trainer.max_steps"
+            )
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set this step's learning rate, a function of the step alone: resuming needs no state."""
         trainer, hparams = self.trainer, self.hparams
         factor = learning_rate_factor(
             trainer.global_step / self.steps_per_epoch,
             schedule=hparams["schedule"],
-            max_epochs=trainer.max_epochs or 1,
+            epochs=self.epochs,
             warmup_epochs=hparams["warmup_epochs"],
             decay_every=hparams["decay_every"],
         )

@@ -21,6 +21,8 @@ from bagnet.run.wandb import ResumableWandbLogger
 from bagnet.training.aggregations import Aggregations
 from bagnet.training.evidence_logger import EvidenceLogger
 from bagnet.training.flags import CommandLine, program
+from bagnet.training.forward import check_compile
+from bagnet.training.sync_debug import SyncDebug
 from bagnet.training.throughput import Throughput
 from bagnet.training.trainer import (
     TRAINER_DEFAULTS,
@@ -116,7 +118,12 @@ class BagNetCLI(LightningCLI):
         return self.config_init[self.command.arguments[0]]
 
     def before_instantiate_classes(self) -> None:
-        if self.fitting:  # fail before anything is built
+        # Fail before anything is built.
+        config = self.config[self.command.arguments[0]]
+        trainer = config["trainer"]
+        accumulated = trainer["accumulate_grad_batches"]
+        check_compile(config["model"]["compile"], trainer["sync_batchnorm"], accumulated)
+        if self.fitting:
             run, resume = self.command.run, self.command.resume
             if resume is None:
                 # Only rank 0 checks: the others may start after it has already filled the folder.
@@ -149,7 +156,7 @@ class BagNetCLI(LightningCLI):
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
         every = trainer["log_every_n_steps"] or 50  # Lightning's own default
-        callbacks: list[Callback] = list(trainer["callbacks"] or [])
+        callbacks: list[Callback] = [*SyncDebug.wanted(), *(trainer["callbacks"] or [])]
         self.aggregations = Aggregations(self.settings["aggregations"])
         if self.aggregations.by_name:
             callbacks.append(self.aggregations)

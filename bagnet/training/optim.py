@@ -52,7 +52,7 @@ def learning_rate_factor(
     epoch: float,
     *,
     schedule: Schedule,
-    max_epochs: float,
+    epochs: float,
     warmup_epochs: float,
     decay_every: int,
 ) -> float:
@@ -61,9 +61,9 @@ def learning_rate_factor(
     Args:
         epoch: Optimizer steps done, in epochs: 1.5 is the middle of the second one.
         schedule: `"step"` divides by ten every `decay_every` epochs (the paper's recipe).
-            `"cosine"` falls from the end of the warm-up to zero at `max_epochs` (Loshchilov &
-            Hutter 2017).
-        max_epochs: Where the cosine ends.
+            `"cosine"` falls from the end of the warm-up to zero at the end of the training
+            (Loshchilov & Hutter 2017).
+        epochs: Length of the training.
         warmup_epochs: Length of the linear rise from zero.
         decay_every: Epochs between two steps.
     """
@@ -71,7 +71,7 @@ def learning_rate_factor(
         return epoch / warmup_epochs
     if schedule == "step":
         return 0.1 ** (int(epoch) // decay_every)
-    progress = (epoch - warmup_epochs) / max(max_epochs - warmup_epochs, 1e-9)
+    progress = (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9)
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 

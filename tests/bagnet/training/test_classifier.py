@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -55,10 +57,51 @@ def test_the_optimizer_gets_the_schedule_step_by_step_with_accumulation():
     trainer = quiet_trainer(max_epochs=3, accumulate_grad_batches=2, callbacks=[rates])
     trainer.fit(module, loader(4, 4, 4, 4))
     expected = [
-        0.1 * learning_rate_factor(step / 2, max_epochs=3, decay_every=30, **settings)
+        0.1 * learning_rate_factor(step / 2, epochs=3, decay_every=30, **settings)
         for step in range(6)
     ]  # 128 x 2 images a step: the rate for 256
     assert rates.seen == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("limits", "epochs"),
+    [
+        ({"max_epochs": 3}, 3),
+        ({"max_epochs": -1, "max_steps": 5}, 2.5),
+        ({"max_epochs": 3, "max_steps": 4}, 2),
+        ({"max_epochs": 1, "max_steps": 4}, 1),
+    ],
+)
+def test_the_cosine_ends_where_the_training_does(limits, epochs):
+    rates = Rates()
+    module = classifier(learning_rate=256.0, batch_size=1, schedule="cosine")
+    quiet_trainer(callbacks=[rates], **limits).fit(module, loader(4, 4))
+    steps = len(rates.seen)
+    assert steps == 2 * epochs
+    assert rates.seen == pytest.approx(
+        [(1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps)]
+    )
+
+
+def test_a_cosine_without_an_end_is_refused():
+    with pytest.raises(ValueError, match="has no limit; set --trainer.max_epochs"):
+        quiet_trainer(max_epochs=-1).fit(classifier(schedule="cosine"), loader(4))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "wanted"),
+    [
+        ("learning_rate", -1.0, "is -1, but must be at least 0"),
+        ("learning_rate", math.inf, "is inf"),
+        ("weight_decay", math.nan, "is nan"),
+        ("momentum", 1.1, "from 0 to 1"),
+        ("decay_every", 0, "at least 1"),
+        ("width", 0, "at least 1"),
+    ],
+)
+def test_an_impossible_number_is_refused(setting, value, wanted):
+    with pytest.raises(ValueError, match=f"^{setting} .*{wanted}"):
+        BagNetClassifier("bagnet9", **{setting: value})
 
 
 def test_training_lowers_the_loss():

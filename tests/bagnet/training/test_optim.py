@@ -16,7 +16,7 @@ def test_learning_rate_scales_linearly_with_the_global_batch():
 
 
 def factors(epochs: list[float], **settings: object) -> list[float]:
-    defaults = {"schedule": "step", "max_epochs": 90, "warmup_epochs": 0, "decay_every": 30}
+    defaults = {"schedule": "step", "epochs": 90, "warmup_epochs": 0, "decay_every": 30}
     return [learning_rate_factor(epoch, **{**defaults, **settings}) for epoch in epochs]
 
 
