@@ -21,13 +21,13 @@ class ClassificationMetrics(Metric):
     """
 
     full_state_update = False
-    sums: Tensor
+    totals: Tensor
     below: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         # Loss, top-1, top-5, and the number of samples.
-        self.add_state("sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("totals", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
         # The rank of a sample's label is below the first number if top-1 is right, below the second
         # if top-5 is, and always below the third, which counts samples.
         below = torch.tensor([[1], [5], [torch.iinfo(torch.int64).max]])
@@ -44,10 +44,10 @@ class ClassificationMetrics(Metric):
         losses = F.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="none")
         rank = rank_of_label(logits, labels.clamp(min=0))
         is_below = rank < self.below * (labels != UNREADABLE)  # never, if unreadable
-        self.sums += torch.cat([losses[None], is_below]).sum(dim=1, dtype=torch.float64)
+        self.totals += torch.cat([losses[None], is_below]).sum(dim=1, dtype=torch.float64)
 
     def compute(self) -> dict[str, Tensor]:
-        return dict(zip(NAMES, self.sums[:3] / self.sums[3], strict=True))
+        return dict(zip(NAMES, self.totals[:3] / self.totals[3], strict=True))
 
 
 def rank_of_label(logits: Tensor, labels: Tensor) -> Tensor:
