@@ -155,7 +155,7 @@ def _parse_header(line: bytes, name: str) -> dict[str, Any]:
             and header["global_batch"] * header["accumulate"] <= header["num_samples"]
             and set(FACTS) <= set(header)
         )
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return {}
     return header if sound else {}
 
@@ -166,7 +166,7 @@ def _parse_record(line: bytes, header: dict[str, Any]) -> Record | None:
         position = fields["epoch"], fields["step"]
         ids = np.array(fields["ids"])
         unreadable = len(fields.get("unreadable", ()))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
     is_position = all(type(number) is int and 0 <= number < NEVER[0] for number in position)
     if not is_position or ids.ndim != 1 or ids.dtype != np.int64:  # an empty list is float64

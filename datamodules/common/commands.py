@@ -7,7 +7,6 @@ command runs, so `--help` answers at once.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import importlib
@@ -15,17 +14,17 @@ import importlib.util
 import re
 import shutil
 import sys
-import textwrap
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import docstring_parser
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser
 
 from datamodules.common.errors import explain, reader_left
 from datamodules.common.files import user_path
+from datamodules.common.help import HelpFormatter, metavar_of, wrapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +99,7 @@ def parse(program: str, command: Command, words: Sequence[str]) -> Any:
     parser = Parser(
         prog=program,
         description=docstring_of(command.module),
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     cls = command.options
@@ -122,7 +121,7 @@ def parse(program: str, command: Command, words: Sequence[str]) -> Any:
                 settings |= {"nargs": "*", "default": field.default_factory()}
             parser.add_argument(field.name, metavar=field.name.upper(), **settings)
             continue
-        metavar = _metavar(hint)
+        metavar = metavar_of(hint)
         if metavar is not None and len(metavar) > 40:
             settings["help"] = f"{settings['help']} Choose from {metavar[1:-1].replace(',', ', ')}."
             metavar = field.name.upper()
@@ -161,7 +160,11 @@ def one_line(message: str) -> str:
     reason = (reasons or lines[1:] or lines)[0].removeprefix("- ").split(". Got value")[0]
     reason = reason.removeprefix(f'Parser key "{key[1]}": ')
     given = next((f" {text}" for text in value.groups() if text), "") if value else ""
-    return f"--{key[1]}{given}: {_in_words(reason.rstrip('.'))}"
+    text = _in_words(reason.rstrip("."))
+    words = re.search(r"Expected a typing.Literal\[(.*)\]", message)
+    if words and words[0] not in reason:  # beside a number
+        text += f", or {words[1]}".replace("'", "")
+    return f"--{key[1]}{given}: {text}"
 
 
 def _in_words(reason: str) -> str:
@@ -183,53 +186,6 @@ def docstring_of(module: str) -> str:
     spec = importlib.util.find_spec(module)
     assert spec, f"no module {module}"
     return ast.get_docstring(ast.parse(Path(spec.origin or "").read_text(encoding="utf-8"))) or ""
-
-
-def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    """Lines of at most this width, unless a word is longer: no path or flag is broken."""
-    return textwrap.wrap(
-        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-
-
-class _HelpFormatter(DefaultHelpFormatter):
-    """Wraps paragraphs and keeps examples; adds defaults, but no names of Python types."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        """Wrap a docstring, but for its lines that are indented, as commands and tables are."""
-        lines: list[str] = []
-        paragraph = ""
-        for line in [*text.splitlines(), ""]:
-            is_item = paragraph.startswith("* ")
-            if not line or line.startswith("* ") or (line.startswith(" ") and not is_item):
-                lines += _wrapped(paragraph, width, "  " if is_item else "")
-                paragraph = ""
-            if not line or (line.startswith(" ") and not is_item):
-                lines.append(line)
-            else:
-                paragraph = f"{paragraph} {line.strip()}".strip()
-        return "\n".join(lines)
-
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return _wrapped(text, width)
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        nothing = (None, False, argparse.SUPPRESS)
-        if action.default == [] or any(action.default is each for each in nothing):
-            return text
-        return f"{text} (default: %(default)s)"
-
-
-def _metavar(hint: Any) -> str | None:
-    """A short word for the value of a flag in its help; None for the flag's name."""
-    hints = [part for part in (hint, *typing.get_args(hint)) if part is not type(None)]
-    for part in hints:
-        if typing.get_origin(part) is typing.Literal:
-            return f"{{{','.join(str(value) for value in typing.get_args(part))}}}"
-    words = {bool: "{true,false}", int: "N", float: "X", Path: "PATH"}
-    kinds = [part for part in hints if isinstance(part, type)]
-    return next((words[k] for part in kinds for k in words if issubclass(part, k)), None)
 
 
 def _with_values(words: Sequence[str], switches: set[str]) -> Iterator[str]:
@@ -262,6 +218,6 @@ def _list_of(program: str, commands: Mapping[str, Command]) -> str:
     text = f"usage: {program} COMMAND ...\n\n"
     for name, command in commands.items():
         about = docstring_of(command.module).splitlines()[0].rstrip(".")
-        lines = _wrapped(f"  {name:{width}}  {about}", columns - 2, " " * (width + 4))
+        lines = wrapped(f"  {name:{width}}  {about}", columns - 2, " " * (width + 4))
         text += "\n".join(lines) + "\n"
     return f"{text}\nmore: {program} COMMAND --help"

@@ -21,6 +21,7 @@ be checked against the truth.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -108,7 +109,8 @@ def _is_done(folder: Path, wanted: dict[str, int]) -> bool:
         return False
     found = None
     if (folder / PLANTED).is_file() and (folder / MANIFEST).is_file():
-        found = json.loads((folder / PLANTED).read_text(encoding="utf-8"))["parameters"]
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            found = json.loads((folder / PLANTED).read_text(encoding="utf-8"))["parameters"]
     if found != wanted:
         content = f"a demo set with {found}" if found else "something that is not a demo set"
         raise ValueError(

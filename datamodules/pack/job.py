@@ -63,13 +63,15 @@ class Job:
         folder = self.folder
         try:
             record = json.loads((folder / JOB).read_text(encoding="utf-8"))
+            if not isinstance(record, dict):
+                raise ValueError("it holds no facts")
         except FileNotFoundError:
             if any((folder / name).exists() for name in (MANIFEST, INDEX, shard_name(0))):
                 raise ValueError(
                     f"{folder} already has shards that pack did not write; choose another OUT"
                 ) from None
             return
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{folder / JOB} is damaged ({error}); delete {folder}") from None
         if record != self._record:
             raise ValueError(
@@ -83,7 +85,7 @@ class Job:
             return None
         manifest, path = Manifest.load(self.folder), self.folder / SKIPPED
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        skipped = tuple((name, reason) for name, reason in (line.split("\t") for line in lines))
+        skipped = tuple((name, reason) for name, _, reason in (x.partition("\t") for x in lines))
         return Packed(manifest, skipped, 0, len(manifest.shards), 0.0)
 
     def run(self, pool: Pool, progress: Callable[[int], Any]) -> Packed:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import webdataset as wds
 from PIL import Image
@@ -118,6 +119,18 @@ def test_shards_of_others_are_not_overwritten(tree, tmp_path, capsys):
     assert content(tmp_path) == {"train/shard-000000.tar": b"precious"}
 
 
+@pytest.mark.parametrize("text", ["[1]", "{", "[" * 100_000])
+def test_a_damaged_record_of_the_job_is_one_clear_error(tree, tmp_path, capsys, text):
+    write(tmp_path / "train/pack.json", text.encode())
+    assert "train/pack.json is damaged (" in refused(capsys, tree, tmp_path)
+
+
+def test_an_output_that_is_a_file_is_one_clear_error(tree, tmp_path, capsys):
+    file = write(tmp_path / "out", b"")
+    error = refused(capsys, tree, file)
+    assert error == f"error: {file}: is a file, and not a folder; give a folder, or move it away\n"
+
+
 def test_a_full_disk_is_one_message_and_no_half_file(tree, tmp_path, capsys):
     """A limit on the size of files stands for the disk: writing fails in the middle of a shard."""
     command = (
@@ -173,6 +186,27 @@ def test_every_kind_of_image_is_packed_as_an_rgb_jpeg(tmp_path):
         decoded = Image.open(io.BytesIO(data))
         side = 20 if key.split("_")[1] in ("cmyk", "grey", "png") else 8
         assert (decoded.format, decoded.mode, decoded.size) == ("JPEG", "RGB", (side, side))
+
+
+def test_what_is_encoded_again_is_said_and_without_loss_it_stays_as_it_is(tmp_path, capsys):
+    tree = make_tree(tmp_path / "tree", 2, 0, classes=("n01",))
+    write(tree / "train/n01/x.png", image(7, "PNG"))
+    write(tree / "train/n01/y.gif", image(8, "GIF"))
+    assert pack(tree, tmp_path / "out") == 0
+    note = "  encoded 2 images again, as JPEGs of quality 90; --quality lossless makes PNGs\n"
+    assert note in capsys.readouterr().out
+    assert pack(tree, tmp_path / "png", "--quality", "lossless") == 0
+    assert "  encoded 1 images again, as PNGs\n" in capsys.readouterr().out
+    packed = images(tmp_path / "png/train")
+    assert packed["n01_x"][0] == image(7, "PNG")
+    assert packed["n01_0"][0] == image(0)
+    gif = np.asarray(Image.open(io.BytesIO(image(8, "GIF"))).convert("RGB"))
+    assert (np.asarray(Image.open(io.BytesIO(packed["n01_y"][0]))) == gif).all()
+    shard = str(tmp_path / "png/train/shard-000000.tar")
+    names = {s["__key__"]: set(s) for s in wds.WebDataset(shard, shardshuffle=False)}
+    assert {key for key, fields in names.items() if "png" in fields} == {"n01_x", "n01_y"}
+    assert builders.pack("verify", tmp_path / "png") == 0
+    assert "other options (--quality" in refused(capsys, tree, tmp_path / "png")
 
 
 def test_keys_are_safe_unique_and_tell_the_file(tmp_path):
@@ -237,5 +271,5 @@ def test_a_tree_that_makes_no_sense_is_one_clear_error(tmp_path, capsys, damage,
 def test_a_quality_that_jpeg_does_not_have_is_refused(capsys):
     with pytest.raises(SystemExit):
         pack("a", "b", "--quality", 96)
-    message = "error: --quality 96: it must be at least 1 and at most 95"
+    message = "error: --quality 96: it must be at least 1 and at most 95, or lossless"
     assert capsys.readouterr().err.startswith(message)
