@@ -11,12 +11,12 @@ class DataOptions:
     """What the network sees of an image, as in validation.
 
     Args:
-        image_size: Side of the centre crop, in pixels.
-        resize_size: Shorter side before the crop, in pixels.
+        image_size: Side of the centre crop, in pixels; by default that of the run, or 224.
+        resize_size: Shorter side before the crop, in pixels; by default that of the run, or 256.
     """
 
-    image_size: int = 224
-    resize_size: int = 256
+    image_size: int | None = None
+    resize_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,19 @@ class ReportOptions:
 
     Args:
         images: Folder of images or of class folders with images, or one image.
-        checkpoint: Checkpoint or weights of a BagNet.
+        checkpoint: Checkpoint or weights of a BagNet, or the name or folder of a run.
+        name: Name of a run, instead of --checkpoint.
         out: The file to write.
         classes: The data's manifest.json; or a text with a line `name` or `id<TAB>name` for each
-            class, in the order of the network's outputs.
+            class, in the order of the network's outputs. By default, the classes of the run's data.
         whole: Show whole images: resize them without the crop.
         data: What the network sees of an image.
         model: The network.
     """
 
     images: Path
-    checkpoint: Path
+    checkpoint: Path | None = None
+    name: str | None = None
     out: Path = Path("report.html")
     classes: Path | None = None
     whole: bool = False

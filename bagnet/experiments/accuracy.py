@@ -4,13 +4,13 @@ The paper (under "accuracy and runtime") gives the top-5 accuracy of BagNets on 
 images of ImageNet: 87.6% with patches of 33 px, 80.5% with 17, about 70% with 9. A BagNet runs at
 155 images/s, where ResNet-50 runs at 570.
 
-The paper does not specify the preprocessing. Here the shorter side is resized to 256 px and the
-central 224x224 are kept (--data.resize_size, --data.image_size), as in the training recipe. All is
-in float32 without TF32, which costs the authors' BagNet-33 2.5 points of top-1. The paper does not
-say how speed was measured, either. Here the networks take turns in one process on batches of
---data.batch_size images that are already on the device. Intervals are 95%
-(Wilson), over the images. The receptive field is that of an entry of the last map; only a BagNet
-decides by such entries alone.
+The paper does not specify the preprocessing. Here the shorter side is resized to --data.resize_size
+and the central square of --data.image_size is kept, as in the validation of the network's run (256
+and 224 px for the recipe on ImageNet). All is in float32 without TF32, which costs the authors'
+BagNet-33 2.5 points of top-1. The paper does not say how speed was measured, either. Here the
+networks take turns in one process on batches of --data.batch_size images that are already on the
+device. Intervals are 95% (Wilson), over the images. The receptive field is that of an entry of the
+last map; only a BagNet decides by such entries alone.
 
 Writes to OUT/accuracy: table, figure, LABEL.parquet (predicted class; rank of the true class, 0 is
 right; probabilities of both), and networks.json (what does not depend on the images).
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from bagnet.experiments.measuring.colours import network_colours
 from bagnet.experiments.measuring.figures import bar_figure
 from bagnet.experiments.measuring.measure import measure
-from bagnet.experiments.measuring.models import parse_models
+from bagnet.experiments.measuring.models import parse_models, sizes_of
 from bagnet.experiments.measuring.networks import facts
 from bagnet.experiments.measuring.parts import is_imagenet, record_of
 from bagnet.experiments.measuring.results import write_results
@@ -128,7 +128,8 @@ def _networks(
         device = torch.device("cuda:0" if on_gpu else "cpu")
         classes = len(record_of(next(iter(tables.values())).schema)["class_names"])
         files = parse_models(options.models)
+        size = sizes_of(options).image_size
         models = {file.label: file.load(device, classes) for file in files}
-        known |= facts(models, options.data.image_size, options.data.batch_size, device)
+        known |= facts(models, size, options.data.batch_size, device)
         write_text(json.dumps(known, indent=1) + "\n", path)
     return known

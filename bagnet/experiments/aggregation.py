@@ -153,9 +153,9 @@ def threshold_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         thresholds = [float(row["parameter"]) for row in own["clamp"]]
         own["mean"] *= len(thresholds)  # it has none, and is a constant
         curves = panels[label] = {}
-        for k, line in (("top1", "-"), ("top5", "--")):
+        for k, top, line in (("top1", "top-1", "-"), ("top5", "top-5", "--")):
             for name, colour in COLOURS.items():
                 value, *band = 100 * np.array([astuple(row[k]) for row in own[name]]).T
                 style = {"color": colour, "linestyle": line}
-                curves[f"{name}, {k}"] = Curve(thresholds, value, np.array(band), style)
+                curves[f"{name}, {top}"] = Curve(thresholds, value, np.array(band), style)
     return panel_figure(panels, "threshold (logits)", "accuracy, %")

@@ -47,6 +47,7 @@ from bagnet.experiments.measuring.colours import network_colours
 from bagnet.experiments.measuring.figures import line_figure
 from bagnet.experiments.measuring.masking import draw_pairs, every_second, replace, target_logits
 from bagnet.experiments.measuring.measure import measure
+from bagnet.experiments.measuring.models import sizes_of
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import FEWEST, bootstrap, pearson
 from bagnet.experiments.options import Fill, InteractionsOptions
@@ -71,7 +72,7 @@ GAPS = (0, 4, 8, 16, 24, 32, 48, 64, 96, 128)  # px
 
 def run(options: InteractionsOptions) -> None:
     """Measure what is missing, and draw all results."""
-    size = options.data.image_size
+    size = sizes_of(options).image_size
     sides = options.sides or [side for side in SIDES if 3 * side <= size]
     gaps = options.gaps or [gap for gap in GAPS if 2 * options.pair_side + gap <= size]
     measurement = Interactions(

@@ -24,15 +24,16 @@ class DataOptions:
         root: Folder of packed data; its validation split is used.
         batch_size: Images at once.
         workers: Processes that decode, for each process that measures; 0 decodes in that process.
-        image_size: Side of the centre crop, in pixels.
-        resize_size: Shorter side before the crop, in pixels.
+        image_size: Side of the centre crop, in pixels; by default that of the models' runs, or 224.
+        resize_size: Shorter side before the crop, in pixels; by default that of the models' runs,
+            or 256.
     """
 
     root: str | None = None
     batch_size: PositiveInt = 64
     workers: NonNegativeInt = field(default_factory=default_workers)
-    image_size: PositiveInt = 224
-    resize_size: PositiveInt = 256
+    image_size: PositiveInt | None = None
+    resize_size: PositiveInt | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,10 @@ class MeasureOptions:
     """What every experiment that measures images takes, and all that `accuracy` takes.
 
     Args:
-        models: Weights to measure, as LABEL=FILE. LABEL is the network's name (such as bagnet33),
-            or anything for a checkpoint of ours, which knows its name. Without --models, the
-            results in --out are drawn again.
+        models: Networks to measure: runs, by name or folder, or LABEL=FILE with the file or the run
+            of a network. LABEL is the network's name (such as bagnet33), or anything for a
+            checkpoint of ours, which knows its name. Without --models, the results in --out are
+            drawn again.
         data: The images.
         out: Folder of all results; each experiment has its own folder in it.
         limit: Measure so many images, spread over the split; by default all.

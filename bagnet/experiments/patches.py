@@ -16,7 +16,7 @@ pixels from the data: without --data.root, only the tables are drawn again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -198,10 +198,11 @@ def _pixels(batches: Batches, sample_id: int) -> np.ndarray:
 
 
 def _open(options: PatchesOptions, table: pa.Table) -> ImageNetDataModule:
-    data = open_data(options)
     record = record_of(table.schema)
-    sizes = {"image_size": options.data.image_size, "resize_size": options.data.resize_size}
-    for name, value in {"data": data.val_manifest.digest, **sizes}.items():
+    measured = {"image_size": record["image_size"], "resize_size": record["resize_size"]}
+    given = {name: getattr(options.data, name) or size for name, size in measured.items()}
+    data = open_data(replace(options, data=replace(options.data, **given)))
+    for name, value in {"data": data.val_manifest.digest, **given}.items():
         if record[name] != value:
             raise ValueError(
                 f"the results were measured with {name} {record[name]}, and these images have "

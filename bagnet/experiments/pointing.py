@@ -84,9 +84,8 @@ def run(options: MeasureOptions) -> None:
 
 def _at_size(data: DataOptions, size: int) -> DataOptions:
     """The options for images of this size, unless they ask for another."""
-    defaults = DataOptions()
     given = (data.image_size, data.resize_size)
-    if given not in ((defaults.image_size, defaults.resize_size), (size, size)):
+    if given not in ((None, None), (size, size)):
         raise ValueError(
             f"--data.image_size {data.image_size} --data.resize_size {data.resize_size}: the "
             f"planted boxes hold at {size} px only; leave both out"

@@ -56,7 +56,8 @@ def run(options: ReportOptions) -> None:
         for folder in folders
     }
     contents = "".join(
-        f'<li><a href="#{name}">{name}</a> {escape(_title(name))}</li>\n' for name in records
+        f'<li><a href="#{name}">{name}</a> <span>{escape(_title(name))}</span></li>\n'
+        for name in records
     )
     body = "".join(_section(folder, records[folder.name]) for folder in folders)
     path = options.out / "report.html"

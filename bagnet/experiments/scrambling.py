@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from bagnet.experiments.measuring.colours import network_colours
 from bagnet.experiments.measuring.figures import Colours, Rows, line_figure
 from bagnet.experiments.measuring.measure import measure, open_data
+from bagnet.experiments.measuring.models import sizes_of
 from bagnet.experiments.measuring.parts import is_imagenet, record_of
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import share
@@ -69,7 +70,7 @@ def run(options: ScramblingOptions) -> None:
     Raises:
         ValueError: The images cannot be cut into so many equal tiles.
     """
-    side = options.data.image_size
+    side = sizes_of(options).image_size
     divisors = [n for n in range(2, side + 1) if side % n == 0]
     tiles = options.tiles or [n for n in TILES if n in divisors] or TILES
     for count in tiles:

@@ -39,7 +39,7 @@ from bagnet.experiments.measuring.attribution import attribute, by_cell, check_m
 from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.masking import probabilities, probability_curves
 from bagnet.experiments.measuring.measure import measure
-from bagnet.experiments.measuring.models import ModelFile, parse_models
+from bagnet.experiments.measuring.models import ModelFile, parse_models, sizes_of
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import FEWEST, mean, mean_band
 from bagnet.experiments.options import METHODS, Fill, Method, Pooling, SensitivityOptions
@@ -94,7 +94,7 @@ def run(options: SensitivityOptions) -> None:
 
 def _counts(options: SensitivityOptions) -> tuple[int, ...]:
     """The numbers of cells to mask; by default, those of `COUNTS` that the image has."""
-    size = options.data.image_size
+    size = sizes_of(options).image_size
     cells = (-(-size // options.cell)) ** 2
     if max(options.counts, default=0) > cells:
         raise ValueError(

@@ -11,9 +11,9 @@ classes in sorted order, as `python -m datamodules.pack imagefolder` numbers the
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 
 from bagnet.evidence.maps import require_bagnet
 from bagnet.evidence.options import ReportOptions
@@ -21,6 +21,8 @@ from bagnet.evidence.report.html_file import write_report
 from bagnet.evidence.report.inputs import Classes, find_images, read_image
 from bagnet.evidence.report.votes import compute_votes
 from bagnet.model.weights import load_model
+from bagnet.run.trained import choose_sizes, class_list, data_settings, find_checkpoint
+from datamodules.common.progress import progress
 from datamodules.decoding.transforms import EvalTransform, WholeTransform
 from datamodules.pack.classes import read_class_list
 
@@ -28,29 +30,47 @@ from datamodules.pack.classes import read_class_list
 def run(options: ReportOptions) -> None:
     """Compute the votes on every image and write the report."""
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-    data = options.data
+    given = [each for each in (options.checkpoint, options.name) if each is not None]
+    if len(given) != 1:
+        raise ValueError("give the network: either --checkpoint FILE, or --name RUN")
+    checkpoint = find_checkpoint(given[0])
+    sizes = choose_sizes(options.data.image_size, options.data.resize_size, [checkpoint])
     transform: EvalTransform
     if options.whole:
-        transform, side = WholeTransform(data.resize_size), data.resize_size
+        transform, side = WholeTransform(sizes.resize_size), sizes.resize_size
     else:
-        transform, side = EvalTransform(data.image_size, data.resize_size), data.image_size
-    model = require_bagnet(load_model(options.checkpoint, options.model.name))
+        transform, side = EvalTransform(sizes.image_size, sizes.resize_size), sizes.image_size
+    model = require_bagnet(load_model(checkpoint, options.model.name))
     model.map_size(side, side)  # raises its error for images smaller than the patch
     if options.out.is_dir():
         raise ValueError(f"--out is the folder {options.out}: give a file, such as report.html")
     known = None
-    if options.classes:
-        ids, names = read_class_list(options.classes)
-        known = Classes(ids or names, names)
+    if file := options.classes or class_list(checkpoint):
+        ids, names = read_class_list(file)
+        if options.classes or len(names) == model.fc.out_features:
+            known = Classes(ids or names, names)
     sources, class_names, notes = find_images(options.images, model.fc.out_features, known)
-    # Read all images first, so that a damaged one at the end does not waste the work before it.
-    read = [(source, read_image(source.path, transform)) for source in sources]
-    images = [
-        compute_votes(model, pixels, source.name, source.label)
-        for source, pixels in track(read, "images", console=console, transient=True)
-    ]
-    write_report(options.out, images, class_names, model, options.checkpoint.name)
+    images = []
+    with progress(console, "images", len(sources)) as update:
+        for number, source in enumerate(sources, 1):
+            try:
+                pixels = read_image(source.path, transform)
+            except ValueError as error:
+                notes.append(f"{error} and is left out")
+            else:
+                images.append(compute_votes(model, pixels, source.name, source.label))
+            update(number)
+    if not images:
+        raise ValueError(f"no image can be read in {options.images}: {notes[-1]}")
+    seen = f"whole, with a shorter side of {side} px" if options.whole else str(sizes)
+    write_report(options.out, images, class_names, model, _title(checkpoint), seen)
     for note in notes:
         console.print(f"note: {note}", markup=False)
     size = options.out.stat().st_size / 1e6
     console.print(f"{len(images):,} images, {size:.1f} MB: {options.out}", markup=False)
+
+
+def _title(checkpoint: Path) -> str:
+    """What the page calls the network: the run and the file, or only the file."""
+    run = checkpoint.absolute().parent.parent.name if data_settings(checkpoint) else ""
+    return f"{run}, {checkpoint.name}" if run else checkpoint.name

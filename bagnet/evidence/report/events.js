@@ -87,7 +87,7 @@ const judged = data.images.filter((image) => image.true !== null).length;
 $("summary").textContent =
   `${data.checkpoint}: a BagNet that sees patches of ${data.patch}×${data.patch} pixels, ` +
   `one every ${data.stride}. ` +
-  `${data.images.length} images, ${data.names.length} classes` +
+  `${data.images.length} images (${data.seen}), ${data.names.length} classes` +
   (judged ? `; ${judged - wrong} of ${judged} right.` : "; true classes unknown.");
 $("filter").hidden = !wrong;
 document.body.dataset.view = "both";

@@ -35,13 +35,16 @@ def write_report(
     class_names: Sequence[str],
     model: BagNet,
     checkpoint: str,
+    seen: str,
 ) -> None:
     """Write the report on some images, at least one; missing folders are made.
 
-    The model tells the size and the stride of the patches. The name of its checkpoint is shown.
+    The model tells the size and the stride of the patches. The name of its checkpoint is shown, and
+    what it sees of an image.
     """
     data = {
         "checkpoint": checkpoint,
+        "seen": seen,
         "patch": model.receptive_field,
         "stride": model.stride,
         "names": list(class_names),

@@ -60,9 +60,7 @@ def read_image(path: Path, transform: Callable[[bytes], Tensor]) -> Tensor:
     try:
         return transform(path.read_bytes())
     except UnreadableImage as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}): repair or remove it"
-        ) from error
+        raise ValueError(f"{path} cannot be read as an image ({error})") from error
 
 
 def find_images(

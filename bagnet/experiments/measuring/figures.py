@@ -142,7 +142,7 @@ def panel_figure(
         ylabel: Title of the vertical axes, which begin at 0.
         columns: The most panels in a row.
     """
-    columns = min(columns, len(panels))
+    columns = 2 if len(panels) == 4 else min(columns, len(panels))  # full rows
     rows = -(-len(panels) // columns)
     size = (min(WIDTH, 1.2 + 3.8 * columns), 0.8 + 2.7 * rows)
     figure = Figure(figsize=size, facecolor="white", layout="constrained")

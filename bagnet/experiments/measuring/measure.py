@@ -22,7 +22,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from bagnet.experiments.measuring.models import ModelFile, parse_models
+from bagnet.experiments.measuring.models import ModelFile, parse_models, sizes_of
 from bagnet.experiments.measuring.parts import (
     PartFiles,
     read_file,
@@ -97,8 +97,9 @@ def open_data(options: MeasureOptions) -> ImageNetDataModule:
     data = options.data
     if data.root is None:
         raise ValueError("--models needs the data to measure on: add --data.root DIR")
+    sizes = sizes_of(options)
     return ImageNetDataModule(
-        data.root, workers=0, image_size=data.image_size, resize_size=data.resize_size
+        data.root, workers=0, image_size=sizes.image_size, resize_size=sizes.resize_size
     )
 
 
@@ -116,7 +117,7 @@ def _measure_missing(
     fewest: int,
 ) -> None:
     devices = _devices(options.gpus, options.processes)
-    data = open_data(options)
+    data, sizes = open_data(options), sizes_of(options)
     total = data.val_manifest.num_samples
     images = min(options.limit or total, total)
     if images < fewest:
@@ -131,8 +132,8 @@ def _measure_missing(
             "measurement": repr(measurement),
             "weights": sha256_of(model.path),
             "data": data.val_manifest.digest,
-            "image_size": options.data.image_size,
-            "resize_size": options.data.resize_size,
+            "image_size": sizes.image_size,
+            "resize_size": sizes.resize_size,
             "images": images,
             "class_names": list(data.class_names),
         }
@@ -145,7 +146,7 @@ def _measure_missing(
             # A wrong file should fail before hours are spent on the others.
             network = model.load(torch.device("cpu"), data.num_classes)
             if isinstance(network, BagNet):
-                network.map_size(options.data.image_size, options.data.image_size)
+                network.map_size(sizes.image_size, sizes.image_size)
             check(network)
     _check_comparable(folder, records)
     job = Job(measurement, data, options.data, parts, missing)

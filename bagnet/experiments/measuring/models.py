@@ -1,4 +1,4 @@
-"""The models that experiments measure, as the user names them: LABEL=FILE."""
+"""The models that experiments measure, as the user names them: LABEL=FILE, or a run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from bagnet.experiments.options import MeasureOptions
 from bagnet.model.registry import MODELS
 from bagnet.model.weights import load_model
+from bagnet.run.trained import Sizes, choose_sizes, find_checkpoint
 from datamodules.common.files import user_path
 
 Model = TypeVar("Model", bound="ModelFile")
@@ -31,17 +33,25 @@ class ModelFile:
 
     @classmethod
     def parse(cls: type[Model], text: str) -> Model:
-        """Read LABEL=FILE.
+        """Read LABEL=FILE, LABEL=RUN or RUN, where RUN is the name or the folder of a run.
 
         Raises:
-            ValueError: The text has another form, or the label cannot name a file.
+            ValueError: The text has another form, the label cannot name a file, or there is no such
+                file or run.
         """
-        label, _, path = text.partition("=")
+        label, separator, path = text.partition("=")
+        if not separator:
+            label, path = Path(text).name, text
         if not re.fullmatch(r"\w[\w.-]*", label) or not path:
             raise ValueError(
                 f"{text!r} is not LABEL=FILE, such as bagnet33=runs/bagnet33/checkpoints/best.ckpt"
             )
-        return cls(label, user_path(path))
+        if not separator and user_path(path).is_file():
+            raise ValueError(f"{text!r} has no label: give LABEL=FILE, such as bagnet33={text}")
+        try:
+            return cls(label, find_checkpoint(path))
+        except ValueError as error:
+            raise ValueError(f"--models {text}: {error}") from None
 
     @property
     def name(self) -> str | None:
@@ -69,13 +79,20 @@ def parse_models(words: Sequence[str]) -> list[ModelFile]:
     """Read --models.
 
     Raises:
-        ValueError: A word is not LABEL=FILE, a label occurs twice, or a file does not exist.
+        ValueError: As `ModelFile.parse`, or a label occurs twice.
     """
     models = [ModelFile.parse(word) for word in words]
     labels = [model.label for model in models]
     if len(set(labels)) < len(labels):
         raise ValueError(f"--models has a label twice ({', '.join(labels)}): each needs its own")
-    for model in models:
-        if not model.path.is_file():
-            raise ValueError(f"{model.path} for {model.label} does not exist: give a file")
     return models
+
+
+def sizes_of(options: MeasureOptions) -> Sizes:
+    """The sizes of the images: those of the options, or else of the models' runs.
+
+    Raises:
+        ValueError: As `parse_models`, or the runs have different sizes.
+    """
+    checkpoints = [model.path for model in parse_models(options.models)]
+    return choose_sizes(options.data.image_size, options.data.resize_size, checkpoints)

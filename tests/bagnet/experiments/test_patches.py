@@ -97,5 +97,5 @@ def test_bad_input_gets_one_message(out, shards, capsys):
     words = ["patches", "--out", str(out), "--data.workers", "0"]
     assert main([*words, "--classes", "cat"]) == 2
     assert "--classes cat: there is no such class" in capsys.readouterr().err
-    assert main([*words, "--data.root", str(shards)]) == 2
+    assert main([*words, "--data.root", str(shards), "--data.image_size", "33"]) == 2
     assert "image_size" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def show(chromium: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
 
     def run(*images: ImageVotes) -> Page:
         path = tmp_path / "report.html"
-        write_report(path, images, CLASSES[: len(images[0].logits)], MODEL, "x.ckpt")
+        write_report(path, images, CLASSES[: len(images[0].logits)], MODEL, "x.ckpt", "32 px")
         page.goto(path.as_uri())
         return page
 

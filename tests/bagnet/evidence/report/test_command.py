@@ -138,7 +138,7 @@ def test_fifty_images_of_a_thousand_classes_stay_below_20_mb(tmp_path):
     names = [f"a rather long name of class {number}" for number in range(1000)]
     sizes = []
     for count in (1, 2):
-        write_report(tmp_path / "report.html", [image] * count, names, MODEL, "x.ckpt")
+        write_report(tmp_path / "report.html", [image] * count, names, MODEL, "x.ckpt", "32 px")
         sizes.append((tmp_path / "report.html").stat().st_size)
     assert sizes[0] + 49 * (sizes[1] - sizes[0]) < 20e6
 
@@ -210,11 +210,42 @@ def test_the_content_decides_what_is_an_image_and_hidden_files_are_none(report, 
     assert "._a.png" not in written.said
 
 
-@pytest.mark.parametrize("name", ["cat/a.png", "dog/b.jpg"])
-def test_an_unreadable_image_is_named(report, images, name):
-    for content in ((images / name).read_bytes()[:2000], b"no image"):
-        (images / name).write_bytes(content)
-        assert f"{images / name} cannot be read" in report().error
+def test_unreadable_images_are_named_and_left_out(report, images, tmp_path):
+    whole = (images / "cat/a.png").read_bytes()
+    (images / "cat/a.png").write_bytes(whole[:2000])
+    written = report()
+    assert written.images("name") == ["dog/b.jpg"]
+    name = images / "cat/a.png"
+    assert f"note: {name} cannot be read as an image (" in written.said
+    assert "and is left out" in written.said
+    written.out.unlink()
+    (images / "dog/b.jpg").write_bytes((images / "dog/b.jpg").read_bytes()[:900])
+    assert f"no image can be read in {images}" in report().error
+
+
+def test_sizes_and_classes_come_from_the_run(checkpoint, images, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "runs" / "mine"
+    (run / "checkpoints").mkdir(parents=True)
+    checkpoint.rename(run / "checkpoints" / "last.ckpt")
+    manifest = tmp_path / "shards" / "val" / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    ids = ["n1", "n2", "n3"]
+    manifest.write_text(json.dumps({"classes": ids, "class_names": ["cat", "fox", "dog"]}))
+    settings = {"image_size": 25, "resize_size": 40, "root": str(tmp_path / "shards")}
+    (run / "config.yaml").write_text(json.dumps({"data": settings}))
+    monkeypatch.setenv("BAGNET_RUNS", str(tmp_path / "runs"))
+    out = tmp_path / "report.html"
+    for words in (("--name", "mine"), ("--checkpoint", str(run)), ("--checkpoint", "mine")):
+        result = main(["report", str(images), *words, "--out", str(out)])
+        written = Result(result, out, capsys.readouterr().err)
+        assert written.images("width") == [25, 25]
+        assert written.data["names"] == ["cat", "fox", "dog"]
+        assert written.images("true") == [0, 2]
+        assert written.data["seen"] == "25 px, cut from 40 px"
+        assert written.data["checkpoint"] == "mine, last.ckpt"
+    given = ["--data.image_size", "32", "--data.resize_size", "36"]
+    assert main(["report", str(images), "--name", "mine", "--out", str(out), *given]) == 0
+    assert Result(0, out, "").images("width") == [32, 32]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +256,8 @@ def test_an_unreadable_image_is_named(report, images, name):
         (("--data.image_size", "0"), "image_size is 0"),
         (("--data.image_size", "64"), "resize_size of at least 64"),
         (("--classes", "nowhere.txt"), "nowhere.txt: No such file or directory"),
-        (("--checkpoint", "nowhere.ckpt"), "there is no checkpoint"),
+        (("--checkpoint", "nowhere.ckpt"), "there is neither a file nowhere.ckpt nor a run"),
+        (("--name", "demo"), "either --checkpoint FILE, or --name RUN"),
         (("--out", "."), "--out is the folder"),
     ],
 )

@@ -184,11 +184,17 @@ def test_a_damaged_file_is_named(command, tmp_path):
     [
         (["--gpus", "99"], "--gpus 99: this machine has"),
         (["--models", "a=x.ckpt", "a=y.ckpt"], "has a label twice"),
-        (["--models", "a=nowhere.ckpt"], "nowhere.ckpt for a does not exist"),
+        (
+            ["--models", "a=nowhere.ckpt"],
+            "a=nowhere.ckpt: there is neither a file nowhere.ckpt nor",
+        ),
         (["--data.root", "nowhere"], "nowhere does not exist"),
     ],
 )
-def test_wrong_options_are_refused(command, more, message):
+def test_wrong_options_are_refused(command, more, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.ckpt", "y.ckpt"):
+        Path(name).touch()
     assert message in refused(command, *more)
 
 
@@ -197,7 +203,31 @@ def test_without_data_or_results_it_says_what_is_needed(command, tmp_path):
     assert "measure first (--models" in refused(["--out", str(tmp_path)])
 
 
-@pytest.mark.parametrize("text", ["bagnet9", "=file", "a/b=file", "bagnet9="])
+@pytest.mark.parametrize("text", ["", "=file", "a/b=file", "bagnet9="])
 def test_a_model_is_given_as_label_and_file(text):
     with pytest.raises(ValueError, match="is not LABEL=FILE"):
         ModelFile.parse(text)
+
+
+def test_a_run_can_be_measured_by_its_name_at_the_size_it_was_trained_at(
+    command, networks, tmp_path, monkeypatch
+):
+    for name, size in (("small", 32), ("large", 36)):
+        checkpoints = tmp_path / "runs" / name / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        shutil.copy(networks / "9.ckpt", checkpoints / "best.ckpt")
+        settings = f"data: {{image_size: {size}, resize_size: 40}}\n"
+        (checkpoints.parent / "config.yaml").write_text(settings)
+    monkeypatch.setenv("BAGNET_RUNS", str(tmp_path / "runs"))
+    place = command.index("--data.image_size")
+    words = [*command[:place], *command[place + 4 :]]  # without sizes
+    start = words.index("--models")
+    words[start : start + 3] = ["--models", "small", f"again={tmp_path / 'runs' / 'small'}"]
+    tables = measure(words, "--limit", "5")
+    assert list(tables) == ["again", "small"]
+    record = measuring.record_of(tables["small"].schema)
+    assert (record["image_size"], record["resize_size"]) == (32, 40)
+    words[start + 1] = "large"
+    assert "large/checkpoints/best.ckpt was trained for images of 36 px" in refused(words)
+    words[start + 1] = str(networks / "9.ckpt")
+    assert "has no label: give LABEL=FILE" in refused(words)
