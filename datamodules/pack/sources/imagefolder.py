@@ -7,8 +7,10 @@ examples:
   # smaller files: the shorter side has at most 256 pixels
   python -m datamodules.pack imagefolder imagenet/ packed/ --resize 256
 
-Makes packed/train and packed/val. After an interruption, the same command
-resumes.
+Makes packed/train and packed/val. RGB JPEGs keep their bytes, and all other
+images become JPEGs of quality 90 (see --quality). What is no image is left
+out and named, except for hidden files. After an interruption, the same
+command resumes.
 """
 
 from __future__ import annotations
