@@ -167,6 +167,7 @@ def test_flags_win_over_configs_and_a_second_run_never_overwrites_the_first(shar
         (["--model.weights", "nothing.pth"], "no checkpoint nothing.pth"),
         (["--model.learning_rate", "-1"], "learning_rate is -1, but must be at least 0"),
         (["--compile", "--trainer.sync_batchnorm", "true"], "--compile does not work with"),
+        (["--trainer.strategy", "ddp_spawn"], "strategy ddp_spawn: .*; choose auto, ddp or ddp_f"),
     ],
 )
 def test_a_mistake_gets_one_message_and_no_traceback(shards, capsys, flags, message):
