@@ -122,7 +122,7 @@ def _measure_missing(
     images = min(options.limit or total, total)
     if images < fewest:
         limit = f"--limit {images}" if images < total else f"{data.root} has {images} images"
-        raise ValueError(f"{limit}: the statistics of {folder.name} need at least {fewest} images")
+        raise ValueError(f"{limit}: the statistics need at least {fewest} images")
     ids = np.arange(images, dtype=np.int64) * total // images  # spread: shards may be sorted
     parts = slices(ids, part_size(images))
     records = {file.stem: read_record(file) for file in result_files(folder)}

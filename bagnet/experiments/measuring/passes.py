@@ -48,8 +48,8 @@ class Passes:
     def _count(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._entered += len(inputs[0])
         now = time.monotonic()
-        if self._per_image and now - self._last >= SECONDS:
-            done = min(self._entered / self._per_image, float(self._images))
-            if done > self._reported:
-                self._add(done - self._reported)
-                self._reported, self._last = done, now
+        if now - self._last >= SECONDS:
+            done = self._entered / self._per_image if self._per_image else 0.0
+            done = max(self._reported, min(done, float(self._images)))
+            self._add(done - self._reported)  # also if it is 0: a log shows that work goes on
+            self._reported, self._last = done, now
