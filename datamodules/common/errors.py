@@ -28,7 +28,8 @@ def explain(error: OSError) -> str:
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         file = next((each for each in (Path(path), *Path(path).parents) if each.is_file()), None)
         path, cause = (file, "is a file, and not a folder") if file else (path, cause)
-    remedy = REMEDIES.get(error.errno or 0)
+    # Ours may have a remedy already, after a semicolon.
+    remedy = "" if ";" in cause else REMEDIES.get(error.errno or 0, "")
     return f"{path}: " * bool(path) + cause + f"; {remedy}" * bool(remedy)
 
 

@@ -23,12 +23,19 @@ def check_consistency(manifest: Manifest) -> None:
         raise ValueError(f"{where} has an index of the wrong format; pack it again")
     if manifest.num_samples == 0:
         raise ValueError(f"{where} lists no samples; pack a folder with images")
+    texts = (*manifest.classes, *manifest.class_names)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{where} has a class that is no text; pack it again")
+    if len(set(manifest.classes)) < manifest.num_classes:
+        raise ValueError(f"{where} has two classes with one id; pack it again")
     if len(manifest.class_names) != manifest.num_classes:
         raise ValueError(
             f"{where} has {len(manifest.class_names)} class names for {manifest.num_classes} "
             "classes"
         )
     total = sum(manifest.counts.tolist())  # in Python, because that cannot overflow
+    if (manifest.shards.bytes < 0).any():
+        raise ValueError(f"{where} has a shard of less than 0 bytes; pack it again")
     if total != manifest.num_samples or (manifest.counts < 0).any():
         raise ValueError(
             f"{where} counts {total} samples in its shards but its index has "

@@ -43,3 +43,5 @@ def test_other_errors_have_the_path_the_cause_and_a_remedy(number, remedy):
     error = OSError(number, os.strerror(number), "/data/x")
     assert explain(error) == f"/data/x: {os.strerror(number)}{remedy}"
     assert explain(OSError("no number")) == "no number"
+    own = OSError(number, "cannot record this; train without it", "/data/x")
+    assert explain(own) == "/data/x: cannot record this; train without it"
