@@ -12,7 +12,6 @@ import numpy as np
 from datamodules.common.forkserver import become_worker, forkserver_context
 from datamodules.plan import Ids, TrainPlan
 from datamodules.remote.cache import ShardCache
-from datamodules.remote.sources import SourceError
 from datamodules.shards.manifest import Manifest
 
 
@@ -78,5 +77,5 @@ def _fetch(
             location = manifest.location(shard)
             if cache.serves(location):
                 # The reader that needs it will get the same error, and report it.
-                with contextlib.suppress(SourceError, OSError):
+                with contextlib.suppress(ValueError, OSError):
                     cache.fetch(location, shard.bytes, shard.sha256)

@@ -127,8 +127,8 @@ def _check(found: Iterable[ImageFiles]) -> None:
         for identity, path in files.folders.items():
             if identity in owners:
                 raise ValueError(
-                    f"{path} and {owners[identity]} are links to one folder, so its images would "
-                    "have two labels; remove one of them"
+                    f"{path} and {owners[identity]} are one folder, so its images would have two "
+                    "labels; remove the link"
                 )
             owners[identity] = path
 

@@ -68,7 +68,7 @@ def test_links_are_followed_once_and_never_up(tmp_path):
 def test_a_folder_that_would_have_two_labels_is_refused(tmp_path, link, target):
     tree = make(tmp_path)
     (tree / link).symlink_to(target)
-    with pytest.raises(ValueError, match="links to one folder, so its images would have two"):
+    with pytest.raises(ValueError, match="are one folder, so its images would have two labels"):
         listed(tree)
 
 
