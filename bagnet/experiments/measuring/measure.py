@@ -150,7 +150,8 @@ def _measure_missing(
             check(network)
     _check_comparable(folder, records)
     job = Job(measurement, data, options.data, parts, missing)
-    run_job(f"{folder.name}: {len(unfinished)} models", job, devices)
+    count = len(unfinished)
+    run_job(f"{folder.name}: {count} {'model' if count == 1 else 'models'}", job, devices)
     for files in unfinished:
         files.join(len(parts))
 
