@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -209,8 +210,8 @@ def test_a_model_is_given_as_label_and_file(text):
         ModelFile.parse(text)
 
 
-def test_a_run_can_be_measured_by_its_name_at_the_size_it_was_trained_at(
-    command, networks, tmp_path, monkeypatch
+def test_a_run_can_be_measured_by_its_name_with_the_sizes_and_classes_of_its_training(
+    command, networks, shards, tmp_path, monkeypatch
 ):
     for name, size in (("small", 32), ("large", 36)):
         checkpoints = tmp_path / "runs" / name / "checkpoints"
@@ -227,6 +228,18 @@ def test_a_run_can_be_measured_by_its_name_at_the_size_it_was_trained_at(
     assert list(tables) == ["again", "small"]
     record = measuring.record_of(tables["small"].schema)
     assert (record["image_size"], record["resize_size"]) == (32, 40)
+    turned = tmp_path / "turned"
+    shutil.copytree(shards, turned)
+    for name in ("small", "large"):
+        config = tmp_path / "runs" / name / "config.yaml"
+        config.write_text(config.read_text().replace("}", f", root: {turned}}}"))
+    assert same(measure(words, "--limit", "5", "--out", str(tmp_path / "same")), tables)
+    manifest = turned / "val" / "manifest.json"
+    header = json.loads(manifest.read_text())
+    header["classes"].reverse()
+    manifest.write_text(json.dumps(header))
+    message = refused(words, "--limit", "5", "--out", str(tmp_path / "other"))
+    assert "small was trained with other classes: number 0 was" in message
     words[start + 1] = "large"
     assert "large/checkpoints/best.ckpt was trained for images of 36 px" in refused(words)
     words[start + 1] = str(networks / "9.ckpt")
