@@ -20,7 +20,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,7 +34,14 @@ from datamodules.decoding.folders import SUFFIXES
 from datamodules.pack.classes import names_of
 from datamodules.pack.options import IlsvrcOptions
 from datamodules.pack.packing import pack
-from datamodules.pack.sources.listing import Listing, Source, tabulate, to_rows
+from datamodules.pack.sources.listing import (
+    Listing,
+    Problem,
+    Source,
+    printable,
+    tabulate,
+    to_rows,
+)
 from datamodules.pack.sources.tars import members
 
 TRAIN = "ILSVRC2012_img_train.tar"
@@ -42,6 +49,8 @@ VAL = "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 
 _MAX_BYTES = 1 << 26  # of a file of the devkit: the real ones have less than one million
+
+_NO_IMAGE = "its name is not that of an image"
 
 _Devkit = tuple[dict[str, str], tuple[str, ...]]
 """Names by wnid, and the wnid of each validation image in the order of the file names."""
@@ -74,16 +83,18 @@ def _list_ilsvrc(
         inner = sorted(_inner_archives(train))
         classes = tuple(sorted({wnid for wnid, _, _ in inner}))
         tasks = [(train, start, size, wnid, classes.index(wnid)) for wnid, start, size in inner]
-        entries = tabulate(pool.run(_list_class, tasks, progress))
+        parts = pool.run(_list_class, tasks, progress)
+        entries = tabulate(rows for rows, _ in parts)
+        others = tuple(problem for _, left_out in parts for problem in left_out)
         source = Source(root, (train,))
-        listings.append(Listing("train", source, entries, classes, named(classes)))
+        listings.append(Listing("train", source, entries, classes, named(classes), left_out=others))
     if val.is_file():
         if val_labels is None and not has_devkit:
             raise ValueError(
                 f"{root} has no {DEVKIT}, so the labels of {VAL} are unknown; "
                 "put it there or give --val_labels FILE"
             )
-        files = _images(val)
+        files, left_out = _val_images(val)
         labels = (
             _read_val_labels(val_labels, files)
             if val_labels is not None
@@ -97,11 +108,13 @@ def _list_ilsvrc(
         mtime = val.stat().st_mtime_ns
         places = {wnid: label for label, wnid in enumerate(classes)}
         rows = [
-            (0, member.offset_data, member.size, mtime, places[labels[name]], name.encode())
+            (0, member.offset_data, member.size, mtime, places[labels[name]], _encoded(name))
             for name, member in files.items()
         ]
         entries, source = tabulate([to_rows(rows)]), Source(root, (val,))
-        listings.append(Listing("val", source, entries, classes, named(classes)))
+        listings.append(
+            Listing("val", source, entries, classes, named(classes), left_out=tuple(left_out))
+        )
     return listings
 
 
@@ -160,32 +173,44 @@ def _inner_archives(train: Path) -> list[tuple[str, int, int]]:
     return inner
 
 
-def _list_class(task: tuple[Path, int, int, str, int]) -> np.ndarray:
+def _list_class(task: tuple[Path, int, int, str, int]) -> tuple[np.ndarray, list[Problem]]:
     train, start, size, wnid, label = task
     mtime = train.stat().st_mtime_ns
-    rows = []
-    for member in members(train, start, size):
-        name = _image_name(member)
-        if name is not None:
-            encoded = f"{wnid}/{name}".encode("utf-8", "surrogateescape")
-            rows.append((0, member.offset_data, member.size, mtime, label, encoded))
-            advance()
+    rows, left_out = [], []
+    for name, member in _named(members(train, start, size)):
+        if not name.lower().endswith(SUFFIXES):
+            left_out.append((f"{wnid}/{name}", _NO_IMAGE))
+            continue
+        encoded = _encoded(f"{wnid}/{name}")
+        rows.append((0, member.offset_data, member.size, mtime, label, encoded))
+        advance()
     if not rows:
         raise ValueError(f"{wnid}.tar in {train} has no images")
-    return to_rows(rows)
+    return to_rows(rows), left_out
 
 
-def _images(val: Path) -> dict[str, tarfile.TarInfo]:
-    """List the archive's images in the order of their names."""
-    files = {name: m for m in members(val) if (name := _image_name(m)) is not None}
+def _val_images(val: Path) -> tuple[dict[str, tarfile.TarInfo], list[Problem]]:
+    """The archive's images in the order of their names, and its other files."""
+    files: dict[str, tarfile.TarInfo] = {}
+    left_out = []
+    for name, member in _named(members(val)):
+        if not name.lower().endswith(SUFFIXES):
+            left_out.append((name, _NO_IMAGE))
+        elif files.setdefault(name, member) is not member:
+            raise ValueError(f"{val} has two images called {printable(name)}")
     if not files:
         raise ValueError(f"{val} has no images")
-    return dict(sorted(files.items(), key=lambda item: natural_key(item[0])))
+    return dict(sorted(files.items(), key=lambda item: natural_key(item[0]))), left_out
 
 
-def _image_name(member: tarfile.TarInfo) -> str | None:
-    name = PurePosixPath(member.name).name
-    return name if name.lower().endswith(SUFFIXES) and not name.startswith(".") else None
+def _named(found: Iterable[tarfile.TarInfo]) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """Members that are not hidden, with their names without folders."""
+    named = ((PurePosixPath(member.name).name, member) for member in found)
+    return (each for each in named if not each[0].startswith("."))
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _in_order(

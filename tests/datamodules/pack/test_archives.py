@@ -129,6 +129,23 @@ def test_files_without_leading_zeros_are_numbered_by_value(downloads, tmp_path):
     assert found == {name[:-5]: wnid for name, wnid in zip(names, wnids, strict=True)}
 
 
+def test_other_files_are_named_and_two_images_of_one_name_are_refused(downloads, tmp_path, capsys):
+    more = [("readme.txt", b"x"), ("._a.JPEG", b"resource fork")]
+    inner = [
+        (f"{wnid}.tar", tar_of([*more, (f"{wnid}_0.JPEG", image(at))]))
+        for at, wnid in enumerate(WNIDS)
+    ]
+    (downloads / TRAIN).write_bytes(tar_of(inner))
+    assert pack("ilsvrc", downloads, tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "train: 3 images" in said
+    assert "  skipped n01/readme.txt (its name is not that of an image)\n" in said
+    assert "._a" not in said
+    val = tar_of([(f"{folder}/{name}.JPEG", VAL[name][0]) for folder in "ab" for name in VAL])
+    (downloads / "ILSVRC2012_img_val.tar").write_bytes(val)
+    assert "has two images called" in refused(capsys, "ilsvrc", downloads, tmp_path / "b")
+
+
 def test_names_in_archives_are_never_trusted(downloads, tmp_path):
     tricks = ["../../n01_evil.JPEG", "/etc/n01_abs.JPEG", "./n01_a.b.JPEG", "a/../n01_c.JPEG"]
     evil = tar_of([(name, image(at)) for at, name in enumerate(tricks)])
