@@ -49,6 +49,11 @@ def test_the_folder_of_runs_is_set_by_flag_or_variable_and_the_flag_wins(monkeyp
     assert command.arguments == ["fit"]
 
 
+def test_the_folder_of_runs_may_have_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expand(["--runs_dir=~/runs"]).run.runs_dir == Path("/home/me/runs")
+
+
 def test_torchrun_passes_every_short_flag_on():
     """Its parser reads them too, and refuses what could abbreviate two of its own."""
     flags = ["--name", "x", "--runs_dir", "y", "--patch", "9", "--gpus", "0", "--nodes", "1"]

@@ -31,6 +31,11 @@ def test_words_become_options():
     assert options(words) == Options(numbers=[1], kind="bold", sizes=[3], scale=2, seed=4, **there)
 
 
+def test_paths_may_have_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert options("1 2 ~/there").out == Path("/home/me/there")
+
+
 def test_a_flag_alone_switches_on():
     assert options("--quiet 1 there").quiet
     assert options("1 there --quiet").quiet
