@@ -108,6 +108,7 @@ def test_a_narrow_torchvision_network_trains_and_its_checkpoint_can_be_loaded(sh
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_weights_of_another_precision_train_and_show_their_evidence(shards, precision):
     flags = ("--trainer.precision", precision, "--evidence_images", "1")
+    flags += ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2")
     assert train(shards, "--name", "other", *flags) == 0
     assert Path("runs/other/evidence.png").exists()
     assert math.isfinite(float(table("other")[-1]["val/loss"]))
