@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from datamodules.common.files import user_path
 from datamodules.common.forkserver import forkserver_context
 from datamodules.common.processes import default_workers
+from datamodules.common.ranges import require_range
 from datamodules.decoding.region import why_not
 from datamodules.decoding.transforms import EvalTransform, TrainTransform
 from datamodules.loading.batches import Batches
@@ -23,6 +24,20 @@ from datamodules.shards.manifest import Manifest
 from datamodules.splits import Splits
 
 log = logging.getLogger("datamodules")
+
+RANGES = {
+    "batch_size": (1,),
+    "workers": (0,),
+    "image_size": (1,),
+    "resize_size": (1,),
+    "seed": (0,),
+    "min_scale": (0, 1),
+    "window": (1,),
+    "streams": (1,),
+    "max_unreadable": (0, 1),
+    "cache_gib": (0,),
+}
+"""The least and the largest value of settings."""
 
 
 class ImageNetDataModule(LightningDataModule):
@@ -90,13 +105,10 @@ class ImageNetDataModule(LightningDataModule):
         allow_pipe: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in {"batch_size": batch_size, "window": window, "streams": streams}.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}, but it must be at least 1")
-        if seed < 0:
-            raise ValueError(f"seed is {seed}, but it must be at least 0")
-        if not 0 <= max_unreadable <= 1:
-            raise ValueError(f"max_unreadable is {max_unreadable}, but it must be between 0 and 1")
+        given = locals()
+        for name, limits in RANGES.items():
+            if given[name] is not None:
+                require_range(name, given[name], *limits)
         self.batch_size = batch_size
         self.workers = default_workers() if workers is None else workers
         self.seed = seed

@@ -9,6 +9,7 @@ suffers.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -44,8 +45,8 @@ class Pairs:
 
     @property
     def rate(self) -> float:
-        """1 for random batches; 2 if two samples of a group meet twice as often."""
-        return self.found / self.by_chance
+        """1 for random batches; 2 if samples of a group meet twice as often; NaN if none can."""
+        return self.found / self.by_chance if self.by_chance else math.nan
 
     @property
     def is_clustered(self) -> bool:
@@ -154,7 +155,8 @@ def _table(manifest: Manifest, batch_size: int, streams: int) -> Table:
         rates = [count_pairs(groups, plan(window=window)).rate for groups in (of_shard, labels)]
         in_use = gigabytes * min(1.0, window * streams / shards)
         name = "all" if window == shards else f"{window}"
-        table.add_row(name, f"{in_use:.3g}", *(f"{rate:.2f}" for rate in rates))
+        shown = ("-" if math.isnan(rate) else f"{rate:.2f}" for rate in rates)
+        table.add_row(name, f"{in_use:.3g}", *shown)
     return table
 
 

@@ -33,6 +33,16 @@ from bagnet.training.trainer import (
 )
 from bagnet.training.unreadable import UnreadableLimit
 from datamodules.common.commands import one_line
+from datamodules.common.ranges import require_range
+
+RANGES = {
+    "seed_everything": (0, 2**32 - 1),  # what NumPy takes
+    "checkpoint_minutes": (0,),
+    "timeout_minutes": (0.1,),
+    "evidence_images": (0,),
+    "trainer.log_every_n_steps": (1,),
+}
+"""The least and the largest value of settings, besides those of the data and the network."""
 
 
 class BagNetCLI(LightningCLI):
@@ -75,6 +85,10 @@ class BagNetCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # LightningCLI's own method warns if sys.argv differs, which our short flags always cause.
         self.config = parser.parse_args(args)
+        config = self.config[self.config.subcommand]
+        for name, limits in RANGES.items():
+            if config[name] is not None:
+                require_range(f"--{name}", config[name], *limits)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
@@ -156,7 +170,9 @@ class BagNetCLI(LightningCLI):
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
         every = trainer["log_every_n_steps"] or 50  # Lightning's own default
-        callbacks: list[Callback] = [*SyncDebug.wanted(), *(trainer["callbacks"] or [])]
+        given = trainer["callbacks"] or []  # a config may have one without a list around it
+        callbacks: list[Callback] = [*SyncDebug.wanted()]
+        callbacks += given if isinstance(given, list) else [given]
         self.aggregations = Aggregations(self.settings["aggregations"])
         if self.aggregations.by_name:
             callbacks.append(self.aggregations)

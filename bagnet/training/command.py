@@ -99,7 +99,7 @@ def _stopped(stop: signals.Stopped, words: list[str]) -> int:
 
 
 def _is_for_user(error: Exception) -> bool:
-    """Whether the message alone helps: our ValueErrors, Lightning's, and a full disk."""
+    """Whether the message alone helps: our ValueErrors, Lightning's refusals, and a full disk."""
     if isinstance(error, OSError) and error.errno in REMEDIES:
         return True
     if type(error).__name__ == "MisconfigurationException":
@@ -108,4 +108,6 @@ def _is_for_user(error: Exception) -> bool:
     while innermost is not None and innermost.tb_next is not None:
         innermost = innermost.tb_next
     package = innermost.tb_frame.f_globals["__name__"].split(".")[0] if innermost else ""
+    if package in ("pytorch_lightning", "lightning_fabric"):
+        return isinstance(error, ValueError | RuntimeError)
     return isinstance(error, ValueError) and package in ("bagnet", "datamodules")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import tracemalloc
 
@@ -69,6 +70,13 @@ def test_only_shards_sorted_by_class_cause_a_warning(tmp_path, seed):
     assert "python -m datamodules.pack wds" in warning
     everything = plan(by_class, seed=seed, streams=2, window=40)
     assert clustering_warning(by_class, everything) is None
+
+
+def test_batches_in_which_no_pair_can_meet_are_not_badly_mixed(tmp_path):
+    manifest = make(tmp_path, "sorted")
+    alone = plan(manifest, global_batch=1, streams=1)
+    assert math.isnan(count_pairs(np.asarray(manifest.samples["label"]), alone).rate)
+    assert clustering_warning(manifest, alone) is None
 
 
 def test_larger_windows_bring_samples_of_one_shard_together_less_often(tmp_path):
