@@ -78,6 +78,7 @@ class ImageNetDataModule(LightningDataModule):
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from datamodules.demo.generate import generate
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = generate(Path(folder), {"train": 40, "val": 10}, seed=0)

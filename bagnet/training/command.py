@@ -31,19 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for a mistake, 128 + N on rank 0 after signal N stopped the training.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if wants_short_help(words):
-        try:
-            print(short_help(), flush=True)
-        except BrokenPipeError:
-            return reader_left()
-        return 0
     try:
-        command = expand(words)
-        if command.arguments[0] != "fit":
-            _run(command)
-            return 0
-        with signals.listening():  # before the imports, which take seconds
-            _run(command)
+        try:
+            _main(words)
+        finally:
+            sys.stdout.flush()  # here, where it may fail, also after a page of help
+    except BrokenPipeError:
+        return reader_left()
     except signals.Stopped as stop:
         return _stopped(stop, words)
     except Exception as error:
@@ -53,6 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {message}", file=sys.stderr)
         return 2
     return 0
+
+
+def _main(words: list[str]) -> None:
+    if wants_short_help(words):
+        print(short_help())
+        return
+    command = expand(words)
+    if command.arguments[0] != "fit":
+        _run(command)
+        return
+    with signals.listening():  # before the imports, which take seconds
+        _run(command)
 
 
 def _run(command: CommandLine) -> None:

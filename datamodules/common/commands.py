@@ -75,9 +75,11 @@ def main(
                 )
                 return 2
             program, command = f"{program} {name}", commands[name]
-        options = parse(program, command, words)
-        code = importlib.import_module(command.module).run(options)
-        sys.stdout.flush()
+        try:
+            options = parse(program, command, words)
+            code = importlib.import_module(command.module).run(options)
+        finally:
+            sys.stdout.flush()  # here, where it may fail, also after a page of help
     except BrokenPipeError:
         return reader_left()
     except (ValueError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import subprocess
@@ -129,10 +130,12 @@ def test_how_a_command_ends(capsys, words, code, error):
 
 
 def test_whoever_reads_the_output_may_leave():
-    for words in ([], ["imagefolder", "--help"]):
+    """Whether the page of help fits into the buffer of the output (wide lines) or not."""
+    for words, columns in (([], 80), (["imagefolder", "--help"], 80), (["verify", "--help"], 200)):
         command = [sys.executable, "-m", "datamodules.pack", *words]
+        environment = {**os.environ, "COLUMNS": str(columns)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as running:
+        with subprocess.Popen(command, cwd=REPOSITORY, env=environment, **pipes) as running:
             running.stdout.close()
             assert running.stderr.read() == b""
 
