@@ -36,8 +36,10 @@ class LastCheckpoint(Checkpoint):
     validation top-1 so far, the file is `best.ckpt` too.
 
     A signal during a validation ends the training at once: the state before the epoch's last step
-    was kept in memory and is written now, so that step and the validation are repeated. If another
-    start holds the run's lease, the training ends without saving.
+    was kept in memory and is written now, so that step and the validation are repeated. If one of
+    Lightning's limits ends the training in the middle of an epoch (`max_steps`, `max_time`, an
+    early stop), the state after that step is written, and the rest of the epoch follows on resume.
+    If another start holds the run's lease, the training ends without saving.
 
     The Trainer needs the plugin `AtomicCheckpointIO`.
 
@@ -54,6 +56,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = time.monotonic()
         self._saved_step = 0
         self._stopping = False
+        self._left: float = 0  # batches of the epoch
         self._best = -math.inf
         self._kept: Content | None = None
         self._writer = Background()
@@ -89,16 +92,18 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        left = trainer.num_training_batches - (batch_idx + 1)
+        self._left = left = trainer.num_training_batches - (batch_idx + 1)
         accumulate = trainer.accumulate_grad_batches
         if left == 0 or (batch_idx + 1) % accumulate:
             return  # the epoch's end saves anyway, and between two optimizer steps nothing may
         is_last_but_one = left <= accumulate and trainer.enable_validation
-        if is_last_but_one or trainer.global_step % self.every == 0:
+        # A limit of Lightning's, such as max_steps or an early stop, ends the epoch here.
+        ends = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+        if is_last_but_one or ends or trainer.global_step % self.every == 0:
             decision = self._agree(trainer)
             if decision != _CONTINUE:
                 self._save(trainer)
-            elif is_last_but_one:
+            elif is_last_but_one or ends:
                 self._dump(trainer, self._keep)
             # Lightning logs this step before the next one starts, which is when we stop.
             self._stopping = decision == _STOP
@@ -133,7 +138,12 @@ class LastCheckpoint(Checkpoint):
         is_best = top1 > self._best
         if is_best:
             self._best = top1
-        self._save(trainer, is_best)
+        if self._left == 0:
+            self._save(trainer, is_best)
+        elif self._kept is not None:  # the next start resumes in the middle of this epoch
+            self._kept["callbacks"][self.state_key] = self.state_dict()  # with the new best
+            self.write_soon(self._kept, is_best)
+            self._kept = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._writer.finish()
