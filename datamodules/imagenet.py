@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_only
@@ -15,7 +16,12 @@ from datamodules.common.ranges import require_range
 from datamodules.decoding.region import why_not
 from datamodules.decoding.transforms import EvalTransform, TrainTransform
 from datamodules.loading.batches import Batches
-from datamodules.loading.loader import EvalLoader, TrainLoader
+from datamodules.loading.loader import (
+    EvalLoader,
+    TrainLoader,
+    identity_of,
+    require_same_order,
+)
 from datamodules.mixing import clustering_warning
 from datamodules.plan import TrainPlan, rank_batch, ranks_own_streams
 from datamodules.remote.cache import ShardCache
@@ -212,7 +218,7 @@ class ImageNetDataModule(LightningDataModule):
             world_size=world_size,
             streams=self.streams,
             window=self.window,
-            accumulate=self.trainer.accumulate_grad_batches if self.trainer else 1,
+            accumulate=self._accumulate,
             workers=self.workers,
             pin_memory=self._pin_memory,
             audit_dir=self.audit_dir,
@@ -220,6 +226,28 @@ class ImageNetDataModule(LightningDataModule):
         )
         self._loaders.append(loader)
         return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints: the classes, and what decides which samples a batch has."""
+        return {**self._identity, "classes": list(self.classes)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make sure that a run is resumed with the same data in the same order.
+
+        Raises:
+            ValueError: The checkpoint is from a run with other data, or with another order.
+        """
+        require_same_order(state_dict, self._identity)
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        order = {"seed": self.seed, "global_batch": self.batch_size, "streams": self.streams}
+        order |= {"window": self.window, "accumulate": self._accumulate}
+        return identity_of(self.train_manifest, order)
+
+    @property
+    def _accumulate(self) -> int:
+        return self.trainer.accumulate_grad_batches if self.trainer else 1
 
     def val_dataloader(self) -> EvalLoader:
         """The validation batches of this rank: together, the ranks read every sample once."""

@@ -135,6 +135,18 @@ def test_resume_auto_equals_the_run_that_was_never_stopped(shards, capsys):
     assert Path("runs/whole/checkpoints/last.ckpt").stat() == before
 
 
+def test_between_two_epochs_too_a_run_resumes_only_as_what_it_was(shards, capsys):
+    assert train(shards, "--name", "a", "--trainer.max_epochs", "1") == 0
+    for flags, name in (
+        (["--seed_everything", "3"], "seed 0"),
+        (["--trainer.accumulate_grad_batches", "2"], "accumulate 1"),
+        (["--data.streams", "8"], "streams 64"),
+    ):
+        more = ("--name", "a", "--trainer.max_epochs", "2", "--resume", "auto")
+        assert train(shards, *more, *flags) == 2
+        assert f"cannot resume: the checkpoint was made with {name}" in capsys.readouterr().err
+
+
 def test_flags_win_over_configs_and_a_second_run_never_overwrites_the_first(shards, capsys):
     Path("a.yaml").write_text("model: {width: 8, momentum: 0.5}\ntrainer: {max_epochs: 7}\n")
     Path("b.yaml").write_text("trainer: {max_epochs: 1, limit_train_batches: 1}\n")

@@ -9,7 +9,7 @@ can be read again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from datamodules.loading.batches import Batches, Index, ReadBatch
 from datamodules.loading.workers import Workers
 from datamodules.plan import PERMUTATION, EvalPlan, TrainPlan, rank_batch
 from datamodules.remote.prefetch import Prefetcher, UpcomingBatches
+from datamodules.shards.manifest import Manifest
 
 
 class EpochSampler(Sampler[Index]):
@@ -65,6 +66,30 @@ class EpochSampler(Sampler[Index]):
         if epoch != self.epoch:
             self.plan = self._make_plan(epoch=epoch)
         self.epoch, self.step = epoch, step
+
+
+def identity_of(manifest: Manifest, order: Mapping[str, int]) -> dict[str, Any]:
+    """What decides which samples a batch has: the data, and the settings of their order."""
+    return {**order, "dataset": manifest.digest, "permutation": PERMUTATION}
+
+
+def require_same_order(saved: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Refuse to resume a training whose samples came in another order, or were others.
+
+    Args:
+        saved: What a checkpoint says of its run.
+        identity: The same of this run, from `identity_of`.
+
+    Raises:
+        ValueError: The message says what differs.
+    """
+    for name, value in identity.items():
+        if saved.get(name) != value:
+            raise ValueError(
+                f"cannot resume: the checkpoint was made with {name} {saved.get(name)} and this "
+                f"run has {value}, which gives another order of the samples; use the same {name}, "
+                "or start a new run from the checkpoint's weights"
+            )
 
 
 class TrainLoader:
@@ -119,7 +144,7 @@ class TrainLoader:
             "window": window,
             "accumulate": accumulate,
         }
-        self._identity = {**order, "dataset": manifest.digest, "permutation": PERMUTATION}
+        self._identity = identity_of(manifest, order)
         self.sampler = EpochSampler(partial(TrainPlan, manifest.counts, **order), rank, world_size)
         if len(self) == 0:
             raise ValueError(
@@ -192,13 +217,7 @@ class TrainLoader:
             ValueError: The state belongs to another order of the samples; the message says what
                 differs.
         """
-        for name, value in self._identity.items():
-            if state.get(name) != value:
-                raise ValueError(
-                    f"cannot resume: the checkpoint was made with {name} {state.get(name)} and "
-                    f"this run has {value}, which gives another order of the samples; use the "
-                    f"same {name}, or start a new run from the checkpoint's weights"
-                )
+        require_same_order(state, self._identity)
         self.sampler.seek(state["epoch"], state["samples"] // self._global_batch)
 
     def close(self) -> None:
