@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 import re
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,38 +17,13 @@ from bagnet.model.weights import load_model
 from bagnet.training.command import main
 from datamodules.audit.__main__ import main as audit
 from datamodules.shards.manifest import Manifest
-
-REPOSITORY = Path(__file__).parent.parent
-TINY = [
-    *("--patch", "9", "--gpus", "0", "--model.width", "4"),
-    *("--data.image_size", "32", "--data.resize_size", "32", "--data.batch_size", "24"),
-    *("--evidence_images", "0"),
-    *("--data.workers", "0", "--trainer.enable_progress_bar", "false"),
-]
+from tests.trainings import TINY, spawn, table, train
 
 
 @pytest.fixture(autouse=True)
 def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def train(shards: Path, *more: str) -> int:
-    return main([*TINY, "--data.root", str(shards), *more])
-
-
-def table(run: str, runs_dir: str = "runs") -> list[dict[str, str]]:
-    with Path(runs_dir, run, "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def spawn(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """A real process, as a user starts it."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, **options
-    )
 
 
 def test_a_run_learns_and_leaves_checkpoints_table_and_configuration(shards, capsys):
@@ -159,80 +129,6 @@ def test_flags_win_over_configs_and_a_second_run_never_overwrites_the_first(shar
     assert train(shards, "--name", "b", "--trainer.max_epochs", "1") == 2
     assert "--resume auto" in capsys.readouterr().err
     assert Path("runs/b/checkpoints/last.ckpt").stat() == before
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--patch", "11"], "--patch 11.*9, 17 or 33"),
-        (["--gpus", "8"], f"--gpus 8: this machine has {torch.cuda.device_count()}"),
-        (["--data.root", "nowhere"], "nowhere does not exist.*datamodules.pack"),
-        (["--patch", "nine"], "invalid int value: 'nine'"),
-        (["--config"], "expected one argument"),
-        (["--resume", "nothing.ckpt"], "nothing.ckpt: no such file"),
-        (["--name", "../elsewhere"], "cannot name a folder"),
-        (
-            ["--data.batch_size", "25", "--trainer.devices", "2"],
-            "25 cannot be.*by 2 ranks.*24 or 26",
-        ),
-        (["--data.batch_size", "400"], "150 training samples"),
-        (["--model.name", "bagnet10"], "no model 'bagnet10'.*bagnet33"),
-        (["--model.weights", "nothing.pth"], "no checkpoint nothing.pth"),
-        (["--seed_everything", "-1"], "seed_everything is -1, but must be from 0 to"),
-        (["--checkpoint_minutes", "-1"], "checkpoint_minutes is -1"),
-        (["--trainer.log_every_n_steps", "0"], "log_every_n_steps is 0"),
-        (["--data.cache_gib", "-1"], "cache_gib is -1"),
-        (["--trainer.barebones", "true"], "barebones"),
-        (["--trainer.val_check_interval", "1000"], "val_check_interval"),
-        (
-            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"],
-            "val_loss.*not available",
-        ),
-        (["--model.learning_rate", "-1"], "learning_rate is -1, but must be at least 0"),
-        (["--compile", "--trainer.sync_batchnorm", "true"], "--compile does not work with"),
-        (["--trainer.strategy", "ddp_spawn"], "strategy ddp_spawn: .*; choose auto, ddp or ddp_f"),
-    ],
-)
-def test_a_mistake_gets_one_message_and_no_traceback(shards, capsys, flags, message):
-    assert train(shards, *flags) == 2
-    err = capsys.readouterr().err
-    assert err.count("error:") == 1
-    assert re.search(message, err)
-    assert "Traceback" not in err
-    assert not Path("runs").exists() or not list(Path("runs").rglob("*.ckpt"))
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--model.widht", "8"], "widht"),
-        (["--config", "typo.yaml"], "widht"),
-        (["--trainer.max_epochs", "many"], "max_epochs"),
-        (["--config", "missing.yaml"], "missing.yaml"),
-    ],
-)
-def test_an_unknown_key_or_a_wrong_value_is_an_error(shards, capsys, flags, message):
-    Path("typo.yaml").write_text("model: {widht: 8}\n")
-    with pytest.raises(SystemExit) as exit_:
-        train(shards, *flags)
-    assert exit_.value.code == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert message in err
-    assert err.endswith("; see python train.py fit --help\n")
-    assert err.count("\n") == 1
-
-
-def test_the_installed_program_takes_the_words_that_were_typed(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["/venv/bin/bagnet", "validate", "--patch", "x"])
-    assert main() == 2
-    assert capsys.readouterr().err.endswith("'x'; see bagnet --help\n")
-
-
-def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr("bagnet.training.command.expand", lambda arguments: [][0])
-    with pytest.raises(IndexError):
-        main([])
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ class BagNetCLI(LightningCLI):
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
         every = trainer["log_every_n_steps"] or 50  # Lightning's own default
         given = trainer["callbacks"] or []  # a config may have one without a list around it
-        callbacks: list[Callback] = [*SyncDebug.wanted()]
+        callbacks: list[Callback] = [*SyncDebug.wanted(every)]
         callbacks += given if isinstance(given, list) else [given]
         self.aggregations = Aggregations(self.settings["aggregations"])
         if self.aggregations.by_name:

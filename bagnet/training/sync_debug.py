@@ -20,13 +20,14 @@ class SyncDebug(Callback):
 
     Args:
         mode: "warn" or "error", for `torch.cuda.set_sync_debug_mode`.
+        every: Steps from one logged step to the next.
     """
 
-    def __init__(self, mode: str) -> None:
-        self.mode = mode
+    def __init__(self, mode: str, every: int) -> None:
+        self.mode, self.every = mode, every
 
     @classmethod
-    def wanted(cls) -> list[SyncDebug]:
+    def wanted(cls, every: int) -> list[SyncDebug]:
         """One callback if the environment variable asks for it, and there is a GPU to wait for.
 
         Raises:
@@ -35,7 +36,7 @@ class SyncDebug(Callback):
         mode = os.environ.get(VARIABLE, "default")
         if mode not in ("default", "warn", "error"):
             raise ValueError(f"{VARIABLE}={mode} is not possible; set it to warn or error")
-        return [cls(mode)] if mode != "default" and torch.cuda.is_available() else []
+        return [cls(mode, every)] if mode != "default" and torch.cuda.is_available() else []
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -46,7 +47,7 @@ class SyncDebug(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        is_logged = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        is_logged = trainer.global_step % self.every == 0
         if is_logged or not self._watches(trainer, batch_idx + 1):
             torch.cuda.set_sync_debug_mode("default")
 

@@ -179,7 +179,7 @@ def test_sync_debug_watches_the_steps_that_are_not_logged(monkeypatch):
     monkeypatch.setattr("torch.cuda.set_sync_debug_mode", set_mode)
     trainer = quiet_trainer(
         max_epochs=1,
-        callbacks=[SyncDebug("error"), Throughput(4)],
+        callbacks=[SyncDebug("error", 4), Throughput(4)],
         logger=Rows(),
         log_every_n_steps=4,
     )
@@ -189,14 +189,14 @@ def test_sync_debug_watches_the_steps_that_are_not_logged(monkeypatch):
 
 
 def test_sync_debug_needs_a_known_mode_and_a_gpu(monkeypatch):
-    assert SyncDebug.wanted() == []
+    assert SyncDebug.wanted(4) == []
     monkeypatch.setenv("BAGNET_SYNC_DEBUG", "warn")
     for available in (False, True):
         monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
-        assert [each.mode for each in SyncDebug.wanted()] == ["warn"] * available
+        assert [each.mode for each in SyncDebug.wanted(4)] == ["warn"] * available
     monkeypatch.setenv("BAGNET_SYNC_DEBUG", "1")
     with pytest.raises(ValueError, match="BAGNET_SYNC_DEBUG=1"):
-        SyncDebug.wanted()
+        SyncDebug.wanted(4)
 
 
 class Overflows(Callback):
