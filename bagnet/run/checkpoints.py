@@ -68,6 +68,23 @@ class LastCheckpoint(Checkpoint):
         if self.run.best.exists():  # else the checkpoint comes from another run's folder
             self._best = state_dict["best"]
 
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Count an epoch whose last batch is in the checkpoint as done.
+
+        Only Lightning's `ModelCheckpoint(every_n_train_steps=...)` writes such a checkpoint. When
+        Lightning resumes from it, it forgets to count the next epoch as begun, and the checkpoints
+        of that epoch would then begin it again.
+        """
+        loop = checkpoint["loops"]["fit_loop"]
+        batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]
+        if batches["is_last_batch"]:
+            for span in ("current", "total"):
+                batches[span]["completed"] = batches[span]["processed"]
+                epochs[span]["processed"] = epochs[span]["started"]
+            loop["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._hosts = HostGroup(trainer)
         # In each step, Lightning's ranks ask rank 0 whether it got SIGTERM, and wait for their GPUs

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from bagnet.run.folder import Run
 from bagnet.training.command import main
@@ -71,3 +72,31 @@ def test_the_rest_of_the_epoch_follows(shards, run):
         for name in ("whole", "parts")
     )
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_checkpoints_of_lightnings_callback_can_be_resumed_from_at_any_step(run, tmp_path):
+    """Twice: resumed at an epoch's last batch, Lightning would write a wrong one in the next."""
+
+    def steps(name: str) -> ModelCheckpoint:
+        return ModelCheckpoint(
+            tmp_path / name,
+            "{step}",
+            every_n_train_steps=1,
+            save_top_k=-1,
+            enable_version_counter=False,
+        )
+
+    def progress(name: str, step: int) -> dict[str, Any]:
+        content = torch.load(tmp_path / name / f"step={step}.ckpt", weights_only=True)
+        loop = content["loops"]["fit_loop"]
+        parts = ("epoch_progress", "epoch_loop.batch_progress", "epoch_loop.state_dict")
+        return {"step": content["global_step"], **{part: loop[part] for part in parts}}
+
+    fit(run, 60.0, steps("whole"), limit_val_batches=1)
+    expected = progress("whole", 20)
+    for first in (9, 10, 11):
+        resume = tmp_path / f"whole/step={first}.ckpt"
+        fit(run, 60.0, steps("once"), limit_val_batches=1, resume=resume)
+        resume = tmp_path / f"once/step={first + 2}.ckpt"
+        fit(run, 60.0, steps("twice"), limit_val_batches=1, resume=resume)
+        assert progress("once", 20) == progress("twice", 20) == expected
