@@ -58,6 +58,8 @@ MinJobAge=3600
 # Shorter than usual: seconds between SIGTERM and SIGKILL, and until a silent node is down.
 KillWait=10
 SlurmdTimeout=15
+# Longer than usual: a machine that is busy with training may not answer within 10 s.
+MessageTimeout=60
 GresTypes=gpu
 # Lightning derives its port from the job's number: two clusters must not use the same ones.
 FirstJobId={first_job}

@@ -30,8 +30,10 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, cluster: Cluster, shards: Path) -> Workplace:
-    return Workplace(tmp_path / "work", cluster, shards)
+def workplace(tmp_path: Path, cluster: Cluster, shards: Path) -> Iterator[Workplace]:
+    """A folder whose jobs end with the test, also if it failed and they would run for hours."""
+    yield Workplace(tmp_path / "work", cluster, shards)
+    cluster.run("scancel", "--user=root")
 
 
 @pytest.fixture(scope="session")
