@@ -66,7 +66,7 @@ def visible_entries(folder: str | Path) -> list[os.DirEntry[str]]:
             f"the folder {folder} cannot be listed ({error.strerror}); make it readable, or move "
             "it away"
         ) from None
-    return sorted(visible, key=lambda entry: natural_key(entry.name))
+    return sorted(visible, key=lambda entry: entry.name)
 
 
 def leads_nowhere(entry: os.DirEntry[str]) -> bool:

@@ -87,7 +87,7 @@ def find_images(
         )
     root, paths, left_out = _image_files(root)
     folder_of = {path: path.parent.name for path in paths if path.parent != root}
-    folders = sorted(set(folder_of.values()), key=natural_key)
+    folders = sorted(set(folder_of.values()))  # as `pack imagefolder` and torchvision do
     notes = [f"left out {path} ({reason})" for path, reason in left_out[:MAX_NAMED]]
     if len(left_out) > MAX_NAMED:
         notes.append(f"left out {len(left_out) - MAX_NAMED:,} more files")

@@ -48,7 +48,11 @@ def run(options: ImageFolderOptions) -> None:
 
 
 def list_splits(root: Path, class_names: Path | None = None) -> list[Listing]:
-    """List the splits in `root`; the classes are the sorted folder names of train."""
+    """List the splits in `root`; the classes are the folder names of train.
+
+    They are sorted as text, as torchvision's ImageFolder does it: labels of networks from elsewhere
+    then mean the same here.
+    """
     if not root.is_dir():
         raise ValueError(f"no such folder: {root}")
     if class_names is None and (root / CLASS_NAMES).is_file():

@@ -6,6 +6,7 @@ import errno
 import os
 
 import pytest
+from torchvision.datasets import ImageFolder
 
 from datamodules.decoding.folders import NOT_AN_IMAGE
 from datamodules.pack.sources.imagefolder import list_splits
@@ -51,6 +52,14 @@ def test_the_content_decides_and_what_is_left_out_is_named(tmp_path, capsys):
     write(tree / "train/a/more.txt", b"no image")  # is no other input
     assert pack("imagefolder", tree, tmp_path / "out") == 0
     assert "was packed already" in capsys.readouterr().out
+
+
+def test_classes_have_the_numbers_that_imagefolder_gives_them(tmp_path):
+    names = [f"train/{name}/0.jpg" for name in ("2", "10", "b", "B", "1", "a b", "\u00e9")]
+    tree = make(tmp_path / "tree", names)
+    (train,) = list_splits(tree)
+    assert list(train.classes) == ImageFolder(tree / "train").classes
+    assert train.classes[:3] == ("1", "10", "2")
 
 
 def test_links_are_followed_once_and_never_up(tmp_path):
