@@ -115,12 +115,6 @@ def test_two_folders_of_one_split_are_refused(tmp_path):
         listed(tmp_path)
 
 
-def test_classes_that_are_numbers_are_in_their_order(tmp_path):
-    tree = make(tmp_path, [f"train/{number}/0.jpg" for number in range(11)])
-    train = list_splits(tree)[0]
-    assert train.classes == tuple(map(str, range(11)))
-
-
 def test_names_for_other_classes_or_for_none_are_refused(tmp_path, capsys):
     tree = make(tmp_path / "tree")
     for text, message in {
