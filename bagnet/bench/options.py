@@ -8,6 +8,10 @@ from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
+BagNetName = Literal[
+    "bagnet9", "bagnet17", "bagnet25", "bagnet29", "bagnet33", "bagnet65", "bagnet77"
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
@@ -69,7 +73,7 @@ class NetworkOptions(RoundsOptions):
         variants: Variants to measure, from the list above.
     """
 
-    model: Literal["bagnet33", "bagnet17", "bagnet9"] = "bagnet33"
+    model: BagNetName = "bagnet33"
     width: PositiveInt = 64
     image_size: PositiveInt | None = None
     device: str | None = None

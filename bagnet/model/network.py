@@ -10,11 +10,21 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bagnet.model.images import require_images
 from bagnet.model.receptive_field import receptive_field
 
 BLOCKS = (3, 4, 6, 3)  # in each stage, as in ResNet-50
 EXPANSION = 4  # output channels of a bottleneck, in units of its inner width
-BLOCKS_3X3 = {9: (1, 1, 0, 0), 17: (1, 1, 1, 0), 33: (1, 1, 1, 1)}  # the paper's, by patch
+BLOCKS_3X3 = {
+    9: (1, 1, 0, 0),
+    17: (1, 1, 1, 0),
+    25: (1, 1, 0, 1),
+    29: (2, 2, 1, 0),
+    33: (1, 1, 1, 1),
+    65: (1, 1, 1, 3),
+    77: (2, 2, 1, 3),
+}
+"""How many 3x3 convolutions each stage has, by patch. The paper has 9, 17 and 33 pixels."""
 
 
 class Bottleneck(nn.Module):
@@ -56,16 +66,14 @@ class BagNet(nn.Module):
     """A BagNet, which classifies an image by the votes of patches of `patch` x `patch` pixels.
 
     Args:
-        patch: Side of a patch in pixels: 9, 17, 33, or the receptive field that `blocks3x3` and
-            `strides` result in.
+        patch: Side of a patch in pixels, one of `BLOCKS_3X3`; with `blocks3x3`, the receptive field
+            that it and `strides` result in, or None.
         num_classes: Number of classes, at least 1.
         width: Channels of the stem, 64 in the paper; the representation of a patch has 32 times as
             many.
         in_channels: Channels of the image.
-        blocks3x3: For each stage, how many of its first blocks have a 3x3 convolution. It allows
-            other receptive fields than the paper's, such as `BagNet(25, blocks3x3=(1, 1, 0, 1))`,
-            `BagNet(29, blocks3x3=(2, 2, 1, 0))`, `BagNet(65, blocks3x3=(1, 1, 1, 3))`,
-            `BagNet(77, blocks3x3=(2, 2, 1, 3))`.
+        blocks3x3: For each stage, how many of its first blocks have a 3x3 convolution; by default
+            those of `BLOCKS_3X3`.
         strides: Stride of the first block of each stage.
 
     Attributes:
@@ -73,7 +81,7 @@ class BagNet(nn.Module):
         stride: Distance S between the patches of neighbouring entries, in pixels.
 
     Raises:
-        ValueError: `patch` is not one of the paper's and `blocks3x3` is not given, the network that
+        ValueError: `patch` is not in `BLOCKS_3X3` and `blocks3x3` is not given, the network that
             was built has another receptive field than `patch`, or a size is out of range.
 
     Example:
@@ -91,7 +99,7 @@ class BagNet(nn.Module):
 
     def __init__(
         self,
-        patch: int = 33,
+        patch: int | None = 33,
         num_classes: int = 1000,
         width: int = 64,
         in_channels: int = 3,
@@ -101,9 +109,11 @@ class BagNet(nn.Module):
     ) -> None:
         super().__init__()
         if blocks3x3 is None:
-            if patch not in BLOCKS_3X3:
+            if patch is None or patch not in BLOCKS_3X3:
+                choices = ", ".join(map(str, BLOCKS_3X3))
                 raise ValueError(
-                    f"there is no BagNet with patch={patch}: choose 9, 17 or 33, or give blocks3x3"
+                    f"there is no BagNet with patch={patch}: choose one of {choices}, or give "
+                    "blocks3x3"
                 )
             blocks3x3 = BLOCKS_3X3[patch]
         if len(blocks3x3) != 4 or not all(0 <= blocks3x3[i] <= BLOCKS[i] for i in range(4)):
@@ -116,6 +126,7 @@ class BagNet(nn.Module):
                 f"at least 1"
             )
 
+        self.in_channels = in_channels
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.conv2 = nn.Conv2d(width, width, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -132,7 +143,7 @@ class BagNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
         self.receptive_field, self.stride = receptive_field(self)
-        if self.receptive_field != patch:
+        if patch not in (None, self.receptive_field):
             raise ValueError(
                 f"blocks3x3={blocks3x3} with strides={strides} has a receptive field of "
                 f"{self.receptive_field} pixels, not {patch}: pass patch={self.receptive_field}"
@@ -174,8 +185,9 @@ class BagNet(nn.Module):
         """Represent each patch: normalised images (B, C, H, W) -> (B, 32 width, H', W').
 
         Raises:
-            ValueError: The images are smaller than the patch.
+            ValueError: It is something else, or the images are smaller than the patch.
         """
+        require_images(x, self.in_channels)
         self.map_size(x.shape[-2], x.shape[-1])  # for its error
         x = self.stem(x)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):

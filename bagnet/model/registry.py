@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from bagnet.model.network import BagNet
+from bagnet.model.network import BLOCKS_3X3, BagNet
 
-BAGNETS = {"bagnet9": 9, "bagnet17": 17, "bagnet33": 33}
+BAGNETS = {f"bagnet{patch}": patch for patch in BLOCKS_3X3}
+_ANY_BAGNET = re.compile(r"bagnet-(\d+)-(\d+)-(\d+)-(\d+)")
 TORCHVISION = ("alexnet", "vgg11", "vgg16", "vgg19", "resnet50", "resnet152", "densenet169")
 MODELS = (*BAGNETS, *TORCHVISION)
 ORIGINAL_WIDTH = 64
@@ -19,11 +21,17 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, for values in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def is_model(name: str) -> bool:
+    """Whether `build_model` knows the name."""
+    return name in MODELS or _ANY_BAGNET.fullmatch(name) is not None
+
+
 def build_model(name: str, num_classes: int = 1000, width: int = 64) -> nn.Module:
     """Build a network with fresh weights.
 
     Args:
-        name: One of `MODELS`.
+        name: One of `MODELS`, or a BagNet of another receptive field: `bagnet-2-2-1-0` has two
+            3x3 convolutions in its first stage, two in its second, and so on.
         num_classes: Number of classes.
         width: Channels of the first convolution, 64 in the original. All other layers scale with
             it, so a width of 16 gives a quarter of the channels everywhere.
@@ -33,8 +41,14 @@ def build_model(name: str, num_classes: int = 1000, width: int = 64) -> nn.Modul
     """
     if name in BAGNETS:
         return BagNet(BAGNETS[name], num_classes, width)
+    if match := _ANY_BAGNET.fullmatch(name):
+        first, second, third, fourth = map(int, match.groups())
+        return BagNet(None, num_classes, width, blocks3x3=(first, second, third, fourth))
     if name not in TORCHVISION:
-        raise ValueError(f"there is no model {name!r}: choose one of {', '.join(MODELS)}")
+        raise ValueError(
+            f"there is no model {name!r}: choose one of {', '.join(MODELS)}, or a BagNet by the "
+            "3x3 convolutions of its stages, such as bagnet-2-2-1-0"
+        )
     narrowest = 2 if name == "densenet169" else 1  # its layers add width / 2 channels each
     if not 0 < width <= ORIGINAL_WIDTH or width % narrowest:
         even = "even " * (narrowest == 2)
@@ -82,7 +96,8 @@ def _narrow(model: nn.Module, width: int) -> None:
 def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Normalise images by ImageNet's mean and standard deviation.
 
-    This runs on the images' device, keeps their memory format, and computes in at least float32.
+    `bagnet.normalize` is this function. It runs on the images' device, keeps their memory format,
+    and computes in at least float32.
 
     Args:
         images: RGB images, uint8 (B, 3, H, W).
@@ -90,11 +105,20 @@ def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
     Raises:
         ValueError: The images have another type or shape.
+
+    Example:
+        >>> normalize(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
+        tensor([2.2489, 2.4286, 2.6400])
     """
+    if not isinstance(images, Tensor):
+        raise ValueError(
+            f"normalize takes uint8 images (B, 3, H, W), not a {type(images).__name__}: convert it "
+            "(torchvision.transforms.v2.functional.pil_to_tensor(image)[None])"
+        )
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
             f"normalize takes uint8 images (B, 3, H, W), not {images.dtype} {tuple(images.shape)}: "
-            f"pass the pixels as the data loader returns them"
+            "pass the pixels as they were read, also of one image as a batch (image[None])"
         )
     exact = torch.promote_types(dtype, torch.float32)
     mean, std = (

@@ -14,7 +14,7 @@ from pathlib import Path
 from bagnet.run.folder import Run
 from datamodules.common.files import user_path
 
-PATCHES = (9, 17, 33)
+PATCHES = (9, 17, 25, 29, 33, 65, 77)
 
 SHORT_HELP = """\
 Train and evaluate BagNets, which classify images by the votes of patches.
@@ -25,7 +25,8 @@ evaluate:  {program} validate --name bagnet33
            {program} validate --patch 33 --model.weights FILE ...
 
 what to train
-  --patch 9|17|33      side of the patch that votes, in pixels (default: 33)
+  --patch PIXELS       side of the patch that votes: 9, 17, 25, 29, 33, 65 or 77
+                       (default: 33)
   --data.root SHARDS   packed images: python -m datamodules.pack --help
   --config FILE        settings, see configs/*.yaml; flags win over them
   --resume auto|FILE   continue from the run's last checkpoint, if any, or FILE
@@ -101,7 +102,11 @@ def expand(arguments: list[str]) -> CommandLine:
     run = Run(name, user_path(flags.runs_dir))
     if flags.patch is not None:
         if flags.patch not in PATCHES:
-            raise ValueError(f"--patch {flags.patch}: there is no such BagNet; choose 9, 17 or 33")
+            choices = ", ".join(map(str, PATCHES))
+            raise ValueError(
+                f"--patch {flags.patch}: there is no such BagNet; choose one of {choices}, or give "
+                "--model.name bagnet-2-2-1-0 for the numbers of 3x3 convolutions of its stages"
+            )
         spelled += ["--model.name", f"bagnet{flags.patch}"]
     if flags.gpus is not None:
         kind = "gpu" if flags.gpus else "cpu"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bagnet.experiments.options import MeasureOptions
-from bagnet.model.registry import MODELS
+from bagnet.model.registry import is_model
 from bagnet.model.weights import load_model
 from bagnet.run.trained import Sizes, choose_sizes, find_checkpoint
 from datamodules.common.files import user_path
@@ -24,8 +24,8 @@ Model = TypeVar("Model", bound="ModelFile")
 class ModelFile:
     """A file of weights, and the label that its results go by.
 
-    The label is a name in `registry.MODELS`; or anything that can name a file, for a checkpoint of
-    ours, which knows the name of its network.
+    The label is a name that `build_model` knows; or anything that can name a file, for a checkpoint
+    of ours, which knows the name of its network.
     """
 
     label: str
@@ -56,7 +56,7 @@ class ModelFile:
     @property
     def name(self) -> str | None:
         """Name of the network, if the label is one."""
-        return self.label if self.label in MODELS else None
+        return self.label if is_model(self.label) else None
 
     def load(self, device: torch.device, num_classes: int) -> nn.Module:
         """Load the network in evaluation mode onto a device.

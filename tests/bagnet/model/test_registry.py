@@ -27,8 +27,24 @@ def test_a_bagnet_has_the_patch_of_its_name(name, patch):
         model = build_model(name, num_classes=7, width=8)
     assert isinstance(model, BagNet)
     assert model.receptive_field == patch
-    assert model.features(torch.empty(1, 3, 49, 49, device="meta")).shape[1] == 32 * 8
+    assert model.features(torch.empty(2, 3, 81, 81, device="meta")).shape[1] == 32 * 8
     assert model.fc.out_features == 7
+
+
+def test_a_bagnet_of_any_receptive_field_has_a_name():
+    with torch.device("meta"):
+        named, general = build_model("bagnet29", 7, 8), build_model("bagnet-2-2-1-0", 7, 8)
+        assert build_model("bagnet-0-1-0-1", 7, 8).receptive_field == 3 + 2 * (2 + 8)
+    assert str(named) == str(general)
+    assert general.receptive_field == 29
+
+
+@pytest.mark.parametrize("name", ["bagnet-4-1-1-1", "bagnet-1-1-1", "bagnet34", "bagnet-"])
+def test_names_of_no_bagnet_are_refused(name):
+    with pytest.raises(
+        ValueError, match=r"blocks3x3=\(4, 1, 1, 1\)|choose one of .*bagnet-2-2-1-0"
+    ):
+        build_model(name)
 
 
 @pytest.mark.parametrize(
