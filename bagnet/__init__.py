@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from bagnet.evidence.explainer import BagNetExplainer
     from bagnet.evidence.maps import evidence_map
     from bagnet.model.network import BagNet
+    from bagnet.model.registry import normalize
     from bagnet.model.weights import load_model as load
+    from bagnet.model.weights import save_weights as save
     from bagnet.training.classifier import BagNetClassifier
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "dense_evidence",
     "evidence_map",
     "load",
+    "normalize",
+    "save",
 ]
 
 _PLACES = {
@@ -35,6 +39,8 @@ _PLACES = {
     "dense_evidence": ("bagnet.evidence.dense", "dense_evidence"),
     "evidence_map": ("bagnet.evidence.maps", "evidence_map"),
     "load": ("bagnet.model.weights", "load_model"),
+    "normalize": ("bagnet.model.registry", "normalize"),
+    "save": ("bagnet.model.weights", "save_weights"),
 }
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bagnet.evidence.maps import require_bagnet
+from bagnet.model.images import require_images
 from bagnet.model.network import BagNet, Bottleneck
 
 TILE = 64  # px. With 112, less is repeated, but a CPU's caches overflow: it takes a quarter longer.
@@ -64,14 +65,7 @@ def dense_evidence(
         torch.Size([41, 41])
     """
     bagnet = require_bagnet(model)
-    channels = bagnet.conv1.in_channels
-    is_image = image.ndim == 3 and image.shape[0] == channels and image.numel()
-    if not is_image or not image.is_floating_point():
-        raise ValueError(
-            f"dense evidence takes one normalised float image ({channels}, H, W), not "
-            f"{image.dtype} {tuple(image.shape)}: take one image of the batch, and normalise it "
-            "(bagnet.model.registry.normalize)"
-        )
+    require_images(image, bagnet.in_channels, batched=False)
     rows = slice(None) if target is None else _rows(bagnet, target)
     margin = bagnet.receptive_field - 1
     with torch.no_grad():

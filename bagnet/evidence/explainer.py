@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bagnet.evidence.dense import dense_evidence
 from bagnet.evidence.maps import require_bagnet
+from bagnet.model.images import require_images
 from bagnet.model.network import BagNet
 
 
@@ -43,6 +44,7 @@ class BagNetExplainer:
         Raises:
             ValueError: There is not one class for each image, or as in `dense_evidence`.
         """
+        require_images(images, self.model.in_channels)
         classes = torch.as_tensor(targets)
         if classes.ndim == 0:
             classes = classes.expand(len(images))

@@ -25,7 +25,8 @@ def evidence_map(model: nn.Module, images: Tensor) -> Tensor:
         The evidence in logits, (B, classes, H', W').
 
     Raises:
-        ValueError: The network is not a BagNet, or the images are smaller than its patch.
+        ValueError: The network is not a BagNet, `images` is something else, or they are
+            smaller than its patch.
 
     Example:
         >>> model = BagNet(9, num_classes=10, width=4)

@@ -1,0 +1,35 @@
+"""The check of the images that public functions take."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def require_images(images: object, channels: int, batched: bool = True) -> None:
+    """Refuse what is not normalised images, before a layer does so with less helpful words.
+
+    Args:
+        images: What a user gave.
+        channels: Channels that the network's images have.
+        batched: Whether a batch (B, C, H, W) is expected; otherwise one image (C, H, W).
+
+    Raises:
+        ValueError: It is not a tensor, or has another shape or dtype.
+    """
+    sides = 4 if batched else 3
+    found = f"a {type(images).__name__}"
+    if not isinstance(images, Tensor):
+        remedy = "convert it (torchvision.transforms.v2.PILToTensor), then call bagnet.normalize"
+    elif images.ndim == sides and images.shape[-3] == channels and images.numel():
+        if images.is_floating_point():
+            return
+        remedy = "normalise it (bagnet.normalize)"
+    elif images.ndim == sides:
+        remedy = "give what bagnet.normalize returns"
+    else:
+        remedy = "add a dimension (image[None])" if batched else "take one image of the batch"
+    shape = f"images (B, {channels}, H, W)" if batched else f"image ({channels}, H, W)"
+    if isinstance(images, Tensor):
+        found = f"{images.dtype} {tuple(images.shape)}"
+    number = "" if batched else "one "
+    raise ValueError(f"this takes {number}normalised float {shape}, not {found}: {remedy}")
