@@ -1,14 +1,15 @@
-"""The optimizer's parameter groups, and the learning rate as a pure function of the step."""
+"""Optimizers by name, their parameter groups, and the learning rate as a function of the step."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-Schedule = Literal["step", "cosine"]
+Schedule = Literal["step", "cosine", "one-cycle", "constant"]
 
 REFERENCE_BATCH = 256
 """The global batch for which recipes state their learning rate."""
@@ -55,27 +56,75 @@ def learning_rate_factor(
     epochs: float,
     warmup_epochs: float,
     decay_every: int,
+    floor: float = 0.0,
 ) -> float:
     """Compute the factor of the base learning rate at one moment of the training.
 
     Args:
         epoch: Optimizer steps done, in epochs: 1.5 is the middle of the second one.
         schedule: `"step"` divides by ten every `decay_every` epochs (the paper's recipe).
-            `"cosine"` falls from the end of the warm-up to zero at the end of the training
-            (Loshchilov & Hutter 2017).
+            `"cosine"` falls from the end of the warm-up to the end of the training along half a
+            cosine (Loshchilov & Hutter 2017), `"one-cycle"` along a straight line (Smith & Topin
+            2019, as in ffcv-imagenet). `"constant"` does not fall.
         epochs: Length of the training.
         warmup_epochs: Length of the linear rise from zero.
         decay_every: Epochs between two steps.
+        floor: The factor that the schedule does not fall below.
     """
     if epoch < warmup_epochs:
         return epoch / warmup_epochs
+    if schedule == "constant":
+        return 1.0
     if schedule == "step":
-        return 0.1 ** (int(epoch) // decay_every)
-    progress = (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9)
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        return max(floor, 0.1 ** (int(epoch) // decay_every))
+    progress = min((epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9), 1.0)
+    left = 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress
+    return floor + (1 - floor) * left
 
 
-def sgd(groups: list[dict[str, Any]], lr: float, momentum: float, fused: bool) -> torch.optim.SGD:
+def build_optimizer(
+    name: str,
+    groups: list[dict[str, Any]],
+    *,
+    lr: float,
+    momentum: float,
+    fused: bool,
+    arguments: Mapping[str, Any],
+) -> torch.optim.Optimizer:
+    """Build an optimizer by its name.
+
+    Args:
+        name: `"sgd"` or `"adamw"`, which are torch's; or a name in `timm.optim.list_optimizers()`,
+            such as `"lamb"`, `"lars"` or `"muon"`, which needs `pip install timm`.
+        groups: Parameter groups.
+        lr: Learning rate.
+        momentum: Momentum, 0 to 1, of optimizers that call it so.
+        fused: Whether SGD and AdamW update all weights with one kernel.
+        arguments: Further arguments of the optimizer's class.
+
+    Raises:
+        ValueError: There is no such optimizer, timm is missing, or an argument is wrong.
+    """
+    try:
+        if name == "sgd":
+            return sgd(groups, lr, momentum, fused, **arguments)
+        if name == "adamw":
+            return torch.optim.AdamW(groups, lr=lr, fused=fused or None, **arguments)
+        try:
+            from timm.optim import create_optimizer_v2
+        except ImportError:
+            raise ValueError("all but sgd and adamw need timm: pip install timm") from None
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
+            groups, name, lr=lr, momentum=momentum, **arguments
+        )
+        return optimizer
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ValueError(f"optimizer {name} with arguments {dict(arguments)}: {error}") from error
+
+
+def sgd(
+    groups: list[dict[str, Any]], lr: float, momentum: float, fused: bool, **arguments: Any
+) -> torch.optim.SGD:
     """SGD whose momentum starts at zero, so that a GradScaler may skip its first steps.
 
     torch allocates the momentum of a fused SGD in its first step. If gradients overflow in that
@@ -87,8 +136,9 @@ def sgd(groups: list[dict[str, Any]], lr: float, momentum: float, fused: bool) -
         lr: Learning rate.
         momentum: Momentum, 0 to 1.
         fused: Whether to update all weights with one kernel.
+        arguments: Further arguments of `torch.optim.SGD`.
     """
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused or None)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused or None, **arguments)
     if fused and momentum:
         for group in optimizer.param_groups:
             for weight in group["params"]:
