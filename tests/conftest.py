@@ -71,3 +71,4 @@ def no_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     yield
     wandb.finish()
+    wandb.teardown()  # or the next test would have this one's settings

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from datamodules.common.files import link, user_path
 
+LONGEST_NAME = 119
+"""Characters of a run's name; its id in W&B has nine more, of at most 128."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -31,6 +34,11 @@ class Run:
         if not re.fullmatch(r"[\w-][\w.-]*", self.name):
             raise ValueError(
                 f"--name {self.name!r} cannot name a folder: use letters, digits, '.', '_' and '-'"
+            )
+        if len(self.name) > LONGEST_NAME:
+            raise ValueError(
+                f"--name of {len(self.name)} characters is too long: W&B has no place for more "
+                f"than {LONGEST_NAME}"
             )
 
     @property
@@ -70,6 +78,11 @@ class Run:
     def best(self) -> Path:
         """The checkpoint of the epoch with the best validation top-1; none without validation."""
         return self.checkpoints / "best.ckpt"
+
+    @property
+    def weights(self) -> Path:
+        """The checkpoint that the run stands for: the best one, or the last without validation."""
+        return self.last if self.last.exists() and not self.best.exists() else self.best
 
     def refuse_to_overwrite(self) -> None:
         """Make sure that a new run has its folder to itself.
@@ -114,13 +127,16 @@ class Run:
             link(self.last, self.previous)
 
     def wandb_id(self, resuming: bool) -> str:
-        """The run's id in W&B, which is kept in the folder; a new one unless the run is resumed."""
-        file = self.folder / "wandb-id.txt"
-        if not (resuming and file.exists()):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(f"{self.name}-{secrets.token_hex(4)}\n")
+        """The run's id in W&B, which the folder remembers; a new one unless the run is resumed."""
+        if resuming and self._wandb_id.exists():
+            return self._wandb_id.read_text().strip()
+        return f"{self.name}-{secrets.token_hex(4)}"
+
+    def keep_wandb_id(self, run_id: str, resuming: bool) -> None:
+        """Remember the run's id in W&B, and forget what W&B has of another run or id."""
+        if not resuming or run_id != self.wandb_id(resuming):
+            self._wandb_id.write_text(f"{run_id}\n")
             self._wandb_finished.unlink(missing_ok=True)
-        return file.read_text().strip()
 
     def wandb_step(self) -> int:
         """The last step in the finished folders of W&B's offline mode; -1 if there is none."""
@@ -131,12 +147,21 @@ class Run:
         with self._wandb_finished.open("a") as file:
             file.write(f"{folder} {step}\n")
 
-    def put_unfinished_wandb_aside(self) -> None:
-        """Rename the offline folders of starts that were killed, as rows may be missing there."""
-        finished = {folder for folder, _ in self._finished_in_wandb()}
-        for path in (self.folder / "wandb").glob("offline-run-*"):
-            if path.name not in finished:
-                path.rename(path.with_name(f"unfinished-{path.name}"))
+    def put_unfinished_wandb_aside(self, current: Path) -> None:
+        """Rename the offline folders of starts that were killed, as rows may be missing there.
+
+        Args:
+            current: The folder of this start; those of the others are beside it.
+        """
+        finished = {folder for folder, _ in self._finished_in_wandb()} | {current.name}
+        for file in current.parent.glob(f"offline-run-*/run-{self.wandb_id(resuming=True)}.wandb"):
+            folder = file.parent
+            if folder.name not in finished:
+                folder.rename(folder.with_name(f"unfinished-{folder.name}"))
+
+    @property
+    def _wandb_id(self) -> Path:
+        return self.folder / "wandb-id.txt"
 
     @property
     def _wandb_finished(self) -> Path:

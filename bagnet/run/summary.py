@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run.folder import Run
-from bagnet.run.wandb import location
+from bagnet.run.wandb_start import location
 
 
 def describe(metrics: Mapping[str, Any], stage: str) -> str:
@@ -28,9 +28,12 @@ class Summary(Callback):
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         parameters = sum(p.numel() for p in pl_module.parameters())
+        is_trial = trainer.fast_dev_run  # type: ignore[attr-defined]
+        where = "nothing is kept" if is_trial else f"run folder {self.run.folder}"
         print(
             f"{pl_module.hparams['name']}, {parameters:,} parameters, {trainer.world_size} x "
-            f"{pl_module.device.type}, {trainer.precision}; run folder {self.run.folder}"
+            f"{pl_module.device.type}, {trainer.precision}; {where}",
+            flush=True,  # or it would wait in the buffer of a log
         )
         for where in self._in_wandb(trainer):
             print(f"W&B: {where}")
@@ -40,13 +43,16 @@ class Summary(Callback):
         print()
         if "val/top1" in trainer.callback_metrics:
             print(f"validation   {describe(trainer.callback_metrics, 'val')}")
-        print(f"checkpoints  {self.run.checkpoints}")
-        print(f"metrics      {self.run.metrics}")
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        for name, path in (("checkpoints", self.run.checkpoints), ("metrics", self.run.metrics)):
+            if path.exists():
+                print(f"{name:12} {path}")
         for where in self._in_wandb(trainer):
             print(f"W&B          {where}")
 
     def _in_wandb(self, trainer: Trainer) -> list[str]:
         """Where W&B has the run; empty if it is disabled."""
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        places = [location(logger.experiment, self.run.folder) for logger in loggers]
+        places = [location(logger.experiment) for logger in loggers]
         return [place for place in places if place]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,95 +13,49 @@ from typing import Any
 import wandb
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run import signals
 from bagnet.run.csv_table import CSVTable
 from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
+from bagnet.run.wandb_start import reason, start_run
 
-_INIT_SECONDS = 30.0
-"""How long a start waits for W&B before it works offline."""
-
-_FINISH_SECONDS = 60.0
-"""How long the end waits for uploads: less than SLURM's notice. `wandb sync` sends the rest."""
-
-
-def start_run(folder: Path, **options: Any) -> Any:
-    """Start or resume a run of the wandb package; the only place that does.
-
-    W&B's own variables apply (`WANDB_MODE`, `WANDB_PROJECT`, ...). With neither `WANDB_MODE` nor an
-    API key the run is kept offline, and so it is if W&B does not answer. Nothing is ever asked,
-    since a batch job has nobody to answer.
-
-    Args:
-        folder: Existing or not; W&B's files are written to its subfolder `wandb`.
-        **options: Further arguments of `wandb.init`.
-
-    Returns:
-        A `wandb.Run`, which is a context manager.
-    """
-    options = {
-        "project": os.environ.get("WANDB_PROJECT", "bagnet"),
-        "dir": folder,
-        "settings": wandb.Settings(
-            console="off", silent=True, init_timeout=_INIT_SECONDS, finish_timeout=_FINISH_SECONDS
-        ),
-        **options,
-    }
-    folder.mkdir(parents=True, exist_ok=True)  # or W&B would write elsewhere
-    with signals.held_back():  # from the process that W&B starts
-        wandb.setup(settings=wandb.Settings(silent=True))
-        mode: Any = os.environ.get("WANDB_MODE")
-        # Without verify=False, it would use the network even if offline.
-        if mode is None and not wandb.login(prompt=False, verify=False):
-            mode = "offline"
-        try:
-            return wandb.init(mode=mode, **options)
-        except wandb.Error as error:
-            reason = str(error).splitlines()[0]
-            print(f"W&B does not answer ({reason}); working offline in {folder / 'wandb'}")
-            wandb.teardown()  # it still holds the run's id
-            return wandb.init(mode="offline", **options)
-
-
-def location(run: Any, folder: Path) -> str:
-    """Where to find a run of the wandb package.
-
-    Args:
-        run: What `start_run` returned.
-        folder: As given to `start_run`.
-
-    Returns:
-        The run's address or, if it is offline, the commands that show and upload it; empty if W&B
-        is disabled.
-    """
-    if run.disabled:
-        return ""
-    if run.offline:
-        files = folder / "wandb"
-        return f"offline; view: wandb leet {files}; upload: wandb sync {files}/offline-run-*"
-    return str(run.url)
+_BEST = {"val/top1": max, "val/top5": max, "val/loss": min}
+"""Metrics whose best value is in the run's summary, beside the last."""
 
 
 def _survived(method: Callable[..., None]) -> Callable[..., None]:
     """Report the first failure of W&B and leave W&B alone from then on; the training continues."""
 
     @wraps(method)
-    def attempt(self: ResumableWandbLogger, *args: Any) -> None:
+    def attempt(self: ResumableWandbLogger, *args: Any, **kwargs: Any) -> None:
         if self.failed:
             return
         try:
-            method(self, *args)
-        except Exception as error:
+            method(self, *args, **kwargs)
+        except (Exception, SystemExit) as error:  # wandb exits if its process ended badly
+            if self.failed:  # while it was started for this method
+                return
             # A signal from SLURM may have ended W&B's process too, which is no failure.
             if signals.received() is None:
-                print(f"W&B has failed ({error!r}); the next start of the run sends the rest")
+                print(
+                    f"W&B has failed ({reason(error)}); the training continues without it, and "
+                    "the next start of the run sends the rest"
+                )
             self.failed = True
-            with suppress(Exception):
+            with suppress(Exception, SystemExit):
                 wandb.teardown()
 
     return attempt
+
+
+def _without_none(config: Any) -> Any:
+    """Leave out what is not set."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _without_none(value) for key, value in config.items() if value is not None}
 
 
 class ResumableWandbLogger(WandbLogger):
@@ -110,7 +64,7 @@ class ResumableWandbLogger(WandbLogger):
     A row is sent when the next one begins. Rows that W&B lacks when the run resumes come from the
     CSV table. Online, W&B knows which ones it has. Offline, nobody knows how much of a killed
     start's file was written, so that file is put aside and its rows are sent again. If W&B fails,
-    the training does not. `start_run` says which mode applies.
+    the training does not. `start_run` says which settings apply.
 
     Args:
         run: Has the name, the id and the folder.
@@ -131,26 +85,43 @@ class ResumableWandbLogger(WandbLogger):
         self._artifacts = artifacts
         self._started: Any = None
         self._row: dict[str, Any] = {}
+        self._best: dict[str, float] = {}
         self._step = self._sent = -1
         self.failed = self._finished = False
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The `wandb.Run`, started when it is first needed."""
+        """The `wandb.Run`, started when it is first needed; if W&B has failed, does nothing."""
         if self._started is None:
-            run_id = self._run.wandb_id(self._resuming)
-            if self._resuming:
-                self._run.put_unfinished_wandb_aside()
-            self._started = start_run(
-                self._run.folder, name=self._run.name, id=run_id, resume="allow"
-            )
-        return self._started
+            self._start()
+        return DummyLogger().experiment if self.failed else self._started
+
+    @_survived
+    def _start(self) -> None:
+        run = start_run(
+            self._run.folder,
+            run_name=self._run.name,
+            run_id=self._run.wandb_id(self._resuming),
+            resume="allow",
+        )
+        if not run.disabled:
+            # WANDB_RUN_ID or a sweep may have chosen another id.
+            self._run.keep_wandb_id(run.id, self._resuming)
+            self._run.put_unfinished_wandb_aside(Path(run.dir).parent)
+        for name, better in _BEST.items():
+            run.define_metric(name, summary=f"{better.__name__},last")
+        self._started = run
 
     @rank_zero_only
     @_survived
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        super().log_hyperparams(params)
+        super().log_hyperparams(_without_none(params))
+
+    @rank_zero_only
+    @_survived
+    def log_image(self, *args: Any, **kwargs: Any) -> None:
+        super().log_image(*args, **kwargs)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -175,7 +146,7 @@ class ResumableWandbLogger(WandbLogger):
             return
         if status != "failed":  # else the next start sends the last row, from the table
             self._send(self._step, self._row)
-        if self._started is None:
+        if self._started is None or self.failed:
             return
         if self._artifacts and status == "success" and self._lease.is_held():
             self._upload_checkpoints()
@@ -186,7 +157,8 @@ class ResumableWandbLogger(WandbLogger):
             self._run.finish_wandb(Path(self._started.dir).parent.name, self._sent)
 
     def _upload_checkpoints(self) -> None:
-        artifact = wandb.Artifact(self._run.name, type="model")
+        name = re.sub("[^A-Za-z0-9_.-]", "_", self._run.name)  # what W&B takes
+        artifact = wandb.Artifact(name, type="model")
         for checkpoint in (self._run.best, self._run.last):
             if checkpoint.exists():
                 artifact.add_file(str(checkpoint))
@@ -196,11 +168,24 @@ class ResumableWandbLogger(WandbLogger):
     def _send_missing_rows(self, before: int) -> None:
         run = self.experiment
         self._sent = self._run.wandb_step() if run.offline else run.starting_step - 1
-        for row in self._table.between(self._sent, before):
-            self._send(int(row.pop("step")), row)
+        for row in self._table.between(-1, before):
+            step = int(row.pop("step"))
+            self._note_best(row)
+            self._send(step, row)
 
     @_survived
     def _send(self, step: int, row: dict[str, Any]) -> None:
-        if row and step > self._sent and self._lease.is_held():
-            self.experiment.log(row, step=step)
-            self._sent = step
+        if not row or step <= self._sent or not self._lease.is_held():
+            return
+        run = self.experiment
+        run.log(row, step=step, commit=True)
+        self._sent = step
+        self._note_best(row)
+        if self._resuming:  # W&B itself finds the best of this start only
+            for name in _BEST.keys() & row.keys():
+                best = {_BEST[name].__name__: self._best[name]}
+                run.summary[name] = {**best, "last": row[name]}
+
+    def _note_best(self, row: dict[str, Any]) -> None:
+        for name in _BEST.keys() & row.keys():
+            self._best[name] = _BEST[name](self._best.get(name, row[name]), row[name])

@@ -22,6 +22,7 @@ from bagnet.experiments.measuring.figures import Rows
 from bagnet.experiments.measuring.parts import result_files
 from bagnet.experiments.measuring.statistics import Interval
 from bagnet.experiments.options import MeasureOptions
+from bagnet.run.wandb_start import location, reason, start_run
 from datamodules.common.files import write_text
 
 NOTHING = "–"
@@ -43,7 +44,10 @@ def write_results(
     for stem, figure in figures.items():
         save_figure(figure, folder / stem)
     if options.wandb:
-        log_to_wandb(name, folder)
+        try:
+            log_to_wandb(name, folder)
+        except Exception as error:
+            print(f"W&B has failed ({reason(error)}); the results are in {folder}")
 
 
 def write_table(rows: Rows, columns: Columns, stem: Path) -> None:
@@ -123,11 +127,9 @@ def save_figure(figure: Figure, stem: Path) -> None:
 def log_to_wandb(name: str, folder: Path) -> None:
     """Log all tables and figures of a folder to W&B, and its per-sample results as an artifact.
 
-    `bagnet.run.wandb.start_run` says when W&B works offline, in the folder.
+    `bagnet.run.wandb_start.start_run` says when W&B works offline, in the folder.
     """
-    from bagnet.run.wandb import location, start_run  # imports Lightning, which takes seconds
-
-    with start_run(folder, name=name, job_type="experiment") as run:
+    with start_run(folder, run_name=name, run_job_type="experiment") as run:
         for file in sorted(folder.glob("*.md")):
             titles, rows = read_table(file)
             run.log({f"{name}/{file.stem}": wandb.Table(columns=list(titles), data=rows)})
@@ -137,7 +139,7 @@ def log_to_wandb(name: str, folder: Path) -> None:
         for file in sorted([*result_files(folder), *folder.glob("*.csv")]):
             artifact.add_file(str(file))
         run.log_artifact(artifact)
-        where = location(run, folder)
+        where = location(run)
     if where:
         print(f"W&B: {where}")
 

@@ -16,8 +16,15 @@ from PIL import Image
 from rich.console import Console
 
 from bagnet.experiments.measuring import results
-from bagnet.experiments.measuring.results import log_to_wandb, read_table, save_figure, write_table
+from bagnet.experiments.measuring.results import (
+    log_to_wandb,
+    read_table,
+    save_figure,
+    write_results,
+    write_table,
+)
 from bagnet.experiments.measuring.statistics import Interval
+from bagnet.experiments.options import MeasureOptions
 
 ROWS = [
     {"model": "bagnet9", "top1": Interval(0.4641, 0.46, 0.468), "parameters": 15_688_744},
@@ -90,6 +97,14 @@ def test_wandb_gets_tables_figures_and_samples(
     content = record.read_bytes()
     for expected in (b"accuracy/table", b"accuracy/figure", b"bagnet9.parquet", b"table.csv"):
         assert expected in content
+
+
+def test_results_are_written_though_wandb_refuses_a_variable(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "OFFLINE")
+    options = MeasureOptions(out=tmp_path, wandb=True)
+    write_results(options, "accuracy", {"table": (ROWS, COLUMNS)}, {})
+    assert (tmp_path / "accuracy" / "table.csv").exists()
+    assert "W&B has failed (WANDB_MODE: Input should be 'online'" in capsys.readouterr().out
 
 
 def test_a_table_too_wide_for_the_terminal_is_printed_in_parts(tmp_path, monkeypatch):

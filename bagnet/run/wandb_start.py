@@ -1,0 +1,97 @@
+"""How runs of the wandb package start, where they are then, and what it says when it fails."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import wandb
+from pydantic import ValidationError
+
+from bagnet.run import signals
+
+_DEFAULTS = {"project": "bagnet", "console": "off", "init_timeout": 30.0, "finish_timeout": 60.0}
+"""W&B's settings if neither its variables nor its files have them. A start that waits longer for an
+answer works offline; the end waits for uploads less than SLURM's notice (`wandb sync` sends the
+rest)."""
+
+
+def start_run(folder: Path, **settings: Any) -> Any:
+    """Start or resume a run of the wandb package; the only place that does.
+
+    W&B's own variables and files come before what is given here. With neither `WANDB_MODE` nor an
+    API key the run is kept offline, and so it is if W&B does not answer. Nothing is ever asked,
+    since a batch job has nobody to answer.
+
+    Args:
+        folder: Existing or not; W&B's files are written to its subfolder `wandb`.
+        **settings: Fields of `wandb.Settings`.
+
+    Returns:
+        A `wandb.Run`, which is a context manager.
+
+    Raises:
+        Exception: W&B refuses its settings, or cannot work at all; see `reason`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)  # or W&B would write elsewhere
+    os.environ.setdefault("WANDB_SILENT", "true")  # `location` says what a user needs to know
+    _provide_cache(folder)
+    with signals.held_back():  # from the process that W&B starts
+        given = wandb.setup().settings
+        settings = {"root_dir": str(folder), **_DEFAULTS, **settings}
+        settings = {k: v for k, v in settings.items() if k not in given.model_fields_set}
+        mode = given.mode
+        if mode not in ("offline", "dryrun", "disabled"):
+            try:
+                # Without verify=False, it would use the network already here.
+                if wandb.login(prompt=False, verify=False):
+                    return wandb.init(settings=wandb.Settings(**settings))
+            except wandb.Error as error:
+                print(f"W&B is not available ({reason(error)}); working offline")
+                wandb.teardown()  # it still holds the run's id
+            mode = "offline"
+        return wandb.init(settings=wandb.Settings(**settings, mode=mode))
+
+
+def _provide_cache(folder: Path) -> None:
+    """Move W&B's cache if it is not writable, or W&B would print its log instead."""
+    cache = wandb.env.get_cache_dir()
+    with suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+    if not os.access(cache, os.W_OK):
+        os.environ["WANDB_CACHE_DIR"] = str(folder / "wandb" / "cache")
+
+
+def reason(error: BaseException) -> str:
+    """Say in one line what W&B says at length, without values, as they may be secrets."""
+    if isinstance(error, ValidationError):  # of W&B's settings
+        first = error.errors(include_url=False)[0]
+        cause = first.get("ctx", {}).get("error")
+        field = str(first["loc"][0]) if first["loc"] else ""
+        named = [f"WANDB_{field.upper()}", f"WANDB_{field.removeprefix('run_').upper()}"]
+        name = next((name for name in named if name in os.environ), field)
+        text = reason(cause) if isinstance(cause, Exception) else first["msg"]
+        return f"{name}: {text}" if name else text
+    if isinstance(error, wandb.Error | ValueError):
+        return str(error).partition("\n")[0]
+    return repr(error)
+
+
+def location(run: Any) -> str:
+    """Where to find a run of the wandb package.
+
+    Args:
+        run: What `start_run` returned, or a logger's stand-in for it.
+
+    Returns:
+        The run's address or, if it is offline, the commands that show and upload it; empty if W&B
+        is disabled or has failed.
+    """
+    if not isinstance(run, wandb.Run) or run.disabled:
+        return ""
+    if run.offline:
+        files = Path(run.dir).parents[1]
+        return f"offline; view: wandb leet {files}; upload: wandb sync {files}/offline-run-*"
+    return str(run.url)
