@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_only
+from torch.nn import Module
 
 from datamodules.common.files import user_path
 from datamodules.common.forkserver import forkserver_context
 from datamodules.common.processes import default_workers
 from datamodules.common.ranges import require_range
+from datamodules.decoding.augmentation import Crop, train_transforms
 from datamodules.decoding.region import why_not
-from datamodules.decoding.transforms import EvalTransform, TrainTransform
+from datamodules.decoding.transforms import EvalTransform
 from datamodules.loading.batches import Batches
 from datamodules.loading.loader import (
     EvalLoader,
@@ -62,7 +65,14 @@ class ImageNetDataModule(LightningDataModule):
         image_size: Side of the images that the network sees, in pixels.
         resize_size: Shorter side of a validation image before its centre is cropped, in pixels.
         seed: Seed for the order of the samples and their augmentation, at least 0.
-        min_scale: Smallest area of a random training crop, as a fraction of the image.
+        crop: How training images are cropped: "random_resized" takes a part of random size and
+            shape, "random" a square from the image resized to `resize_size`.
+        min_scale: Smallest area of a random resized crop, as a fraction of the image.
+        augment: Further transforms of training images, such as
+            `torchvision.transforms.v2.TrivialAugmentWide`: each takes and returns uint8 (3, H, W),
+            and draws from torch's generator.
+        train_sizes: Side of training images from an epoch on, such as {0: 128, 6: 160, 12: 192} for
+            progressive resizing; by default image_size in all epochs.
         window: Shuffle window, in shards. A larger one mixes better and reads from more places at
             once; with all shards or more, the order is a true random permutation.
         streams: Number of streams that a training epoch is cut into. If the devices divide it and
@@ -102,7 +112,10 @@ class ImageNetDataModule(LightningDataModule):
         image_size: int = 224,
         resize_size: int = 256,
         seed: int = 0,
+        crop: Crop = "random_resized",
         min_scale: float = 0.08,
+        augment: Sequence[Module] = (),
+        train_sizes: Mapping[int, int] | None = None,
         window: int = 2,
         streams: int = 64,
         max_unreadable: float = 0.001,
@@ -117,6 +130,7 @@ class ImageNetDataModule(LightningDataModule):
             if given[name] is not None:
                 require_range(name, given[name], *limits)
         self.batch_size = batch_size
+        self.image_size, self.resize_size = image_size, resize_size
         self.workers = default_workers() if workers is None else workers
         self.seed = seed
         self.window = window
@@ -126,7 +140,9 @@ class ImageNetDataModule(LightningDataModule):
         folder = default_cache_dir() if cache_dir is None else user_path(cache_dir)
         self.cache = ShardCache(folder, int(cache_gib * 2**30), local=cache_dir is not None)
         self._splits = Splits(root, self.cache, allow_pipe)
-        self._train_transform = TrainTransform(image_size, min_scale)
+        self._train_transforms = train_transforms(
+            image_size, resize_size, crop, min_scale, augment, train_sizes
+        )
         self._eval_transform = EvalTransform(image_size, resize_size)
         self._loaders: list[TrainLoader | EvalLoader] = []
         self._session = 0
@@ -228,8 +244,8 @@ class ImageNetDataModule(LightningDataModule):
         return loader
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints: the classes, and what decides which samples a batch has."""
-        return {**self._identity, "classes": list(self.classes)}
+        """For checkpoints: what decides which samples a batch has."""
+        return self._identity
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Make sure that a run is resumed with the same data in the same order.
@@ -270,11 +286,11 @@ class ImageNetDataModule(LightningDataModule):
     def batches(self, split: str) -> Batches:
         """Read batches of "train" or "val" by (epoch, sample ids) of your own choice."""
         manifest = self._splits[split]
-        transform = self._train_transform if split == "train" else self._eval_transform
+        transforms = self._train_transforms if split == "train" else {0: self._eval_transform}
         cache = self.cache if cached_bytes(manifest, self.cache) else None
         if cache is not None:
             cache.make_folder()  # here, because an error in a worker would come late
-        return Batches(manifest, transform, self.seed, cache)
+        return Batches(manifest, transforms, self.seed, cache)
 
     def teardown(self, stage: str) -> None:
         """Stop the workers."""

@@ -1,4 +1,4 @@
-"""The crops of training and validation: from an image file to uint8 pixels.
+"""From an image file to uint8 pixels: what all crops share, and those of validation.
 
 Only the part that is seen is decoded.
 """
@@ -19,25 +19,27 @@ from datamodules.decoding.images import MAX_PIXELS, UnreadableImage, image_size,
 from datamodules.decoding.region import Region
 
 _LONGEST_ASPECT = 16
-"""How many times longer than wide, or wider than long, a validation image is kept to be cropped."""
-
-_PIXEL = torch.empty(1, dtype=torch.uint8)
+"""How many times longer than wide, or wider than long, an image is kept to be cropped."""
 
 
 class View(NamedTuple):
-    """What is seen of an image: a part of it, resized, then its centre.
+    """What is seen of an image: a square of a part that is resized.
 
     Attributes:
         box: The part.
         height: Height to which the part is resized, in pixels.
         width: Width to which the part is resized, in pixels.
+        top: First row of the square, in the resized part.
+        left: First column of the square, in the resized part.
         mirrored: Whether left and right are exchanged.
     """
 
     box: Region
     height: int
     width: int
-    mirrored: bool
+    top: int = 0
+    left: int = 0
+    mirrored: bool = False
 
 
 class Transform(ABC):
@@ -51,7 +53,7 @@ class Transform(ABC):
     """
 
     def __init__(self, size: int) -> None:
-        _check_size("image_size", size)
+        check_size("image_size", size)
         self.size = size
 
     @abstractmethod
@@ -69,33 +71,9 @@ class Transform(ABC):
 
     def resize(self, box: np.ndarray, view: View) -> Tensor:
         """From the pixels of the view's box, uint8 (height, width, 3), to what is seen."""
-        image: Tensor = v2.functional.center_crop_image(_resize(box, view), [self.size] * 2)
+        bottom, right = view.top + self.size, view.left + self.size
+        image = _resize(box, view)[:, view.top : bottom, view.left : right]
         return image.flip(-1) if view.mirrored else image
-
-
-class TrainTransform(Transform):
-    """Random resized crop and flip, drawn as torchvision draws them.
-
-    Args:
-        image_size: Side of the result, in pixels.
-        min_scale: Smallest area of a crop, as a fraction of the image, in (0, 1].
-
-    Raises:
-        ValueError: The image size is below 1, or the fraction is out of its range.
-    """
-
-    def __init__(self, image_size: int = 224, min_scale: float = 0.08) -> None:
-        super().__init__(image_size)
-        if not 0 < min_scale <= 1:
-            raise ValueError(
-                f"min_scale is {min_scale}, but it is a fraction of the image: 0 < fraction <= 1"
-            )
-        self._crop = v2.RandomResizedCrop(image_size, scale=(min_scale, 1.0))
-
-    def view(self, width: int, height: int) -> View:
-        drawn = self._crop.make_params([_PIXEL.expand(3, height, width)])
-        box = Region(drawn["left"], drawn["top"], drawn["width"], drawn["height"])
-        return View(box, self.size, self.size, mirrored=bool(torch.rand(1) < 0.5))
 
 
 class EvalTransform(Transform):
@@ -112,25 +90,14 @@ class EvalTransform(Transform):
 
     def __init__(self, image_size: int = 224, resize_size: int = 256) -> None:
         super().__init__(image_size)
-        _check_size("resize_size", resize_size)
-        if resize_size < image_size:
-            raise ValueError(
-                f"resize_size is {resize_size} and image_size {image_size}, so the crop would have "
-                f"black borders; use a resize_size of at least {image_size} (the usual ratio gives "
-                f"{round(image_size * 256 / 224)})"
-            )
+        check_resize(resize_size, image_size)
         self._shorter = resize_size
 
     def view(self, width: int, height: int) -> View:
-        # Of a strip, a crop of the middle: enlarged as a whole, it would fill the memory.
-        longest = _LONGEST_ASPECT * min(width, height)
-        left, top = (max(0, side - longest) // 2 for side in (width, height))
-        return self._resized(Region(left, top, min(width, longest), min(height, longest)))
-
-    def _resized(self, box: Region) -> View:
-        shorter = min(box.width, box.height)
-        rows, columns = (self._shorter * side // shorter for side in (box.height, box.width))
-        return View(box, rows, columns, mirrored=False)
+        box = not_too_long(width, height)
+        rows, columns = resized(box, self._shorter)
+        top, left = (round((side - self.size) / 2) for side in (rows, columns))
+        return View(box, rows, columns, top, left)
 
 
 class WholeTransform(EvalTransform):
@@ -147,7 +114,8 @@ class WholeTransform(EvalTransform):
         super().__init__(1, resize_size)
 
     def view(self, width: int, height: int) -> View:
-        view = self._resized(Region(0, 0, width, height))
+        box = Region(0, 0, width, height)
+        view = View(box, *resized(box, self._shorter))
         if view.width * view.height > MAX_PIXELS:
             raise UnreadableImage(
                 f"it has {width} x {height} pixels, and would have {view.width} x {view.height} "
@@ -167,7 +135,30 @@ def _resize(box: np.ndarray, view: View) -> Tensor:
     return resized
 
 
-def _check_size(name: str, value: int) -> None:
+def not_too_long(width: int, height: int) -> Region:
+    """Take the middle of a strip: enlarged as a whole, it would fill the memory."""
+    longest = _LONGEST_ASPECT * min(width, height)
+    left, top = (max(0, side - longest) // 2 for side in (width, height))
+    return Region(left, top, min(width, longest), min(height, longest))
+
+
+def resized(box: Region, shorter: int) -> tuple[int, int]:
+    """Height and width of a box when its shorter side is resized to this length."""
+    side = min(box.width, box.height)
+    return shorter * box.height // side, shorter * box.width // side
+
+
+def check_resize(resize_size: int, image_size: int) -> None:
+    check_size("resize_size", resize_size)
+    if resize_size < image_size:
+        raise ValueError(
+            f"resize_size is {resize_size} and image_size {image_size}, so the crop would have "
+            f"black borders; use a resize_size of at least {image_size} (the usual ratio gives "
+            f"{round(image_size * 256 / 224)})"
+        )
+
+
+def check_size(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name} is {value}, but it is a number of pixels, at least 1")
 

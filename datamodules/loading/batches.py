@@ -8,7 +8,7 @@ iterator offers none of this, because it reads whole shards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -42,8 +42,9 @@ class Batches(Dataset[ReadBatch]):
 
     Args:
         manifest: What the shards hold.
-        transform: Turns an image file into pixels. What it draws from torch's generator depends on
-            (seed, epoch, sample id) only, in whichever process it runs.
+        transform: Turns an image file into pixels; or one such transform for each epoch from which
+            on it is used. What it draws from torch's generator depends on (seed, epoch, sample id)
+            only, in whichever process it runs.
         seed: Seed of the run, at least 0.
         cache: Holds copies of the shards that are not read in place.
     """
@@ -51,12 +52,12 @@ class Batches(Dataset[ReadBatch]):
     def __init__(
         self,
         manifest: Manifest,
-        transform: Transform,
+        transform: Transform | Mapping[int, Transform],
         seed: int = 0,
         cache: ShardCache | None = None,
     ) -> None:
         self.manifest = manifest
-        self.transform = transform
+        self.transforms = transform if isinstance(transform, Mapping) else {0: transform}
         self.seed = seed
         self.cache = cache
         self._read_bytes = SampleReader(cache)
@@ -76,17 +77,18 @@ class Batches(Dataset[ReadBatch]):
             allocate: Gives the memory for the images: uint8 of the requested shape.
         """
         epoch, ids = index
+        transform = self.transforms[max(start for start in self.transforms if start <= epoch)]
         errors: list[SampleError] = []
         handler = partial(_collect, errors)
         pipeline = wds.DataPipeline(
             partial(self.samples, ids),
             wds.map(self._check_label, handler),
             partial(self._read_bytes, handler=handler),
-            wds.map(partial(self._decode, epoch), handler),
+            wds.map(partial(self._decode, transform, epoch), handler),
         )
         read = {sample["id"]: sample for sample in pipeline}
         if errors:
-            size = self.transform.size
+            size = transform.size
             grey = torch.full((size, size, 3), _GREY, dtype=torch.uint8).permute(2, 0, 1)
             filling = {"image": grey, "label": UNREADABLE}
             read |= {error.sample_id: filling for error in errors}
@@ -116,10 +118,10 @@ class Batches(Dataset[ReadBatch]):
             raise _error(sample, f"its label is {label}, but there are {classes} classes")
         return sample
 
-    def _decode(self, epoch: int, sample: dict[str, Any]) -> dict[str, Any]:
+    def _decode(self, transform: Transform, epoch: int, sample: dict[str, Any]) -> dict[str, Any]:
         try:
             with drawing_from(random_seed(self.seed, epoch, sample["id"])):
-                return {**sample, "image": self.transform(sample["image"])}
+                return {**sample, "image": transform(sample["image"])}
         except UnreadableImage as error:
             raise _error(sample, str(error)) from error
 

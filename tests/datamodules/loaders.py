@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from datamodules.decoding.transforms import TrainTransform
+from datamodules.decoding.augmentation import TrainTransform
 from datamodules.loading.batches import Batches
 from datamodules.loading.loader import TrainLoader
 from datamodules.shards.manifest import Manifest

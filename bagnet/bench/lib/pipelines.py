@@ -20,8 +20,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 from webdataset import WebDataset
 
+from datamodules.decoding.augmentation import TrainTransform
 from datamodules.decoding.images import image_size
-from datamodules.decoding.transforms import TrainTransform
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.loading.loader import TrainLoader
 
@@ -80,7 +80,7 @@ class _WholeImages(TrainTransform):
 
 def _whole(settings: Settings) -> Iterator[Any]:
     batches = ImageNetDataModule(settings.root).batches("train")
-    batches.transform = _WholeImages(settings.image_size)
+    batches.transforms = {0: _WholeImages(settings.image_size)}
     return _endless(TrainLoader(batches, settings.batch_size, workers=settings.workers))
 
 

@@ -12,7 +12,7 @@ import torch
 
 from bagnet.bench.lib import pipelines
 from bagnet.bench.options import DataOptions
-from datamodules.decoding.transforms import TrainTransform
+from datamodules.decoding.augmentation import TrainTransform
 
 REPOSITORY = Path(__file__).parents[3]
 TINY = ("--batch_size", "16", "--image_size", "32", "--seconds", "0.1", "--rounds", "1")

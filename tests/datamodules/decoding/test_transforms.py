@@ -10,10 +10,10 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from datamodules.decoding import images
+from datamodules.decoding.augmentation import TrainTransform, train_transforms
 from datamodules.decoding.images import UnreadableImage, image_size
 from datamodules.decoding.transforms import (
     EvalTransform,
-    TrainTransform,
     WholeTransform,
     drawing_from,
 )
@@ -72,6 +72,9 @@ def test_pixels_are_within_1_of_those_of_pillow_and_torchvision(shape, decoder, 
         monkeypatch.setattr(images, "decode_region", lambda data, box: None)
     usual = {
         TrainTransform(56): [v2.RandomResizedCrop(56), v2.RandomHorizontalFlip()],
+        TrainTransform(56, resize_size=64): [
+            *(v2.Resize(64), v2.RandomCrop(56), v2.RandomHorizontalFlip())
+        ],
         EvalTransform(56, 64): [v2.Resize(64), v2.CenterCrop(56)],
     }
     data = image_file(photo(*shape), quality=90)
@@ -97,6 +100,34 @@ def test_training_crops_are_no_smaller_than_requested():
             spans["small"].append(np.ptp(small(ramp).numpy()))
     assert min(spans["whole"]) > 80
     assert min(spans["small"]) < 40
+
+
+def test_further_transforms_draw_as_in_torchvision():
+    steps = [v2.RandAugment(magnitude=12), v2.TrivialAugmentWide(), v2.RandomErasing(p=0.5)]
+    image, plain = image_file(noise(30, 40), "PNG"), TrainTransform(16)
+    different = 0
+    for seed in range(10):
+        with drawing_from(seed):
+            expected = v2.Compose(steps)(plain(image))
+        with drawing_from(seed):
+            found = pickle.loads(pickle.dumps(TrainTransform(16, augment=steps)))(image)
+        assert torch.equal(found, expected)
+        with drawing_from(seed):
+            different += not torch.equal(found, plain(image))
+    assert different > 5
+
+
+@pytest.mark.parametrize("transform", [v2.ToDtype(torch.float32), v2.Resize(8), v2.Grayscale()])
+def test_a_transform_that_changes_types_or_sizes_is_named(transform):
+    with pytest.raises(
+        ValueError, match=f"{type(transform).__name__} returned .*, not torch.uint8"
+    ):
+        TrainTransform(16, augment=[transform])
+
+
+def test_a_transform_that_fails_is_named():
+    with pytest.raises(ValueError, match="augment: Normalize failed on a grey image: .*float"):
+        TrainTransform(16, augment=[v2.Normalize([0.5], [0.5])])
 
 
 def test_augmentation_depends_on_the_seed_only_and_leaves_the_random_state_alone():
@@ -141,3 +172,22 @@ def test_the_random_state_is_restored_after_an_error():
 def test_sizes_that_make_no_sense_are_errors(make, arguments, message):
     with pytest.raises(ValueError, match=message):
         make(*arguments)
+
+
+def test_training_images_can_grow_from_epoch_to_epoch():
+    data = image_file(noise(80, 60), "PNG")
+    found = train_transforms(32, 40, "random", 0.08, [], {0: 16, 3: 32})
+    assert {epoch: tuple(each(data).shape) for epoch, each in found.items()} == {
+        0: (3, 16, 16),
+        3: (3, 32, 32),
+    }
+    with drawing_from(1):
+        expected = TrainTransform(16, resize_size=20)(data)
+    with drawing_from(1):
+        assert torch.equal(found[0](data), expected)
+
+
+@pytest.mark.parametrize("sizes", [{}, {1: 32}])
+def test_the_first_epoch_needs_a_size(sizes):
+    with pytest.raises(ValueError, match="it must have a size for epoch 0"):
+        train_transforms(32, 40, "random", 0.08, [], sizes)

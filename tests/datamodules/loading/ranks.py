@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from datamodules.decoding.transforms import EvalTransform, TrainTransform
+from datamodules.decoding.augmentation import TrainTransform
+from datamodules.decoding.transforms import EvalTransform
 from datamodules.loading.batches import Batches
 from datamodules.loading.loader import EvalLoader, TrainLoader
 from datamodules.shards.manifest import Manifest

@@ -13,7 +13,8 @@ import torch
 from datamodules.common.batch import UNREADABLE
 from datamodules.common.errors import SampleError
 from datamodules.decoding import images as image_files
-from datamodules.decoding.transforms import EvalTransform, TrainTransform
+from datamodules.decoding.augmentation import TrainTransform
+from datamodules.decoding.transforms import EvalTransform
 from datamodules.loading.batches import Batches
 from datamodules.shards import reader as members
 from datamodules.shards.manifest import Manifest
@@ -66,6 +67,12 @@ def test_augmentation_depends_on_seed_epoch_and_sample_only(manifest):
     assert not torch.equal(image(1, 0, [9], 9), first)
     assert not torch.equal(image(0, 1, [9], 9), first)
     assert not torch.equal(image(0, 0, [8], 8), first)
+
+
+def test_each_epoch_has_the_transform_that_began_last(manifest):
+    batches = Batches(manifest, {0: EvalTransform(8, 8), 2: EvalTransform(12, 14)})
+    sides = [batches[epoch, np.array([1, 2])][0][0].shape[-1] for epoch in range(4)]
+    assert sides == [8, 8, 12, 12]
 
 
 def test_few_files_are_open_at_once_and_pickling_leaves_them_behind(manifest, monkeypatch):

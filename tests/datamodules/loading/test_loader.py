@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from datamodules.common.batch import UNREADABLE
-from datamodules.decoding.transforms import EvalTransform, TrainTransform
+from datamodules.decoding.augmentation import TrainTransform
+from datamodules.decoding.transforms import EvalTransform
 from datamodules.loading.batches import Batches
 from datamodules.loading.loader import EvalLoader, TrainLoader
 from datamodules.shards.manifest import Manifest

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.decoding.transforms import TrainTransform
+from datamodules.decoding.augmentation import TrainTransform
 from datamodules.loading.batches import Batches
 from datamodules.loading.loader import TrainLoader
 from datamodules.shards.entries import Shard, Shards, sample_dtype

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from datamodules.common.batch import UNREADABLE
-from datamodules.decoding.transforms import TrainTransform
+from datamodules.decoding.augmentation import TrainTransform
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.loading.batches import Batches
 from datamodules.loading.loader import TrainLoader
