@@ -39,7 +39,8 @@ class LastCheckpoint(Checkpoint):
     was kept in memory and is written now, so that step and the validation are repeated. If one of
     Lightning's limits ends the training in the middle of an epoch (`max_steps`, `max_time`, an
     early stop), the state after that step is written, and the rest of the epoch follows on resume.
-    If another start holds the run's lease, the training ends without saving.
+    If another start holds the run's lease, the training ends without saving. With `fast_dev_run`,
+    nothing is saved.
 
     The Trainer needs the plugin `AtomicCheckpointIO`.
 
@@ -90,7 +91,8 @@ class LastCheckpoint(Checkpoint):
         # In each step, Lightning's ranks ask rank 0 whether it got SIGTERM, and wait for their GPUs
         # to hear it. We ask for ourselves. There is no public switch for it.
         setattr(trainer.fit_loop.epoch_loop, SIGTERM_BROADCAST, lambda: None)
-        if trainer.is_global_zero:
+        self._writes = not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if trainer.is_global_zero and self._writes:
             start = self.lease.acquire()
             for logger in trainer.loggers:
                 logger.log_hyperparams({"start": start})
@@ -203,7 +205,8 @@ class LastCheckpoint(Checkpoint):
 
     def _dump(self, trainer: Trainer, receive: Callable[[Content], None]) -> None:
         """Let rank 0 have the content of a checkpoint."""
-        trainer.save_checkpoint(self.run.last, weights_only=False, storage_options=receive)
+        if self._writes:
+            trainer.save_checkpoint(self.run.last, weights_only=False, storage_options=receive)
 
     def _keep(self, content: Content) -> None:
         self._kept = snapshot(content)
@@ -235,5 +238,5 @@ class LastCheckpoint(Checkpoint):
             if isinstance(logger, ResumableWandbLogger):
                 logger.drop_from(self._saved_step)
             logger.finalize("interrupted")
-        checkpoint = self.run.last if self.run.last.exists() else None
+        checkpoint = self.run.last if self._writes and self.run.last.exists() else None
         raise signals.Stopped(signals.received() or signal.SIGTERM, checkpoint)

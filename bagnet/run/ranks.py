@@ -24,13 +24,26 @@ _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
 def end_with_rank_0() -> None:
-    """In a rank that rank 0 has started: let the kernel kill this process when rank 0 has ended."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        os.environ[_RANK_0] = str(os.getpid())
-    elif (parent := os.environ.get(_RANK_0)) and "TORCHELASTIC_RUN_ID" not in os.environ:
+    """In a rank that rank 0 has started: let the kernel kill this process when rank 0 has ended.
+
+    In all others, ignore numbers of ranks that are left over in the environment: Lightning would
+    take this process for one of many, which prints and logs nothing.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return
+    rank_0 = int(os.environ.get(_RANK_0, os.getpid()))
+    if rank_0 != os.getpid() and os.environ.get("LOCAL_RANK", "0") != "0":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(parent):  # it ended before the kernel knew
+        if os.getppid() != rank_0:  # it ended before the kernel knew
             os._exit(1)
+        return
+    os.environ[_RANK_0] = str(os.getpid())
+    for name in ("RANK", "LOCAL_RANK"):
+        value = os.environ.pop(name, None)
+        if value is not None:
+            print(
+                f"{name}={value} is ignored: neither torchrun nor srun has set it", file=sys.stderr
+            )
 
 
 def watch(processes: list[subprocess.Popen[bytes]], rank: int) -> None:

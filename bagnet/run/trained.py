@@ -50,9 +50,8 @@ def find_checkpoint(text: str | Path) -> Path:
     for folder in (path, runs / path):
         if folder.is_dir():
             run = Run(folder.resolve().name, folder.resolve().parent)
-            for checkpoint in (run.best, run.last):
-                if checkpoint.is_file():
-                    return folder / checkpoint.relative_to(run.folder)
+            if run.weights.is_file():
+                return folder / run.weights.relative_to(run.folder)
             raise ValueError(f"{folder} has no checkpoint: give the folder of a run, or a file")
     raise ValueError(
         f"there is neither a file {path} nor a run {runs / path}: give the path of a checkpoint, "

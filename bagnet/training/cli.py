@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run.agreement import SameEverywhere
 from bagnet.run.checkpoints import LastCheckpoint
+from bagnet.run.complete import why_complete
 from bagnet.run.csv_table import CSVTable
 from bagnet.run.lease import Lease
 from bagnet.run.summary import Summary, describe
 from bagnet.run.wandb import ResumableWandbLogger
 from bagnet.training.aggregations import Aggregations
 from bagnet.training.evidence_logger import EvidenceLogger
-from bagnet.training.flags import CommandLine, program
+from bagnet.training.flags import CommandLine
 from bagnet.training.forward import check_compile
+from bagnet.training.parser import Parser, SaveConfig
+from bagnet.training.progress import progress_bar
 from bagnet.training.sync_debug import SyncDebug
 from bagnet.training.throughput import Throughput
 from bagnet.training.trainer import (
     TRAINER_DEFAULTS,
-    ProgressBar,
     Unprofiled,
+    check_settings,
     prepare_devices,
     silence_lightning,
 )
 from bagnet.training.unreadable import UnreadableLimit
-from datamodules.common.commands import one_line
 from datamodules.common.ranges import require_range
 
 RANGES = {
@@ -41,6 +41,7 @@ RANGES = {
     "timeout_minutes": (0.1,),
     "evidence_images": (0,),
     "trainer.log_every_n_steps": (1,),
+    "trainer.num_nodes": (1,),
 }
 """The least and the largest value of settings, besides those of the data and the network."""
 
@@ -62,10 +63,10 @@ class BagNetCLI(LightningCLI):
         super().__init__(
             model,
             data,
-            save_config_callback=_SaveConfig if self.fitting else None,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=SaveConfig if self.fitting else None,
+            save_config_kwargs={"run": command.run},
             trainer_defaults=TRAINER_DEFAULTS,
-            parser_class=_Parser,
+            parser_class=Parser,
             seed_everything_default=0,
             args=command.arguments,
             auto_configure_optimizers=False,
@@ -91,7 +92,8 @@ class BagNetCLI(LightningCLI):
                 require_range(f"--{name}", config[name], *limits)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        for name in ("classes", "num_classes"):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments("data.batch_size", "model.batch_size")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.add_argument(
@@ -139,12 +141,34 @@ class BagNetCLI(LightningCLI):
         check_compile(config["model"]["compile"], trainer["sync_batchnorm"], accumulated)
         if self.fitting:
             run, resume = self.command.run, self.command.resume
-            if resume is None:
+            if trainer["fast_dev_run"]:  # begins anew, and leaves the run's folder alone
+                self.resumed_from = None
+            elif resume is None:
                 # Only rank 0 checks: the others may start after it has already filled the folder.
                 rank_zero_only(run.refuse_to_overwrite)()
                 self.resumed_from = None
             else:
                 self.resumed_from = run.checkpoint_to_resume(resume)
+
+    def instantiate_classes(self) -> None:
+        model = self.config[self.command.arguments[0]]["model"]
+        weights = model["weights"]
+        if self.fitting and self.resumed_from is not None:
+            model["weights"] = None  # they are in the checkpoint; the file may be gone
+        try:
+            super().instantiate_classes()
+            model["weights"] = weights  # for config.yaml
+        except ValueError as error:
+            # jsonargparse says why a callback or a logger cannot be made, in many lines.
+            reason = re.search(r"Problem with given class_path '([^']*)':\s*(.*)", str(error))
+            if reason is None:
+                raise
+            raise ValueError(f"{reason[1]}: {reason[2]}") from error
+        if self.model.notice and self.model.has_fresh_classifier and not self.fitting:
+            raise ValueError(
+                f"{self.model.notice}, and there is nothing to evaluate; give the data that it was "
+                "trained on"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.settings["trainer"]
@@ -159,75 +183,71 @@ class BagNetCLI(LightningCLI):
         )
 
     def _loggers(self, chosen: Any) -> Any:
+        """Our table and W&B; loggers of the user's choice, or `false`, replace W&B."""
         if not self.fitting:
             return False
-        if chosen is not None:
-            return chosen
         run, resuming = self.command.run, self.command.resume is not None
         table = CSVTable(run.metrics, self.lease)
-        artifacts = self.settings["wandb_artifacts"]
-        return [table, ResumableWandbLogger(run, resuming, table, self.lease, artifacts)]
+        if chosen is None or chosen is True:
+            artifacts = self.settings["wandb_artifacts"]
+            return [table, ResumableWandbLogger(run, resuming, table, self.lease, artifacts)]
+        return [table, *_as_list(chosen)]
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
         every = trainer["log_every_n_steps"] or 50  # Lightning's own default
-        given = trainer["callbacks"] or []  # a config may have one without a list around it
-        callbacks: list[Callback] = [*SyncDebug.wanted(every)]
-        callbacks += given if isinstance(given, list) else [given]
+        given: list[Callback] = _as_list(trainer["callbacks"])
+        check_settings(trainer, given)
+        callbacks: list[Callback] = [*SyncDebug.wanted(every), *given]
         self.aggregations = Aggregations(self.settings["aggregations"])
         if self.aggregations.by_name:
             callbacks.append(self.aggregations)
         callbacks.append(SameEverywhere())
         callbacks.append(UnreadableLimit(self.datamodule.max_unreadable, every))
-        if trainer["enable_progress_bar"] is not False:
-            callbacks.append(ProgressBar())
+        own_bar = any(isinstance(callback, ProgressBar) for callback in given)
+        if trainer["enable_progress_bar"] is not False and not own_bar:
+            callbacks.append(progress_bar())
         if self.fitting:
             run = self.command.run
-            evidence = EvidenceLogger(run, self.settings["evidence_images"])
+            images = 0 if trainer["fast_dev_run"] else self.settings["evidence_images"]
+            evidence = EvidenceLogger(run, images)
             last = LastCheckpoint(run, self.lease, self.settings["checkpoint_minutes"])
             callbacks += [Throughput(every), Summary(run), evidence, last]
         return callbacks
 
     def fit(self, **kwargs: Any) -> None:
         if self.resumed_from is not None:
-            epochs, limit = epochs_done(self.resumed_from), self.trainer.max_epochs
-            if limit is not None and 0 <= limit <= epochs:
-                rank_zero_only(print)(
-                    f"{self.command.run.folder} is complete: {epochs} of {limit} epochs are done"
-                )
+            done = why_complete(self.resumed_from, self.trainer)
+            if done:
+                rank_zero_only(print)(f"{self.command.run.folder} is complete: {done}")
                 return
         self.datamodule.check_world_size(self.trainer.world_size)
         self.trainer.fit(ckpt_path=self.resumed_from, weights_only=True, **kwargs)
 
     def validate(self, **kwargs: Any) -> None:
-        (figures,) = self.trainer.validate(**kwargs, verbose=False)
+        figures = self._evaluate("validate", "val", **kwargs)
         rank_zero_only(print)(f"validation   {describe(figures, 'val')}")
         for name, (top1, top5) in self.aggregations.figures.items():
             rank_zero_only(print)(f"{name:12} top-1 {top1:.2%}, top-5 {top5:.2%}")
 
     def test(self, **kwargs: Any) -> None:
-        (figures,) = self.trainer.test(**kwargs, verbose=False)
+        figures = self._evaluate("test", "test", **kwargs)
         rank_zero_only(print)(f"test         {describe(figures, 'test')}")
 
-
-class _Parser(LightningArgumentParser):
-    """Answers a wrong command with one line that says what is wrong, not with a page of usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        line = re.sub(r"(?:--)?\b(fit|validate|test)\.", "--", one_line(message))
-        print(f"error: {line}; see {program()} fit --help", file=sys.stderr)
-        sys.exit(2)
-
-
-class _SaveConfig(SaveConfigCallback):
-    """Gives the resolved configuration to the loggers: one writes config.yaml, W&B shows it."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        config = self.config.as_dict()
-        for logger in trainer.loggers:
-            logger.log_hyperparams(config)
+    def _evaluate(self, subcommand: str, stage: str, **kwargs: Any) -> Any:
+        weights = self.config[subcommand]["model"]["weights"]
+        run, note = self.command.run, ""
+        if weights == str(run.last) and not run.best.exists():
+            note = " (there is no best.ckpt, because the run had no validation)"
+        rank_zero_only(print)(f"weights      {weights}{note}", flush=True)
+        results = getattr(self.trainer, subcommand)(**kwargs, verbose=False)
+        if not results:
+            raise ValueError(
+                f"nothing is left to evaluate: --trainer.limit_{stage}_batches is "
+                f"{self.settings['trainer'][f'limit_{stage}_batches']}"
+            )
+        return results[0]
 
 
-def epochs_done(checkpoint: Path) -> int:
-    """Whole epochs of training in a checkpoint; does not read its tensors."""
-    content = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
-    return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+def _as_list(given: Any) -> list[Any]:
+    """Callbacks or loggers from a config, where one of them needs no list around it."""
+    return given if isinstance(given, list) else [given] if given else []

@@ -115,5 +115,5 @@ def _is_for_user(error: Exception) -> bool:
         innermost = innermost.tb_next
     package = innermost.tb_frame.f_globals["__name__"].split(".")[0] if innermost else ""
     if package in ("pytorch_lightning", "lightning_fabric"):
-        return isinstance(error, ValueError | RuntimeError)
+        return isinstance(error, ValueError | RuntimeError | TypeError | ImportError)
     return isinstance(error, ValueError) and package in ("bagnet", "datamodules")

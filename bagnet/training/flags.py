@@ -97,7 +97,7 @@ def expand(arguments: list[str]) -> CommandLine:
         raise ValueError(f"{error}; see {program()} --help") from None
 
     evaluating = subcommand in ("validate", "test")
-    configs, spelled = list(flags.config), []
+    configs, spelled, wholly = list(flags.config), [], []
     name = flags.name or (Path(configs[-1]).stem if configs else f"bagnet{flags.patch or 33}")
     run = Run(name, user_path(flags.runs_dir))
     if flags.patch is not None:
@@ -123,7 +123,9 @@ def expand(arguments: list[str]) -> CommandLine:
             )
         # The run's own settings describe its data; flags and other configs still win over them.
         configs.insert(0, str(run.config))
-        spelled += ["--model.weights", str(run.best)]
+        # A part of the validation may have been enough while it trained.
+        wholly = ["--trainer.limit_val_batches", "null", "--trainer.limit_test_batches", "null"]
+        spelled += ["--model.weights", str(run.weights)]
     elif evaluating and not any(
         word.startswith(("--model.weights", "-h", "--help")) for word in rest
     ):
@@ -132,6 +134,7 @@ def expand(arguments: list[str]) -> CommandLine:
             "(--model.weights FILE)"
         )
     words = [word for config in configs for word in ("--config", config)]
+    words[2:2] = wholly
     return CommandLine([subcommand or "fit", *words, *spelled, *rest], run, flags.resume)
 
 

@@ -1,18 +1,24 @@
-"""How Lightning's Trainer is set up: devices, precision, DDP, messages, and the progress bar."""
+"""How Lightning's Trainer is set up: devices, precision, DDP, and messages."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import (
+    BatchSizeFinder,
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    Timer,
+)
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from torch.nn.parallel import DistributedDataParallel
@@ -30,6 +36,53 @@ TRAINER_DEFAULTS = {
 
 NOISE = ("💡", "GPU available", "TPU available", "`Trainer.fit` stopped")
 """Beginnings of messages of Lightning's that are of no use to our users."""
+
+
+REFUSED = {
+    "barebones": "it leaves out the table and the checkpoints, which are the run; to measure the "
+    "raw speed, use `python -m bagnet.bench train`",
+    "enable_checkpointing": "a run is resumed and evaluated from its checkpoints; to try a few "
+    "batches that leave nothing behind, use --trainer.fast_dev_run true",
+    "overfit_batches": "each epoch has other batches, because the samples follow the data plan; "
+    "to overfit, train on a small data set (--data.root)",
+    "reload_dataloaders_every_n_epochs": "the data stays the same, so leave it out",
+}
+"""Settings of the Trainer's that must keep their default, and why."""
+
+REFUSED_CALLBACKS = {
+    **dict.fromkeys(
+        (StochasticWeightAveraging, LearningRateFinder),
+        "the learning rate is a function of the step (--model.learning_rate, --model.schedule), "
+        "and no callback can set it",
+    ),
+    **dict.fromkeys(
+        (BatchSizeFinder, GradientAccumulationScheduler),
+        "the order of the samples depends on the batch (--data.batch_size, "
+        "--trainer.accumulate_grad_batches), which therefore stays the same for the whole run",
+    ),
+    Timer: "use --trainer.max_time",
+}
+"""Callbacks of Lightning's that would not work, and why."""
+
+
+def check_settings(config: dict[str, Any], callbacks: list[Callback]) -> None:
+    """Refuse what Lightning offers and our trainings cannot have.
+
+    Args:
+        config: The `trainer` section of the configuration.
+        callbacks: The user's.
+
+    Raises:
+        ValueError: A setting, or a callback, would do nothing or harm.
+    """
+    for name, reason in REFUSED.items():
+        default = inspect.signature(Trainer).parameters[name].default
+        if config[name] not in (default, name == "enable_checkpointing"):
+            raise ValueError(f"--trainer.{name} {config[name]}: {reason}")
+    for callback in callbacks:
+        for kind, reason in REFUSED_CALLBACKS.items():
+            if isinstance(callback, kind):
+                raise ValueError(f"--trainer.callbacks {kind.__name__}: {reason}")
 
 
 def silence_lightning() -> None:
@@ -157,21 +210,3 @@ class Unprofiled(PassThroughProfiler):
 
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
         return self._nothing
-
-
-class ProgressBar(TQDMProgressBar):
-    """A bar of at most 80 columns; in a log file each refresh is a line, so there are fewer.
-
-    It waits for the device only when it is refreshed, to read the loss of that step.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=20 if sys.stderr.isatty() else 100)
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Loss and top-1 only: the table and W&B have the rest."""
-        figures = {
-            "loss": getattr(pl_module, "latest_loss", None),  # callback_metrics has an older one
-            "val/top1": trainer.callback_metrics.get("val/top1"),
-        }
-        return {name: float(value) for name, value in figures.items() if value is not None}

@@ -61,7 +61,7 @@ def test_torchrun_passes_every_short_flag_on():
     assert get_args_parser().parse_args(["train.py", *flags]).training_script_args == flags
 
 
-def test_validating_a_run_uses_its_settings_and_best_weights(tmp_path, monkeypatch):
+def test_validating_a_run_uses_its_settings_and_best_weights_and_all_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="--name mine: there is no runs/mine/config.yaml"):
         expand(["validate", "--name", "mine"])
@@ -70,6 +70,7 @@ def test_validating_a_run_uses_its_settings_and_best_weights(tmp_path, monkeypat
     command = expand(["validate", "--name", "mine", "--data.root", "elsewhere"])
     assert command.arguments == [
         *("validate", "--config", "runs/mine/config.yaml"),
+        *("--trainer.limit_val_batches", "null", "--trainer.limit_test_batches", "null"),
         *("--model.weights", "runs/mine/checkpoints/best.ckpt", "--data.root", "elsewhere"),
     ]
 

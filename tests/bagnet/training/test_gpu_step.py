@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bagnet.training.classifier import BagNetClassifier
 from bagnet.training.forward import check_compile, compiled, logits, memory_format
 from bagnet.training.optim import sgd
+from bagnet.training.progress import Bar
 from bagnet.training.sync_debug import SyncDebug
 from bagnet.training.throughput import Throughput
-from bagnet.training.trainer import ProgressBar
 from tests.bagnet.training.quiet import CLASSES, Rows, batches, classifier, loader, quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
@@ -152,7 +152,7 @@ class NoWaitInSteps(Callback):
 def test_the_host_never_waits_for_the_device_in_a_step(bar):
     """Unless the step is logged, or the bar is refreshed."""
     watch = NoWaitInSteps()
-    callbacks = [watch, ProgressBar()] if bar else [watch]
+    callbacks = [watch, Bar()] if bar else [watch]
     trainer = quiet_trainer(
         max_epochs=1, callbacks=callbacks, log_every_n_steps=50, enable_progress_bar=bar
     )

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bagnet.training.cli import BagNetCLI
 from bagnet.training.command import main
 from bagnet.training.metrics import ClassificationMetrics
-from bagnet.training.trainer import ProgressBar, Unprofiled
+from bagnet.training.progress import Bar
+from bagnet.training.trainer import Unprofiled
 from tests.bagnet.training.host_time import measure
 from tests.bagnet.training.quiet import Rows, classifier, loader, quiet_trainer
 
@@ -59,7 +60,7 @@ def test_figures_of_a_step_are_logged_only_if_the_loggers_will_see_it(accumulate
 
 
 def test_the_bar_shows_the_loss_of_the_latest_step(capsys):
-    bar = ProgressBar()
+    bar = Bar()
     module = classifier()
     trainer = quiet_trainer(max_epochs=1, callbacks=[bar], enable_progress_bar=True)
     assert bar.get_metrics(trainer, module) == {}

@@ -1,0 +1,33 @@
+"""Whether a run is complete, so that there is nothing to resume."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Timer
+
+
+def why_complete(checkpoint: Path, trainer: Trainer) -> str | None:
+    """Why a training that resumes from a checkpoint would end at once; None if it would not.
+
+    Does not read the checkpoint's tensors.
+    """
+    content = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
+    epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
+        return f"{epochs} of {trainer.max_epochs} epochs are done"
+    steps = content["global_step"]
+    if 0 <= trainer.max_steps <= steps:
+        return f"{steps} of {trainer.max_steps} steps are done (--trainer.max_steps)"
+    for timer in trainer.callbacks:  # type: ignore[attr-defined]
+        limit = timer.time_remaining() if isinstance(timer, Timer) else None
+        if limit is not None:
+            elapsed = content["callbacks"].get(timer.state_key, {}).get("time_elapsed", {})
+            spent = elapsed.get("train", 0.0)
+            if spent >= limit:
+                times = [timedelta(seconds=round(seconds)) for seconds in (spent, limit)]
+                return f"{times[0]} of {times[1]} are over (--trainer.max_time)"
+    return None

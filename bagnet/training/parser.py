@@ -1,0 +1,38 @@
+"""How LightningCLI answers wrong words, and where it writes the resolved configuration."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any, NoReturn
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
+
+from bagnet.run.folder import Run
+from bagnet.training.flags import program
+from datamodules.common.commands import one_line
+
+
+class Parser(LightningArgumentParser):
+    """Answers a wrong command with one line that says what is wrong, not with a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        line = re.sub(r"(?:--)?\b(fit|validate|test)\.", "--", one_line(message))
+        print(f"error: {line}; see {program()} fit --help", file=sys.stderr)
+        sys.exit(2)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml into the run's folder, and gives the configuration to the loggers."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, run: Run) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.run = run
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.run.folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, self.run.config, skip_none=False, overwrite=True)
+        config = self.config.as_dict()
+        for logger in trainer.loggers:
+            logger.log_hyperparams(config)
