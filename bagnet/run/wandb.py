@@ -108,7 +108,7 @@ class ResumableWandbLogger(WandbLogger):
         if not run.disabled:
             # WANDB_RUN_ID or a sweep may have chosen another id.
             self._run.keep_wandb_id(run.id, self._resuming)
-            self._run.put_unfinished_wandb_aside(Path(run.dir).parent)
+            self._run.put_unfinished_wandb_aside(Path(run.settings.sync_dir))
         for name, better in _BEST.items():
             run.define_metric(name, summary=f"{better.__name__},last")
         self._started = run
@@ -154,7 +154,8 @@ class ResumableWandbLogger(WandbLogger):
         wandb.teardown()  # waits until W&B's process has written everything
         self._finished = True
         if self._started.offline and self._lease.is_held():
-            self._run.finish_wandb(Path(self._started.dir).parent.name, self._sent)
+            folder = Path(self._started.settings.sync_dir)
+            self._run.finish_wandb(folder.name, self._sent)
 
     def _upload_checkpoints(self) -> None:
         name = re.sub("[^A-Za-z0-9_.-]", "_", self._run.name)  # what W&B takes

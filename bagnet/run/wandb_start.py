@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,33 +34,39 @@ def start_run(folder: Path, **settings: Any) -> Any:
     Raises:
         Exception: W&B refuses its settings, or cannot work at all; see `reason`.
     """
-    folder.mkdir(parents=True, exist_ok=True)  # or W&B would write elsewhere
     os.environ.setdefault("WANDB_SILENT", "true")  # `location` says what a user needs to know
-    _provide_cache(folder)
-    with signals.held_back():  # from the process that W&B starts
-        given = wandb.setup().settings
-        settings = {"root_dir": str(folder), **_DEFAULTS, **settings}
-        settings = {k: v for k, v in settings.items() if k not in given.model_fields_set}
-        mode = given.mode
-        if mode not in ("offline", "dryrun", "disabled"):
-            try:
-                # Without verify=False, it would use the network already here.
-                if wandb.login(prompt=False, verify=False):
-                    return wandb.init(settings=wandb.Settings(**settings))
-            except wandb.Error as error:
-                print(f"W&B is not available ({reason(error)}); working offline")
-                wandb.teardown()  # it still holds the run's id
-            mode = "offline"
-        return wandb.init(settings=wandb.Settings(**settings, mode=mode))
+    given = _set_up(folder)
+    settings = {"root_dir": str(folder), **_DEFAULTS, **settings}
+    settings = {k: v for k, v in settings.items() if k not in given.model_fields_set}
+    mode = given.mode
+    if mode not in ("offline", "dryrun", "disabled"):
+        try:
+            # Without verify=False, it would use the network already here.
+            if wandb.login(prompt=False, verify=False):
+                return wandb.init(settings=wandb.Settings(**settings))
+        except wandb.Error as error:
+            print(f"W&B is not available ({reason(error)}); working offline")
+            wandb.teardown()  # it still holds the run's id
+            _set_up(folder)
+        mode = "offline"
+    return wandb.init(settings=wandb.Settings(**settings, mode=mode))
 
 
-def _provide_cache(folder: Path) -> None:
-    """Move W&B's cache if it is not writable, or W&B would print its log instead."""
-    cache = wandb.env.get_cache_dir()
-    with suppress(OSError):
-        cache.mkdir(parents=True, exist_ok=True)
-    if not os.access(cache, os.W_OK):
-        os.environ["WANDB_CACHE_DIR"] = str(folder / "wandb" / "cache")
+def _set_up(folder: Path) -> wandb.Settings:
+    """Start W&B's process, and return what its variables and files say.
+
+    Signals do not reach the process. What it prints goes to a file: its log, if it cannot write
+    that to the user's cache, and Go's stack traces.
+    """
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    stderr = os.dup(2)
+    with signals.held_back(), (folder / "wandb" / "service.log").open("a") as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            return wandb.setup().settings
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def reason(error: BaseException) -> str:
@@ -92,6 +97,6 @@ def location(run: Any) -> str:
     if not isinstance(run, wandb.Run) or run.disabled:
         return ""
     if run.offline:
-        files = Path(run.dir).parents[1]
+        files = run.settings.wandb_dir
         return f"offline; view: wandb leet {files}; upload: wandb sync {files}/offline-run-*"
     return str(run.url)

@@ -131,7 +131,7 @@ def test_an_offline_run_is_where_and_what_the_variables_say(folder, monkeypatch)
         "WANDB_DIR": "elsewhere",
         "WANDB_NAME": "A good name",
         "WANDB_RUN_ID": "chosen",
-        "HOME": "/proc/nowhere",
+        "WANDB_SWEEP_ID": "abc",
     }.items():
         monkeypatch.setenv(name, value)
     run = Run("mine")
@@ -139,6 +139,5 @@ def test_an_offline_run_is_where_and_what_the_variables_say(folder, monkeypatch)
     (file,) = folder.glob("elsewhere/wandb/offline-run-*/run-chosen.wandb")
     runs = [record.run for record in records(file) if record.HasField("run")]
     assert (runs[0].run_id, runs[0].display_name) == ("chosen", "A good name")
-    monkeypatch.delenv("WANDB_RUN_ID")
     assert run.wandb_id(resuming=True) == "chosen"
     assert run.wandb_step() == 1
