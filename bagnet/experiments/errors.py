@@ -200,7 +200,7 @@ def draw(pairs: list[Pair], correlations: list[Interval | None], top: int) -> Fi
         # Classes of few images often have the same accuracies: their dot is larger.
         places, many = np.unique(100 * pair.accuracies, axis=1, return_counts=True)
         size = many * np.clip(2000 / len(pair.classes), 5, 30)
-        style = {"alpha": 0.6, "color": "#6a3d9a", "edgecolors": "white", "linewidths": 0.6}
+        style = {"alpha": 0.6, "color": "0.3", "edgecolors": "white", "linewidths": 0.6}
         axes.scatter(*places, s=size, clip_on=False, zorder=2, **style)
         text = f"r = {r:.2f}" if r else f"{len(pair.classes)} classes, too few for r"
         if r and math.isnan(r.value):

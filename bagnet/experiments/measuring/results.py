@@ -95,8 +95,9 @@ def _print(titles: list[str], cells: list[list[str]], title: str | None, console
         groups[-1].append(number)
     for group in groups:
         table = Table(*(titles[each] for each in group), title=title)
+        fits = sum(least[number] + 3 for number in group) < console.width
         for place, number in enumerate(group):
-            table.columns[place].min_width = least[number]
+            table.columns[place].min_width = least[number] if fits else None  # wraps, or would cut
             table.columns[place].justify = "right" if number else "left"
         for line in cells:
             table.add_row(*(line[each] for each in group))

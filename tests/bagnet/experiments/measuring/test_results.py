@@ -131,3 +131,17 @@ def test_a_wide_table_is_whole_in_a_log(tmp_path, capsys):
     columns = {f"key{n}": (f"a rather long title {n}", "") for n in range(12)}
     write_table([dict.fromkeys(columns, "value")], columns, tmp_path / "table")
     assert "a rather long title 0" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_a_table_whose_first_columns_alone_are_too_wide_is_wrapped_and_not_cut(
+    tmp_path, monkeypatch
+):
+    out = io.StringIO()
+    monkeypatch.setattr(
+        results, "Console", lambda **_: Console(file=out, force_terminal=True, width=30)
+    )
+    columns = {"a": ("network", ""), "b": ("class", ""), "r": ("difference", "")}
+    rows = [{"a": "bagnet9", "b": name, "r": "+100.0%"} for name in ("dotted-blue", "dotted-red")]
+    write_table(rows, columns, tmp_path / "table")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    assert all(line.endswith(tuple("┓┃┩│┘")) for line in text.splitlines())
