@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from bagnet.model.images import require_images
 from bagnet.model.receptive_field import receptive_field
+from bagnet.model.recompute import recomputed
 
 BLOCKS = (3, 4, 6, 3)  # in each stage, as in ResNet-50
 EXPANSION = 4  # output channels of a bottleneck, in units of its inner width
@@ -79,6 +80,8 @@ class BagNet(nn.Module):
     Attributes:
         receptive_field: Side R of the patch that one entry of the map sees, in pixels.
         stride: Distance S between the patches of neighbouring entries, in pixels.
+        recompute: Whether a training keeps only the input of each block and computes the rest once
+            more in its backward pass (`bagnet.model.recompute`). False by default.
 
     Raises:
         ValueError: `patch` is not in `BLOCKS_3X3` and `blocks3x3` is not given, the network that
@@ -142,6 +145,7 @@ class BagNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+        self.recompute = False
         self.receptive_field, self.stride = receptive_field(self)
         if patch not in (None, self.receptive_field):
             raise ValueError(
@@ -191,7 +195,8 @@ class BagNet(nn.Module):
         self.map_size(x.shape[-2], x.shape[-1])  # for its error
         x = self.stem(x)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+            for block in stage:
+                x = recomputed(block, x) if self.recompute and self.training else block(x)
         return x
 
     def stem(self, x: Tensor) -> Tensor:
