@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-
 NORMS = nn.BatchNorm2d | nn.SyncBatchNorm
 
 
