@@ -49,7 +49,7 @@ class LastCheckpoint(Checkpoint):
         lease: Acquired when the training starts.
         minutes: The most work that a crash or a lost node can cost.
         every: Optimizer steps, or batches of a validation, between two checks. The ranks wait for
-            each other at each check.
+            each other at each check. A single process hears a signal after any batch.
     """
 
     def __init__(self, run: Run, lease: Lease, minutes: float = 30.0, every: int = 10) -> None:
@@ -99,6 +99,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         signals.listen()  # Lightning has replaced the handler of SIGTERM by one that broadcasts
+        self._stop_if_asked(trainer)  # before workers start
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         signals.listen()
@@ -118,7 +119,7 @@ class LastCheckpoint(Checkpoint):
         is_last_but_one = left <= accumulate and trainer.enable_validation
         # A limit of Lightning's, such as max_steps or an early stop, ends the epoch here.
         ends = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
-        if is_last_but_one or ends or trainer.global_step % self.every == 0:
+        if is_last_but_one or ends or self._is_due(trainer, trainer.global_step):
             decision = self._agree(trainer)
             if decision != _CONTINUE:
                 self._save(trainer)
@@ -142,7 +143,7 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if (batch_idx + 1) % self.every == 0:
+        if self._is_due(trainer, batch_idx + 1):
             decision = self._agree(trainer)
             if decision != _CONTINUE and self._kept is not None:
                 self.write_soon(self._kept)
@@ -174,6 +175,11 @@ class LastCheckpoint(Checkpoint):
             self._writer.finish()
         except Exception as error:  # what ends the training is `exception`
             print(f"{self.run.last} could not be written: {error}", file=sys.stderr)
+
+    def _is_due(self, trainer: Trainer, batches: int) -> bool:
+        """Whether to check now. Ranks must all come to the same answer without asking."""
+        hears_a_signal = trainer.world_size == 1 and signals.received() is not None
+        return hears_a_signal or batches % self.every == 0
 
     def _agree(self, trainer: Trainer) -> int:
         """Decide what all ranks do: the most drastic that any rank wants.

@@ -14,18 +14,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from bagnet.run.ranks import is_first
+
 STOPPING = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 """SLURM's warning of the time limit (--signal=USR1@120); preemption and scancel; Ctrl-C."""
 
 _REPEAT_SECONDS = 5.0
 """slurmd sends SIGTERM to the tasks, and srun forwards it to them a second time."""
 
+_STOPPING_SOON = "stopping after this batch; a second signal ends at once, without saving"
+
 _received: signal.Signals | None = None
 _received_at = 0.0
 
 
-class Stopped(Exception):
-    """The training was asked to stop, and has stopped.
+class Stopped(BaseException):
+    """The program was asked to stop, and has stopped. No error, so no library may swallow it.
 
     Attributes:
         signal: The first signal that was received.
@@ -49,6 +53,16 @@ def listening() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """Within this context, Ctrl-C raises `Stopped` wherever the program is; again, it ends it."""
+    before = signal.signal(signal.SIGINT, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -79,6 +93,8 @@ def _remember(number: int, frame: FrameType | None) -> None:
     global _received, _received_at
     if _received is None:
         _received, _received_at = signal.Signals(number), time.monotonic()
+        if is_first():  # not print: the signal may have interrupted one
+            os.write(2, f"\n{_received.name}: {_STOPPING_SOON}\n".encode())
         return
     # The warning may come twice, and srun repeats SIGTERM. Anything else means: end now.
     is_soon = time.monotonic() - _received_at < _REPEAT_SECONDS
@@ -86,3 +102,8 @@ def _remember(number: int, frame: FrameType | None) -> None:
     if number != signal.SIGUSR1 and not is_repeated:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise Stopped(signal.Signals(number), None)

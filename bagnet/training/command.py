@@ -54,10 +54,8 @@ def _main(words: list[str]) -> None:
         print(short_help())
         return
     command = expand(words)
-    if command.arguments[0] != "fit":
-        _run(command)
-        return
-    with signals.listening():  # before the imports, which take seconds
+    is_training = command.arguments[0] == "fit"
+    with signals.listening() if is_training else signals.raising():  # also during the imports
         _run(command)
 
 
@@ -93,14 +91,15 @@ def _stopped(stop: signals.Stopped, words: list[str]) -> int:
     other ranks as soon as one of them fails.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from srun, to the ranks that finish last
-    from pytorch_lightning.utilities import rank_zero_only
-
-    if getattr(rank_zero_only, "rank", 0) != 0:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # or another Ctrl-C would end in a traceback
+    if not ranks.is_first():
         return 0
-    saved = "saved" if stop.checkpoint else "nothing to save yet"
-    resume = [] if "--resume" in words else ["--resume", "auto"]
-    again = f"{program()} {shlex.join([*words, *resume])}"
-    print(f"\nstopped by {stop.signal.name}, {saved}; resume with: {again}", flush=True)
+    text = f"\nstopped by {stop.signal.name}"
+    if words[:1] not in (["validate"], ["test"]):
+        resume = [] if "--resume" in words else ["--resume", "auto"]
+        text += ", saved; " if stop.checkpoint else ", nothing to save yet; "
+        text += f"resume with: {program()} {shlex.join([*words, *resume])}"
+    print(text, flush=True)
     return 128 + stop.signal
 
 

@@ -17,18 +17,17 @@ from multiprocessing.context import ForkServerContext
 from datamodules.common.processes import blocking, end_with_parent
 
 _PRELOADED = ["torch.utils.data", "torchvision.transforms.v2", "webdataset", "fsspec"]
-_PARENTS_SIGNALS = {signal.SIGUSR1, signal.SIGUSR2}
+_PARENTS_SIGNALS = {signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2}
 
 
 def forkserver_context() -> ForkServerContext:
     """The context that starts workers. Starts the server itself, unless it is running already."""
     forkserver.set_forkserver_preload(_PRELOADED)
-    # SLURM signals every process of a job. The server inherits this mask and keeps it; workers keep
-    # it until they call `become_worker`.
-    with blocking(_PARENTS_SIGNALS):
-        resource_tracker.ensure_running()  # before SIGTERM is blocked, because it unblocks it
-        with blocking({signal.SIGTERM}):
-            forkserver.ensure_running()
+    resource_tracker.ensure_running()  # before signals are blocked, because it unblocks some
+    # Ctrl-C and SLURM's signals reach every process of a job. The server inherits this mask and
+    # keeps it; so do workers, until `become_worker` listens for the parent's SIGTERM.
+    with blocking({*_PARENTS_SIGNALS, signal.SIGTERM}):
+        forkserver.ensure_running()
     return multiprocessing.get_context("forkserver")
 
 
@@ -39,7 +38,7 @@ def become_worker(_worker: int = 0) -> None:
     the training down before it could save. SIGTERM ends a worker only if the parent sends it.
     `DataLoader` passes the number of the worker, which is not used.
     """
-    for number in (signal.SIGINT, *_PARENTS_SIGNALS):
+    for number in _PARENTS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from datamodules.common.forkserver import become_worker, forkserver_context
+from datamodules.common.processes import uninterrupted
 from datamodules.loading.batches import Batches, Index, ReadBatch
 from datamodules.loading.shared_memory import SharedBuffers
 from datamodules.loading.unreadable import UnreadableLog
@@ -50,7 +51,8 @@ class Workers:
         if self._loader is None:
             self._loader = self._make_loader()
         others = set(threading.enumerate())
-        self._batches = iter(self._loader)
+        with uninterrupted():
+            self._batches = iter(self._loader)
         started = set(threading.enumerate()) - others
         self._queue_threads |= {each for each in started if each.name == "QueueFeederThread"}
         while self._batches is not None:  # until it is closed

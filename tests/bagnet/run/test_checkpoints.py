@@ -83,18 +83,19 @@ def test_a_crash_costs_no_more_than_the_minutes_between_two_saves(run, minutes, 
 
 
 @pytest.mark.parametrize(
-    ("asked_at", "every", "options", "saved"),
+    ("asked_at", "options", "saved"),
     [
-        (5, 2, {}, 6),
-        (5, 2, {"accumulate_grad_batches": 2}, 6),
-        (0, 100, {"limit_train_batches": 3}, 3),  # the end of the epoch saves
+        (4, {}, 5),
+        (4, {"accumulate_grad_batches": 2}, 5),
+        (2, {"limit_train_batches": 3}, 3),  # the end of the epoch saves
     ],
 )
-def test_a_signal_saves_at_the_next_check_and_ends(run, asked_at, every, options, saved):
+def test_a_signal_saves_after_the_step_and_ends(run, asked_at, options, saved, capfd):
     with pytest.raises(signals.Stopped) as caught:
-        fit(run, 60.0, At(asked_at, ask), every=every, **options)
+        fit(run, 60.0, At(asked_at, ask), every=100, **options)
     assert (caught.value.signal, caught.value.checkpoint) == (signal.SIGTERM, run.last)
     assert step(run.last) == saved
+    assert capfd.readouterr().err.count("SIGTERM: stopping after this batch") == 1
 
 
 def test_a_signal_during_a_validation_ends_it_and_the_last_step_is_repeated(run):
