@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from bagnet.model.card import Card, OtherClasses, card_of, outputs_for, set_card
+from bagnet.model.files import METADATA, Saved, clean, read_saved, some
 from bagnet.model.registry import ORIGINAL_WIDTH, build_model
 from datamodules.common.files import replacing, user_path
 
@@ -29,7 +31,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
         ValueError: The file does not exist, is not a file of weights, is incomplete, or contains
             Python objects, which are never unpickled.
     """
-    return _weights(_read(user_path(path)), path)
+    return read_saved(path).weights
 
 
 def load_model(
@@ -37,41 +39,46 @@ def load_model(
     name: str | None = None,
     num_classes: int | None = None,
     width: int | None = None,
+    classes: Sequence[str] | None = None,
 ) -> nn.Module:
     """Load a trained network from a file, on the CPU and in evaluation mode.
 
-    `bagnet.load` is this function. It warns about nearly dead layers, as in the authors' BagNet-33:
-    such a network loses accuracy in lower precision.
+    `bagnet.load` is this function. The network's attribute `card` has what the file says about it,
+    such as `model.card.class_names` (see `bagnet.model.card.Card`).
+
+    It warns about nearly dead layers, as in the authors' BagNet-33: such a network loses accuracy
+    in lower precision.
 
     Args:
         path: One of our checkpoints, the authors' `.pth.tar`, or a `.safetensors` or `.pth` file of
             weights; see `load_weights`.
-        name: Name of the network, one of `bagnet.model.registry.MODELS`. Only our checkpoints
-            contain it; for other files it must be given.
+        name: Name of the network, one of `bagnet.model.registry.MODELS`. Our checkpoints and
+            `.safetensors` files contain it; for other files it must be given.
         num_classes: Number of classes; by default, the checkpoint's or that of the last layer.
         width: Channels of the first convolution; by default, the checkpoint's or that of the first
             layer.
+        classes: Class ids of the data that the network is for, by label. The outputs are put into
+            this order. It warns if they were not, or if the file does not name its classes.
 
     Returns:
-        The network; a `BagNet` for `bagnet9`, `bagnet17` and `bagnet33`.
+        The network; a `BagNet` if its name begins with `bagnet`.
 
     Raises:
         ValueError: As in `load_weights`; or the network's name is unknown; or the weights are from
-            another network.
+            another network or for other classes.
 
     Example:
         >>> import tempfile
         >>> from bagnet.model.network import BagNet
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_weights(BagNet(9, num_classes=10, width=4), f"{folder}/tiny.safetensors")
-        ...     model = load_model(f"{folder}/tiny.safetensors", name="bagnet9")
+        ...     save_weights(BagNet(9, num_classes=10, width=4), f"{folder}/tiny.pth")
+        ...     model = load_model(f"{folder}/tiny.pth", name="bagnet9")
         >>> model.receptive_field, model.fc.out_features, model.training
         (9, 10, False)
     """
-    content = _read(user_path(path))
-    weights = _weights(content, path)
-    settings = content.get("hyper_parameters") or {}
-    name = name or settings.get("name")
+    saved = read_saved(path)
+    weights, card, settings = saved.weights, saved.card, saved.settings
+    name = name or card.name
     if name is None:
         raise ValueError(
             f"{path} does not say which network it is for: give its name, such as name='bagnet33'"
@@ -83,18 +90,65 @@ def load_model(
     _check_same_network(
         weights, model, f"{path} does not fit {name} with {num_classes} classes and width {width}"
     )
+    if classes is not None:
+        saved, notice = _for_classes(saved, _head(model), classes)
+        weights, card = saved.weights, saved.card
+        if notice:
+            warnings.warn(notice, stacklevel=2)
     model.load_state_dict(weights)
+    set_card(model, replace(card, name=name))
     if dead := dead_layers(model):
         warnings.warn(
-            f"{path} has nearly dead layers, with no weight above 1e-6: {_some(dead)}. Such "
+            f"{path} has nearly dead layers, with no weight above 1e-6: {some(dead)}. Such "
             "networks lose accuracy in lower precision: evaluate this one in float32 without TF32",
             stacklevel=2,
         )
     return model.eval()
 
 
+def start_from(
+    path: str | Path, model: nn.Module, name: str, classes: Sequence[str] = ()
+) -> tuple[str, bool]:
+    """Give a network that is to be trained the weights of a file.
+
+    If the file has other classes, or more, or fewer, the classifier stays as it is.
+
+    Args:
+        path: See `load_model`.
+        model: The network, with fresh weights.
+        name: Its name.
+        classes: Class ids of its data, by label; if they are not known, the file's are taken.
+
+    Returns:
+        What the user should know, empty if nothing; and whether the classifier stayed as it is.
+
+    Raises:
+        ValueError: As in `load_weights`, or the weights are from another network.
+    """
+    saved, head = read_saved(path), _head(model)
+    _num_classes(saved.weights, name, path)  # for its error
+    if not classes:
+        outputs, own = len(next(iter(head.values()))), saved.card.classes
+        classes = own if len(own) == outputs else tuple(map(str, range(outputs)))
+    is_fresh = False
+    try:
+        saved, notice = _for_classes(saved, head, classes)
+    except OtherClasses as error:
+        is_fresh = True
+        fresh = Card(classes=tuple(classes))
+        saved = replace(saved, weights={**saved.weights, **head}, card=fresh)
+        notice = f"{error}: its classifier starts afresh"
+    _check_same_network(saved.weights, model, f"{path} does not fit {name}")
+    model.load_state_dict(saved.weights)
+    set_card(model, replace(saved.card, name=name))
+    return notice, is_fresh
+
+
 def save_weights(model: nn.Module, path: str | Path) -> None:
     """Write a network's state dict; the file appears complete or not at all.
+
+    `bagnet.save` is this function. A `.safetensors` file also gets what is known of the network
+    (`model.card`: its name, classes and sizes), and `load_model` finds it there.
 
     Args:
         model: The network; the prefixes of compiled and parallel modules are removed.
@@ -102,20 +156,29 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
     Raises:
         ValueError: The suffix is another one.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model = build_model("bagnet9", num_classes=2, width=4)
+        ...     set_card(model, Card("bagnet9", classes=("n01", "n02"), class_names=("cat", "dog")))
+        ...     save_weights(model, f"{folder}/tiny.safetensors")
+        ...     load_model(f"{folder}/tiny.safetensors").card.class_names
+        ('cat', 'dog')
     """
     path = user_path(path)
     if path.suffix not in (".safetensors", ".pth"):
         raise ValueError(f"cannot write weights to {path}: the suffix must be .safetensors or .pth")
     # safetensors takes contiguous tensors only, and channels_last ones are not.
     weights = {
-        _clean(key): tensor.detach().cpu().contiguous()
-        for key, tensor in model.state_dict().items()
+        clean(key): tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()
     }
     with replacing(path) as unfinished:
         if path.suffix == ".pth":
             torch.save(weights, unfinished)
         else:
-            unfinished.write_bytes(save(weights))  # `save_file` ignores the umask
+            metadata = {"format": "pt", METADATA: json.dumps(asdict(card_of(model)))}
+            unfinished.write_bytes(save(weights, metadata))  # `save_file` ignores the umask
 
 
 def dead_layers(model: nn.Module, threshold: float = 1e-6) -> list[str]:
@@ -131,63 +194,28 @@ def dead_layers(model: nn.Module, threshold: float = 1e-6) -> list[str]:
     ]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read the dict in a file: weights, or weights and more."""
-    if not path.is_file():
-        raise ValueError(f"there is no checkpoint {path}: give the path of a file of weights")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # broken files can raise anything
-        objects = _python_objects(path) if isinstance(error, pickle.UnpicklingError) else []
-        if objects:
-            raise ValueError(
-                f"{path} holds Python objects ({_some(objects)}), and loading those can run any "
-                "code: if you trust the file, save its state dict alone and load that"
-            ) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-        raise ValueError(
-            f"{path} is not a checkpoint, or it is incomplete ({reason}): copy or download it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of weights")
-    return content
+def _head(model: nn.Module) -> dict[str, Tensor]:
+    """Weight and bias of the classifier, the last linear layer of every network of the registry."""
+    *_, last = (key for key, layer in model.named_modules() if isinstance(layer, nn.Linear))
+    own = model.state_dict()
+    return {key: own[key] for key in (f"{last}.weight", f"{last}.bias")}
 
 
-def _python_objects(path: Path) -> list[str]:
-    """List the classes and functions in a file that `weights_only` refuses to import."""
-    try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # not an archive, so there is nothing to list
-        return []
-
-
-def _weights(content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
-    state = content.get("state_dict", content)
-    weights = (
-        {_clean(key): value for key, value in state.items() if isinstance(value, Tensor)}
-        if isinstance(state, dict)
-        else {}
-    )
-    # Our checkpoints also contain metrics.
-    ours = {key: value for key, value in weights.items() if key.startswith("model.")}
-    if ours:
-        weights = {_clean(key.removeprefix("model.")): value for key, value in ours.items()}
-    if not weights:
-        raise ValueError(f"{path} holds no weights: neither a state dict nor a checkpoint with one")
-    return weights
-
-
-def _clean(key: str) -> str:
-    """Remove wrappers' prefixes from a key; that of a compiled inner module is in its middle."""
-    return key.replace("_orig_mod.", "").removeprefix("module.")
+def _for_classes(
+    saved: Saved, head: Mapping[str, Tensor], classes: Sequence[str]
+) -> tuple[Saved, str]:
+    """Put the outputs into the order of the data's classes; see `outputs_for`."""
+    rows = {key: saved.weights[key] for key in head if key in saved.weights}
+    outputs = len(next(iter(rows.values())))
+    order, notice = outputs_for(classes, saved.card.classes, outputs, saved.path)
+    weights = {**saved.weights, **{key: values[order] for key, values in rows.items()}}
+    return replace(saved, weights=weights, card=saved.card.reordered(order, classes)), notice
 
 
 def _num_classes(weights: dict[str, Tensor], name: str, path: str | Path) -> int:
     last = _layers(name, nn.Linear)[-1] + ".weight"
     if last not in weights:
-        raise ValueError(f"{path} is not a {name}: it has no {last}, but {_some(weights)}")
+        raise ValueError(f"{path} is not a {name}: it has no {last}, but {some(weights)}")
     return weights[last].shape[0]
 
 
@@ -213,7 +241,7 @@ def _check_same_network(weights: dict[str, Tensor], model: nn.Module, message: s
         if key in weights and weights[key].shape != shape
     ]
     faults = [
-        f"{what} {_some(names)}"
+        f"{what} {some(names)}"
         for what, names in (
             ("it lacks", sorted(missing)),
             ("it has unknown", sorted(unexpected)),
@@ -223,9 +251,3 @@ def _check_same_network(weights: dict[str, Tensor], model: nn.Module, message: s
     ]
     if faults:
         raise ValueError(f"{message}: {'; '.join(faults)}")
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first three names, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

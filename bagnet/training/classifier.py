@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
-from bagnet.model.registry import build_model
-from bagnet.model.weights import load_model
 from bagnet.run.agreement import share_buffers
-from bagnet.training.forward import CompileMode, compiled, logits, memory_format
+from bagnet.training.forward import CompileMode
+from bagnet.training.labels import doubt, require_labels
 from bagnet.training.metrics import ClassificationMetrics
+from bagnet.training.network_module import NetworkModule
 from bagnet.training.optim import (
     Schedule,
     learning_rate_factor,
@@ -26,8 +27,6 @@ from datamodules.common.batch import UNREADABLE, Batch
 from datamodules.common.ranges import require_range
 
 RANGES = {
-    "num_classes": (1,),
-    "width": (1,),
     "learning_rate": (0,),
     "momentum": (0, 1),
     "weight_decay": (0,),
@@ -38,16 +37,17 @@ RANGES = {
 """The least and the largest value of settings."""
 
 
-class BagNetClassifier(LightningModule):
+class BagNetClassifier(NetworkModule):
     """Trains and evaluates one of our networks. The defaults are the paper's recipe (its appendix).
 
     A batch is `(images, labels, sample_ids)`: uint8 (B, 3, H, W), int64 (B,), int64 (B,). A sample
-    that could not be read has the label -1; neither the loss nor the metrics count it.
+    that could not be read has the label -1; neither the loss nor the metrics count it. Loaders of
+    your own may leave the ids out, and give images that are normalised already, as floats.
 
     Args:
         name: The network: bagnet9, bagnet17, bagnet33, or one of the torchvision networks in
             `bagnet.model.registry`.
-        num_classes: Number of classes; train.py takes it from the data set.
+        num_classes: Number of classes; train.py takes it from the data.
         width: Channels of the first convolution, 64 in the paper; all layers scale with it.
         learning_rate: For a global batch of 256; it scales linearly with the global batch.
         momentum: Momentum of SGD.
@@ -57,18 +57,23 @@ class BagNetClassifier(LightningModule):
             fall to zero at the end of the training (max_epochs or max_steps).
         warmup_epochs: Epochs over which the learning rate rises linearly from zero.
         decay_every: Epochs between two steps of the "step" schedule.
-        batch_size: The global batch, which scales the learning rate; train.py takes it from the
-            data.
+        batch_size: The global batch, which scales the learning rate; by default, that of the first
+            batch over all devices. train.py takes it from the data.
         weights: File of the initial weights: a checkpoint, the authors' .pth.tar, or safetensors.
+            If its classes are others than the data's, the classifier starts afresh, and this is
+            said. A resumed training does not read it.
         compile: Whether to compile the network, including the normalisation of the pixels, or the
             mode of torch.compile: "reduce-overhead" adds CUDA graphs, "max-autotune" also searches
             for the fastest kernels, for many minutes.
+        classes: Class ids by label, to be compared with those of `weights`; train.py takes them
+            from the data.
 
     Raises:
         ValueError: A number is out of its range, or the weights do not fit the network.
 
     Attributes:
         latest_loss: Loss of the latest training batch; unset before the first one.
+        notice: What the user should know about the weights; empty if nothing.
 
     Example:
         >>> classifier = BagNetClassifier("bagnet9", num_classes=10, width=4)
@@ -90,37 +95,24 @@ class BagNetClassifier(LightningModule):
         schedule: Schedule = "step",
         warmup_epochs: float = 0.0,
         decay_every: int = 30,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         weights: str | None = None,
         compile: bool | CompileMode = False,
+        classes: Sequence[str] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(name, num_classes, width, weights, compile, classes)
         # Only for the checkpoint: the command line gives the loggers the whole configuration.
-        self.save_hyperparameters(ignore=["weights", "compile"], logger=False)
+        self.save_hyperparameters(ignore=["weights", "compile", "classes"], logger=False)
         for setting, limits in RANGES.items():
-            require_range(setting, self.hparams[setting], *limits)
-        self.model = (
-            build_model(name, num_classes=num_classes, width=width)
-            if weights is None
-            else load_model(weights, name=name, num_classes=num_classes, width=width).train()
-        )
-        self.compile_mode = "default" if compile is True else compile or None
+            if self.hparams[setting] is not None:
+                require_range(setting, self.hparams[setting], *limits)
+        self._first_batch: int | None = None  # images, over all devices
         self.train_metrics, self.val_metrics, self.test_metrics = (
             ClassificationMetrics() for _ in range(3)
         )
 
-    def setup(self, stage: str) -> None:
-        """Give the weights the device's fastest memory format, as `forward` does for images."""
-        device = self.trainer.strategy.root_device
-        self.model.to(memory_format=memory_format(device, self.hparams["width"]))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of uint8 images (B, 3, H, W)."""
-        network = compiled(self.compile_mode) if self.compile_mode else logits
-        return network(self.model, images, memory_format(images.device, self.hparams["width"]))
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self._step(batch, self.train_metrics)
+        loss = self._step(batch, batch_idx, self.train_metrics)
         self.latest_loss = loss.detach()
         return loss
 
@@ -129,14 +121,16 @@ class BagNetClassifier(LightningModule):
             share_buffers(self.model)  # DDP does not do it in each step (`ddp_settings`)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, self.val_metrics)
+        self._step(batch, batch_idx, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, self.test_metrics)
+        self._step(batch, batch_idx, self.test_metrics)
 
-    def _step(self, batch: Batch, metrics: ClassificationMetrics) -> Tensor:
+    def _step(self, batch: Batch, batch_idx: int, metrics: ClassificationMetrics) -> Tensor:
         """Add a batch to the metrics, and return its mean loss."""
-        images, labels, _ = batch
+        images, labels = batch[:2]
+        if batch_idx == 0 or labels.device.type == "cpu":  # else it would wait for the GPU
+            require_labels(labels, self.num_classes)
         logits = self(images).float()
         metrics.update(logits.detach(), labels)
         loss = F.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="sum")
@@ -163,6 +157,7 @@ class BagNetClassifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """In the middle of an epoch, save its counts so far, over all ranks."""
+        super().on_save_checkpoint(checkpoint)
         trainer = self.trainer
         if trainer.training and trainer.global_step % self.steps_per_epoch:
             with self.train_metrics.sync_context():
@@ -175,8 +170,11 @@ class BagNetClassifier(LightningModule):
         """Restore the epoch's counts on rank 0 only, because the ranks' counts are summed later.
 
         Raises:
-            ValueError: The checkpoint is from a run with other settings.
+            ValueError: In a Trainer, if the checkpoint is from a run with other settings.
         """
+        super().on_load_checkpoint(checkpoint)
+        if not self.is_set_up:
+            return  # `load_from_checkpoint`, which may be given other settings
         for name, value in checkpoint["hyper_parameters"].items():
             if name in self.hparams and self.hparams[name] != value:
                 raise ValueError(
@@ -189,22 +187,25 @@ class BagNetClassifier(LightningModule):
                 setattr(self.train_metrics, name, value.to(self.device))
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps per epoch."""
-        return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps per epoch; infinite if the loader has no length."""
+        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        return batches if math.isinf(batches) else math.ceil(batches)
 
     @property
     def epochs(self) -> float:
         """Length of the training, by the first limit that it reaches; infinite if it has none."""
-        trainer = self.trainer
-        by_steps = trainer.max_steps / self.steps_per_epoch if trainer.max_steps >= 0 else math.inf
+        trainer, steps = self.trainer, self.steps_per_epoch
+        limited = trainer.max_steps >= 0 and math.isfinite(steps)
+        by_steps = trainer.max_steps / steps if limited else math.inf
         by_epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
         return min(by_steps, by_epochs if by_epochs >= 0 else math.inf)
 
     @property
     def global_batch(self) -> int:
-        """Images per optimizer step, over all ranks and accumulated batches."""
-        return int(self.hparams["batch_size"]) * self.trainer.accumulate_grad_batches
+        """Images per optimizer step, over all ranks and accumulated batches; 0 if not known yet."""
+        batch = self.hparams["batch_size"] or self._first_batch or 0
+        return int(batch) * self.trainer.accumulate_grad_batches
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         hparams, trainer = self.hparams, self.trainer
@@ -218,16 +219,31 @@ class BagNetClassifier(LightningModule):
         )
 
     def on_fit_start(self) -> None:
+        self._first_batch = None
+
+    def _meet(self, labels: Tensor) -> None:
+        """Learn from the first batch how many images a batch has, and tell what follows."""
+        self._first_batch = len(labels) * self.trainer.world_size
         rate, batch = self.hparams["learning_rate"], self.global_batch
         scaled = scaled_learning_rate(rate, batch)
         self.print(f"learning rate {scaled:.6g} = {rate:g} x global batch {batch} / 256")
+        if question := doubt(labels, self.hparams["num_classes"]):
+            rank_zero_warn(question)
 
     def on_train_start(self) -> None:
-        """Refuse a schedule that needs to know the end of a training that has no limit.
+        """Refuse a schedule that needs to know what nothing says.
 
         Raises:
-            ValueError: Neither epochs nor steps are limited.
+            ValueError: The schedule needs the training's end, but neither epochs nor steps are
+                limited; or it needs an epoch's length, and the loader has none.
         """
+        is_step = self.hparams["schedule"] in ("step", "constant")
+        if math.isinf(self.steps_per_epoch) and (self.hparams["warmup_epochs"] or not is_step):
+            raise ValueError(
+                f"the schedule {self.hparams['schedule']!r} with {self.hparams['warmup_epochs']:g} "
+                "epochs of warm-up needs the length of an epoch, which this loader does not tell: "
+                "set limit_train_batches of the Trainer"
+            )
         if self.hparams["schedule"] == "cosine" and math.isinf(self.epochs):
             raise ValueError(
                 'the schedule "cosine" reaches zero where the training ends, but this one has no '
@@ -236,9 +252,11 @@ class BagNetClassifier(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set this step's learning rate, a function of the step alone: resuming needs no state."""
-        trainer, hparams = self.trainer, self.hparams
+        if self._first_batch is None:
+            self._meet(batch[1])
+        trainer, hparams, steps = self.trainer, self.hparams, self.steps_per_epoch
         factor = learning_rate_factor(
-            trainer.global_step / self.steps_per_epoch,
+            trainer.current_epoch if math.isinf(steps) else trainer.global_step / steps,
             schedule=hparams["schedule"],
             epochs=self.epochs,
             warmup_epochs=hparams["warmup_epochs"],

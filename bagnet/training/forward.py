@@ -16,9 +16,13 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
 
 def logits(model: nn.Module, images: Tensor, layout: torch.memory_format) -> Tensor:
-    """Normalise uint8 images (B, 3, H, W), and compute their logits (B, classes) in `layout`."""
+    """Compute the logits (B, classes) of images (B, 3, H, W) in `layout`.
+
+    uint8 images are normalised; images of floats are taken to be normalised already.
+    """
     dtype = next(model.parameters()).dtype  # not float32 with a precision such as bf16-true
-    result: Tensor = model(normalize(images, dtype).contiguous(memory_format=layout))
+    x = images.to(dtype) if images.is_floating_point() else normalize(images, dtype)
+    result: Tensor = model(x.contiguous(memory_format=layout))
     return result
 
 

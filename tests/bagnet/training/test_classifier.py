@@ -166,9 +166,19 @@ def test_an_unreadable_batch_has_zero_loss_and_gradients():
     assert all((parameter.grad == 0).all() for parameter in module.parameters())
 
 
-def test_the_checkpoint_of_a_run_with_other_settings_is_refused():
-    mine = BagNetClassifier("bagnet9", num_classes=3, width=4, learning_rate=0.1)
-    other = BagNetClassifier("bagnet9", num_classes=3, width=4, learning_rate=0.2)
-    with pytest.raises(ValueError, match="a run with learning_rate 0.2, and this one has 0.1; use"):
-        mine.on_load_checkpoint({"hyper_parameters": dict(other.hparams)})
-    mine.on_load_checkpoint({"hyper_parameters": dict(mine.hparams)})
+def test_a_run_resumes_only_with_its_settings_and_a_user_may_load_it_with_others(tmp_path):
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(classifier(learning_rate=0.2), loader(4, 4))
+    trainer.save_checkpoint(path := tmp_path / "a.ckpt")
+    with pytest.raises(
+        ValueError, match=r"a run with learning_rate 0.2, and this one has 0.1; use"
+    ):
+        quiet_trainer(max_epochs=2).fit(
+            classifier(learning_rate=0.1), loader(4, 4), ckpt_path=path, weights_only=True
+        )
+    loaded = BagNetClassifier.load_from_checkpoint(path, learning_rate=0.1, weights_only=True)
+    assert loaded.hparams["learning_rate"] == 0.1
+    assert loaded.hparams["num_classes"] == CLASSES
+    trained = trainer.lightning_module.state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in loaded.state_dict().items())
+    quiet_trainer(max_epochs=1).fit(loaded, loader(4, 4))

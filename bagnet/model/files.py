@@ -1,0 +1,135 @@
+"""What is in a file of weights, of ours or of others, and nothing of it is ever run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from bagnet.model.card import Card
+from datamodules.common.files import user_path
+
+METADATA = "bagnet"
+"""The key of the card in the metadata of safetensors."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The content of a file.
+
+    Attributes:
+        path: As the user gave it, for messages.
+        weights: Tensors by their names in the network's own state dict.
+        card: What the file says of its network.
+        settings: Hyperparameters, if it is one of our checkpoints.
+    """
+
+    path: str | Path
+    weights: dict[str, Tensor]
+    card: Card
+    settings: dict[str, Any]
+
+
+def read_saved(path: str | Path, tensors: bool = True) -> Saved:
+    """Read a file of weights onto the CPU.
+
+    Args:
+        path: See `bagnet.model.weights.load_weights`.
+        tensors: Whether their values are wanted; otherwise only their shapes are certain.
+
+    Raises:
+        ValueError: The file does not exist, is not a file of weights, is incomplete, or contains
+            Python objects.
+    """
+    content = _read(user_path(path), tensors)
+    settings = content.get("hyper_parameters")
+    settings = settings if isinstance(settings, dict) else {}
+    card = content.get("card")
+    try:
+        card = Card.of(card if isinstance(card, dict) else {})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}): copy or download it again") from None
+    if card.name is None and isinstance(settings.get("name"), str):
+        card = replace(card, name=settings["name"])  # of an older version
+    return Saved(path, _weights(content, path), card, settings)
+
+
+def read_card(path: str | Path) -> Card:
+    """Read what a file says of its network, quickly; raises as `read_saved`."""
+    return read_saved(path, tensors=False).card
+
+
+def clean(key: str) -> str:
+    """Remove wrappers' prefixes from a key; that of a compiled inner module is in its middle."""
+    return key.replace("_orig_mod.", "").removeprefix("module.")
+
+
+def some(names: Iterable[str]) -> str:
+    """The first three names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _read(path: Path, tensors: bool) -> dict[str, Any]:
+    """Read the dict in a file: weights, or weights and more."""
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint {path}: give the path of a file of weights")
+    try:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        lazy = not tensors and zipfile.is_zipfile(path)
+        place = "meta" if lazy else "cpu"
+        content = torch.load(path, map_location=place, weights_only=True, mmap=lazy)
+    except Exception as error:  # broken files can raise anything
+        objects = _python_objects(path) if isinstance(error, pickle.UnpicklingError) else []
+        if objects:
+            raise ValueError(
+                f"{path} holds Python objects ({some(objects)}), and loading those can run any "
+                "code: if you trust the file, save its state dict alone and load that"
+            ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+        raise ValueError(
+            f"{path} is not a checkpoint, or it is incomplete ({reason}): copy or download it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of weights")
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        card = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+        names = file.keys()
+        return {"state_dict": {name: file.get_tensor(name) for name in names}, "card": card}
+
+
+def _python_objects(path: Path) -> list[str]:
+    """List the classes and functions in a file that `weights_only` refuses to import."""
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # not an archive, so there is nothing to list
+        return []
+
+
+def _weights(content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
+    state = content.get("state_dict", content)
+    weights = (
+        {clean(key): value for key, value in state.items() if isinstance(value, Tensor)}
+        if isinstance(state, dict)
+        else {}
+    )
+    # Our checkpoints also contain metrics.
+    ours = {key: value for key, value in weights.items() if key.startswith("model.")}
+    if ours:
+        weights = {clean(key.removeprefix("model.")): value for key, value in ours.items()}
+    if not weights:
+        raise ValueError(f"{path} holds no weights: neither a state dict nor a checkpoint with one")
+    return weights

@@ -1,0 +1,74 @@
+"""What the classifier asks of its data, whoever reads them: classes and labels that fit it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bagnet.model.card import Card, OtherClasses, card_of, outputs_for
+from datamodules.common.batch import UNREADABLE
+
+ENOUGH = 16
+"""Labels that say something about the number of classes."""
+
+
+def card_of_data(data: Any) -> Card:
+    """What a data module says of its images, for the network that is trained on them."""
+    classes, names = (tuple(getattr(data, key, None) or ()) for key in ("classes", "class_names"))
+    sides = (getattr(data, key, None) for key in ("image_size", "resize_size"))
+    return Card(None, classes, names, *sides)
+
+
+def require_classes(model: nn.Module, outputs: int, data: Card) -> None:
+    """Refuse data whose labels mean something else than the network's outputs.
+
+    Args:
+        model: The network.
+        outputs: Number of its outputs.
+        data: What is known of the data.
+
+    Raises:
+        ValueError: The data has another number of classes, others, or in another order.
+    """
+    own, given = card_of(model).classes, data.classes
+    try:
+        order, _ = outputs_for(given, own, outputs, "the network")
+        if order != list(range(outputs)):
+            raise OtherClasses("the network numbers the classes in another order than the data")
+    except OtherClasses as error:
+        raise ValueError(
+            f"{error}: give BagNetClassifier num_classes={len(given)} and the data's classes "
+            "(classes=data.classes), with weights=FILE if it is trained already"
+        ) from None
+
+
+def require_labels(labels: Tensor, outputs: int) -> None:
+    """Refuse labels that the network has no output for.
+
+    The loss would only name the label, and on a GPU end the process.
+
+    Raises:
+        ValueError: A label is outside of 0 to outputs - 1, and not -1.
+    """
+    if not labels.numel():
+        return
+    least, most = (int(each) for each in torch.aminmax(labels))
+    if most >= outputs or least < UNREADABLE:
+        wrong = most if most >= outputs else least
+        raise ValueError(
+            f"a label is {wrong}, but the network has {outputs:,} classes, 0 to {outputs - 1:,}: "
+            "set num_classes to the number of the data's classes"
+        )
+
+
+def doubt(labels: Tensor, outputs: int) -> str:
+    """Say so if the labels of a shuffled batch leave most of the outputs unused; else empty."""
+    most = int(labels.max())
+    if len(labels) < ENOUGH or 2 * (most + 1) > outputs:
+        return ""
+    return (
+        f"the network has {outputs:,} classes, but the largest label of the first {len(labels)} "
+        f"images is {most}: is num_classes right?"
+    )
