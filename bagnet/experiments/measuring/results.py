@@ -95,14 +95,16 @@ def _print(titles: list[str], cells: list[list[str]], title: str | None, console
         groups[-1].append(number)
     for group in groups:
         table = Table(*(titles[each] for each in group), title=title)
-        fits = sum(least[number] + 3 for number in group) < console.width
-        for place, number in enumerate(group):
-            table.columns[place].min_width = least[number] if fits else None  # wraps, or would cut
-            table.columns[place].justify = "right" if number else "left"
         for line in cells:
             table.add_row(*(line[each] for each in group))
+        wide = console.measure(table, options=console.options.update(width=10_000)).maximum
         if not console.is_terminal:  # a log has no width
-            console.width = Console(width=10_000, markup=False).measure(table).maximum
+            console.width = wide
+        narrow = sum(least[each] + 3 for each in group) + 1
+        for column, number in zip(table.columns, group, strict=True):
+            column.justify = "right" if number else "left"
+            if wide > console.width >= narrow:  # rich would narrow the widest, and not the titles
+                column.width = least[number]
         console.print(table)
 
 
@@ -140,9 +142,9 @@ def log_to_wandb(name: str, folder: Path) -> None:
         for file in sorted([*result_files(folder), *folder.glob("*.csv")]):
             artifact.add_file(str(file))
         run.log_artifact(artifact)
-        where = location(run)
-    if where:
-        print(f"W&B: {where}")
+        places = location(run)
+    for place in places:
+        print(f"W&B: {place}")
 
 
 def _csv(rows: Rows, columns: Columns) -> str:

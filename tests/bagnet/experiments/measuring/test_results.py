@@ -133,14 +133,15 @@ def test_a_wide_table_is_whole_in_a_log(tmp_path, capsys):
     assert "a rather long title 0" in capsys.readouterr().out.splitlines()[1]
 
 
-def test_a_table_whose_first_columns_alone_are_too_wide_is_wrapped_and_not_cut(
-    tmp_path, monkeypatch
+@pytest.mark.parametrize(("title", "width"), [("difference", 30), ("difference from the rest", 44)])
+def test_a_table_that_is_a_little_too_wide_is_wrapped_and_not_cut(
+    tmp_path, monkeypatch, title, width
 ):
     out = io.StringIO()
     monkeypatch.setattr(
-        results, "Console", lambda **_: Console(file=out, force_terminal=True, width=30)
+        results, "Console", lambda **_: Console(file=out, force_terminal=True, width=width)
     )
-    columns = {"a": ("network", ""), "b": ("class", ""), "r": ("difference", "")}
+    columns = {"a": ("network", ""), "b": ("class", ""), "r": (title, "")}
     rows = [{"a": "bagnet9", "b": name, "r": "+100.0%"} for name in ("dotted-blue", "dotted-red")]
     write_table(rows, columns, tmp_path / "table")
     text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
