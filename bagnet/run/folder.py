@@ -56,6 +56,11 @@ class Run:
         return self.folder / "metrics.csv"
 
     @property
+    def evidence(self) -> Path:
+        """The latest picture of evidence (`bagnet/training/evidence_logger.py`)."""
+        return self.folder / "evidence.png"
+
+    @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from bagnet.run.csv_table import CSVTable
 from bagnet.run.folder import Run
 from bagnet.run.wandb_start import location
 
@@ -35,24 +37,36 @@ class Summary(Callback):
             f"{pl_module.device.type}, {trainer.precision}; {where}",
             flush=True,  # or it would wait in the buffer of a log
         )
-        for where in self._in_wandb(trainer):
-            print(f"W&B: {where}")
+        self._print_places_in_wandb(trainer)
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         print()
         if "val/top1" in trainer.callback_metrics:
             print(f"validation   {describe(trainer.callback_metrics, 'val')}")
+            self._print_best(trainer)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        for name, path in (("checkpoints", self.run.checkpoints), ("metrics", self.run.metrics)):
+        for name, path in {
+            "checkpoints": self.run.checkpoints,
+            "metrics": self.run.metrics,
+            "evidence": self.run.evidence,
+        }.items():
             if path.exists():
                 print(f"{name:12} {path}")
-        for where in self._in_wandb(trainer):
-            print(f"W&B          {where}")
+        self._print_places_in_wandb(trainer)
 
-    def _in_wandb(self, trainer: Trainer) -> list[str]:
-        """Where W&B has the run; empty if it is disabled."""
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        places = [location(logger.experiment) for logger in loggers]
-        return [place for place in places if place]
+    def _print_best(self, trainer: Trainer) -> None:
+        """The epoch of `best.ckpt`, in any start of the run."""
+        tables = [logger for logger in trainer.loggers if isinstance(logger, CSVTable)]
+        rows = [row for table in tables for row in table.between(-1, sys.maxsize)]
+        results = [(row["val/top1"], int(row["epoch"])) for row in rows if "val/top1" in row]
+        if results:
+            top1, epoch = max(results, key=lambda result: result[0])  # the first of equal ones
+            print(f"best         top-1 {top1:.2%} after epoch {epoch + 1}")
+
+    def _print_places_in_wandb(self, trainer: Trainer) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                for number, place in enumerate(location(logger.experiment)):
+                    print(f"{'' if number else 'W&B':12} {place}", flush=True)

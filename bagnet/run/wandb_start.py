@@ -84,8 +84,8 @@ def reason(error: BaseException) -> str:
     return repr(error)
 
 
-def location(run: Any) -> str:
-    """Where to find a run of the wandb package.
+def location(run: Any) -> list[str]:
+    """Where to find a run of the wandb package, in lines for the user.
 
     Args:
         run: What `start_run` returned, or a logger's stand-in for it.
@@ -95,8 +95,8 @@ def location(run: Any) -> str:
         is disabled or has failed.
     """
     if not isinstance(run, wandb.Run) or run.disabled:
-        return ""
+        return []
     if run.offline:
         files = run.settings.wandb_dir
-        return f"offline; view: wandb leet {files}; upload: wandb sync {files}/offline-run-*"
-    return str(run.url)
+        return [f"offline; view: wandb leet {files}", f"upload: wandb sync {files}/offline-run-*"]
+    return [str(run.url)]

@@ -54,7 +54,7 @@ class EvidenceLogger(Callback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         figure = contact_sheet(self._examples(model, data.class_names), model.box)
-        save_png(figure, self.run.folder / "evidence.png")
+        save_png(figure, self.run.evidence)
         for logger in trainer.loggers:
             if isinstance(logger, ResumableWandbLogger):
                 step = max(0, trainer.global_step - 1)

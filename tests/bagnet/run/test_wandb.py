@@ -122,7 +122,7 @@ def test_without_an_answer_from_wandb_a_run_is_kept_offline(tmp_path, monkeypatc
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(wandb, "init", refuse)
     with start_run(tmp_path) as run:
-        assert location(run) == ""
+        assert location(run) == []
     assert capsys.readouterr().out == "W&B is not available (no route); working offline\n"
 
 
@@ -155,7 +155,7 @@ run = Run("mine")
 lease = Lease(run.starts)
 logger = ResumableWandbLogger(run, False, CSVTable(run.metrics, lease), lease)
 logger.log_metrics({"loss": 1.0}, step=0)
-print(logger.experiment.id, location(logger.experiment))
+print(logger.experiment.id, *location(logger.experiment))
 logger.finalize("success")
 """
 
@@ -176,6 +176,6 @@ def test_without_a_key_wandb_works_offline_and_never_asks(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     run_id = (tmp_path / "runs/mine/wandb-id.txt").read_text().strip()
-    assert done.stdout.startswith(f"{run_id} offline; view: wandb leet runs/mine/wandb; upload")
+    assert done.stdout.startswith(f"{run_id} offline; view: wandb leet runs/mine/wandb upload: ")
     assert list(tmp_path.glob(f"runs/mine/wandb/offline-run-*/run-{run_id}.wandb"))
     assert done.stderr == ""
