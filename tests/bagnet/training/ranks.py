@@ -1,6 +1,6 @@
 """Trains on two ranks of Lightning's own launcher, and writes what each of them saw.
 
-    python -m tests.bagnet.training.ranks OUT [compiled]
+    python -m tests.bagnet.training.ranks OUT [compiled|thawed]
 
 OUT/RANK.pt has the weights after the training, the buffers seen by the last validation batch, and
 how often each operation of interest ran in one step.
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from bagnet.run.checkpoints import LastCheckpoint
 from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
+from bagnet.training.freezing import Freezing
 from bagnet.training.trainer import prepare_devices
 from tests.bagnet.training.quiet import batches, classifier, quiet_trainer
 
@@ -49,7 +50,7 @@ class Watch(Callback):
         self.buffers = {name: each.clone() for name, each in pl_module.named_buffers()}
 
 
-def main(out: Path, compiled: bool) -> None:
+def main(out: Path, kind: str) -> None:
     torch.set_num_threads(1)
     # Not torch's own backend, which needs minutes for this on a CPU.
     compile_ = torch.compile
@@ -60,17 +61,19 @@ def main(out: Path, compiled: bool) -> None:
     config |= {"accumulate_grad_batches": 1, "benchmark": None, "deterministic": None}
     config |= {"strategy": "ddp"}
     watch, run = Watch(), Run("ranks", out)
+    callbacks = [watch, LastCheckpoint(run, Lease(run.starts))]
+    callbacks += [Freezing(1)] * (kind == "thawed")
     trainer = quiet_trainer(
         strategy="ddp",
-        callbacks=[watch, LastCheckpoint(run, Lease(run.starts))],
-        max_epochs=1,
+        callbacks=callbacks,
+        max_epochs=2 if kind == "thawed" else 1,
         num_sanity_val_steps=0,
         enable_checkpointing=True,
         use_distributed_sampler=False,
         log_every_n_steps=100,
         **prepare_devices(config),
     )
-    module = classifier(compile=compiled)
+    module = classifier(compile=kind == "compiled")
     # Each rank has batches of its own.
     mine = batches(*[4] * 2 * STEPS)[trainer.local_rank :: 2]
     trainer.fit(module, DataLoader(mine, batch_size=None), DataLoader(mine[:2], batch_size=None))
@@ -83,4 +86,4 @@ def main(out: Path, compiled: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), "compiled" in sys.argv)
+    main(Path(sys.argv[1]), "".join(sys.argv[2:]))

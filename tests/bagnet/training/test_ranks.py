@@ -58,3 +58,10 @@ def test_a_compiled_network_trains_on_two_ranks_as_the_plain_one_does(ranks, tmp
         assert exchanged(compiled[rank]) == exchanged(ranks[rank])
         for name, weights in ranks[rank]["weights"].items():
             assert torch.equal(compiled[rank]["weights"][name], weights)
+
+
+@pytest.mark.slow
+def test_gradients_of_layers_that_were_frozen_are_exchanged_after_the_thaw(ranks, tmp_path):
+    mine, others = (rank["weights"] for rank in train(tmp_path / "thawed", "thawed"))
+    assert all(torch.equal(mine[name], others[name]) for name in mine)
+    assert not torch.equal(mine["model.conv1.weight"], ranks[0]["weights"]["model.conv1.weight"])
