@@ -175,9 +175,9 @@ def test_an_evaluation_of_nothing_is_one_line(shards, capsys):
     [
         (
             ["--trainer.max_time", "00:00:00:00"],
-            r"0:00:0\d of 0:00:00 are over \(--trainer.max_time\)",
+            r"0:00:0\d of 0:00:00 are over; raise --trainer.max_time",
         ),
-        (["--trainer.max_steps", "1"], r"1 of 1 steps are done \(--trainer.max_steps\)"),
+        (["--trainer.max_steps", "1"], r"1 of 1 steps are done; raise --trainer.max_steps"),
     ],
 )
 def test_a_run_that_has_reached_its_limit_says_so(shards, capsys, limit, message):

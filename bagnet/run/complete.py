@@ -21,7 +21,9 @@ def why_complete(checkpoint: Path, trainer: Trainer) -> str | None:
         return f"{epochs} of {trainer.max_epochs} epochs are done"
     steps = content["global_step"]
     if 0 <= trainer.max_steps <= steps:
-        return f"{steps} of {trainer.max_steps} steps are done (--trainer.max_steps)"
+        return (
+            f"{steps} of {trainer.max_steps} steps are done; raise --trainer.max_steps to continue"
+        )
     for timer in trainer.callbacks:  # type: ignore[attr-defined]
         limit = timer.time_remaining() if isinstance(timer, Timer) else None
         if limit is not None:
@@ -29,5 +31,5 @@ def why_complete(checkpoint: Path, trainer: Trainer) -> str | None:
             spent = elapsed.get("train", 0.0)
             if spent >= limit:
                 times = [timedelta(seconds=round(seconds)) for seconds in (spent, limit)]
-                return f"{times[0]} of {times[1]} are over (--trainer.max_time)"
+                return f"{times[0]} of {times[1]} are over; raise --trainer.max_time for more"
     return None
