@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import wandb
 from pydantic import ValidationError
 
 from bagnet.run import signals
+from datamodules.remote.urls import redacted
 
 _DEFAULTS = {"project": "bagnet", "console": "off", "init_timeout": 30.0, "finish_timeout": 60.0}
 """W&B's settings if neither its variables nor its files have them. A start that waits longer for an
@@ -43,13 +45,25 @@ def start_run(folder: Path, **settings: Any) -> Any:
         try:
             # Without verify=False, it would use the network already here.
             if wandb.login(prompt=False, verify=False):
-                return wandb.init(settings=wandb.Settings(**settings))
+                return _init(**settings)
         except wandb.Error as error:
             print(f"W&B is not available ({reason(error)}); working offline")
             wandb.teardown()  # it still holds the run's id
             _set_up(folder)
         mode = "offline"
-    return wandb.init(settings=wandb.Settings(**settings, mode=mode))
+    return _init(**settings, mode=mode)
+
+
+def _init(**settings: Any) -> Any:
+    """Call `wandb.init`, which keeps the command line, with the passwords in its URLs removed."""
+    words = sys.argv
+    # A flag and its value may be one word.
+    parts = [word.partition("=") if word.startswith("--") else ("", "", word) for word in words]
+    sys.argv = [f"{flag}{sign}{redacted(value)}" for flag, sign, value in parts]
+    try:
+        return wandb.init(settings=wandb.Settings(**settings))
+    finally:
+        sys.argv = words
 
 
 def _set_up(folder: Path) -> wandb.Settings:

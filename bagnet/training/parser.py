@@ -12,6 +12,7 @@ from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from bagnet.run.folder import Run
 from bagnet.training.flags import program
 from datamodules.common.commands import one_line
+from datamodules.remote.urls import redacted
 
 
 class Parser(LightningArgumentParser):
@@ -32,7 +33,9 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.run.folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, self.run.config, skip_none=False, overwrite=True)
-        config = self.config.as_dict()
+        public = self.config.clone()
+        public["data.root"] = redacted(str(public["data.root"]))  # it may have a password
+        self.parser.save(public, self.run.config, skip_none=False, overwrite=True)
+        config = public.as_dict()
         for logger in trainer.loggers:
             logger.log_hyperparams(config)

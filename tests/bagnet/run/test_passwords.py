@@ -1,0 +1,55 @@
+"""Passwords in the URL of the data stay out of all that a run keeps."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import wandb
+from pytorch_lightning.cli import LightningArgumentParser
+
+from bagnet.run.folder import Run
+from bagnet.run.wandb_start import start_run
+from bagnet.training.parser import SaveConfig
+
+URL = "https://alice:pa55word@host/shards?token=pa55word"
+
+
+class Heard:
+    """A logger that keeps what it is told."""
+
+    def log_hyperparams(self, params: Any) -> None:
+        self.params = params
+
+
+def test_the_configuration_has_the_url_without_the_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parser = LightningArgumentParser()
+    parser.add_argument("--data.root", type=str)
+    config, run, logger = parser.parse_args(["--data.root", URL]), Run("mine"), Heard()
+    trainer: Any = SimpleNamespace(loggers=[logger])
+    module: Any = None
+    SaveConfig(parser, config, run).save_config(trainer, module, "fit")
+    assert run.config.read_text() == "data:\n  root: https://host/shards\n"
+    assert logger.params["data"]["root"] == "https://host/shards"
+    assert config.data.root == URL  # which the training reads
+
+
+def test_wandb_gets_the_command_line_without_the_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    words = ["train.py", "--data.root", URL, f"--data.root={URL}"]
+    monkeypatch.setattr(sys, "argv", words)
+    with start_run(tmp_path):
+        pass
+    wandb.teardown()  # only then is its file whole
+    kept = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    assert any(b"https://host/shards" in content for content in kept)
+    assert not any(b"pa55word" in content for content in kept)
+    assert sys.argv == words
