@@ -126,7 +126,7 @@ def _networks(
     if options.models:
         on_gpu = torch.cuda.is_available() and options.gpus != 0
         device = torch.device("cuda:0" if on_gpu else "cpu")
-        classes = len(record_of(next(iter(tables.values())).schema)["class_names"])
+        classes = record_of(next(iter(tables.values())).schema)["classes"]
         files = parse_models(options.models)
         size = sizes_of(options).image_size
         models = {file.label: file.load(device, classes) for file in files}

@@ -177,7 +177,7 @@ def evidence_figure(
     file: ModelFile, data: ImageNetDataModule, table: pa.Table, measurement: Pointing
 ) -> Figure:
     """The first measured image of each class, with the evidence for the predicted class."""
-    model = require_bagnet(file.load(torch.device("cpu"), data.num_classes))
+    model = require_bagnet(file.load(torch.device("cpu"), data.classes))
     _, first = np.unique(table["label"].to_numpy(), return_index=True)
     ids = table["sample_id"].to_numpy()[first[:SHOWN]]
     (images, labels, _), _ = data.batches("val")[0, ids]

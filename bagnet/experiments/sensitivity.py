@@ -38,13 +38,12 @@ from bagnet.evidence.maps import require_bagnet
 from bagnet.experiments.measuring.attribution import attribute, by_cell, check_methods
 from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.masking import probabilities, probability_curves
-from bagnet.experiments.measuring.measure import measure
+from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.models import ModelFile, parse_models, sizes_of
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import FEWEST, mean, mean_band
 from bagnet.experiments.options import METHODS, Fill, Method, Pooling, SensitivityOptions
 from bagnet.model.registry import normalize
-from bagnet.model.weights import load_model
 from datamodules.shards.manifest import sha256_of
 
 NAME = "sensitivity"
@@ -71,7 +70,8 @@ def run(options: SensitivityOptions) -> None:
     """Measure what is missing, and draw everything that exists."""
     methods = tuple(options.methods) or METHODS
     counts = _counts(options)
-    explainer = None
+    explainer: ModelFile | None = None
+    classes: tuple[str, ...] = ()
     if options.models and "evidence" in methods:
         models = parse_models(options.models)
         explainer = next((model for model in models if model.label == options.explainer), None)
@@ -81,10 +81,11 @@ def run(options: SensitivityOptions) -> None:
                 "BagNet; give the label of one of --models "
                 f"({', '.join(model.label for model in models)}), or leave evidence out"
             )
-        require_bagnet(load_model(explainer.path, explainer.name))
+        classes = open_data(options).classes
+        require_bagnet(explainer.load(torch.device("cpu"), classes))
     masking = options.cell, options.fill, options.pooling, options.seed
     digest = sha256_of(explainer.path) if explainer else None
-    measurement = Sensitivity(methods, counts, *masking, explainer, digest)
+    measurement = Sensitivity(methods, counts, *masking, explainer, digest, classes)
     own = [method for method in methods if method != "evidence"]
     check = partial(check_methods, own)
     tables = measure(NAME, measurement, options, check=check, fewest=FEWEST)
@@ -120,6 +121,7 @@ class Sensitivity:
     seed: int
     explainer: ModelFile | None = field(default=None, repr=False)
     explainer_weights: str | None = None  # a digest, by which the record names the explainer
+    classes: tuple[str, ...] = field(default=(), repr=False)  # the data's, in the targets' order
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
@@ -137,8 +139,7 @@ class Sensitivity:
             explained = model
             if method == "evidence":
                 assert self.explainer is not None, "run sets it"
-                classes = logits.shape[1]
-                explained = _load(self.explainer, self.explainer_weights, x.device, classes)
+                explained = _load(self.explainer, self.explainer_weights, x.device, self.classes)
             scores = attribute(method, explained, x, targets, sample_ids, self.seed)
             priority = by_cell(scores, self.cell, self.pooling)
             curves = probability_curves(
@@ -150,10 +151,10 @@ class Sensitivity:
 
 @lru_cache(maxsize=1)
 def _load(
-    explainer: ModelFile, weights: str | None, device: torch.device, num_classes: int
+    explainer: ModelFile, weights: str | None, device: torch.device, classes: tuple[str, ...]
 ) -> nn.Module:
     """Load the explainer once for each process and file."""
-    return explainer.load(device, num_classes)
+    return explainer.load(device, classes)
 
 
 def table_rows(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:

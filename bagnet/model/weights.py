@@ -97,12 +97,7 @@ def load_model(
             warnings.warn(notice, stacklevel=2)
     model.load_state_dict(weights)
     set_card(model, replace(card, name=name))
-    if dead := dead_layers(model):
-        warnings.warn(
-            f"{path} has nearly dead layers, with no weight above 1e-6: {some(dead)}. Such "
-            "networks lose accuracy in lower precision: evaluate this one in float32 without TF32",
-            stacklevel=2,
-        )
+    _warn_of_dead_layers(model, path)
     return model.eval()
 
 
@@ -141,6 +136,7 @@ def start_from(
     _check_same_network(saved.weights, model, f"{path} does not fit {name}")
     model.load_state_dict(saved.weights)
     set_card(model, replace(saved.card, name=name))
+    _warn_of_dead_layers(model, path)
     return notice, is_fresh
 
 
@@ -179,6 +175,15 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
         else:
             metadata = {"format": "pt", METADATA: json.dumps(asdict(card_of(model)))}
             unfinished.write_bytes(save(weights, metadata))  # `save_file` ignores the umask
+
+
+def _warn_of_dead_layers(model: nn.Module, path: str | Path) -> None:
+    if dead := dead_layers(model):
+        warnings.warn(
+            f"{path} has nearly dead layers, with no weight above 1e-6: {some(dead)}. Such "
+            "networks lose accuracy in lower precision: evaluate this one in float32 without TF32",
+            stacklevel=3,
+        )
 
 
 def dead_layers(model: nn.Module, threshold: float = 1e-6) -> list[str]:

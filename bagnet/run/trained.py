@@ -1,21 +1,17 @@
-"""The checkpoint that a run's name stands for, and the images that the run was trained on."""
+"""The checkpoint that a run's name stands for, and the sizes of the images it was trained for."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from bagnet.model.files import read_card
 from bagnet.run.folder import Run
 from datamodules.common.files import user_path
-from datamodules.shards.manifest import MANIFEST
-
-IMAGENET = (224, 256)
-"""Side of the crop and shorter side before it, where nothing says another size."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,10 @@ class Sizes:
 
     def __str__(self) -> str:
         return f"{self.image_size} px, cut from {self.resize_size} px"
+
+
+IMAGENET = Sizes(224, 256)
+"""The sizes where nothing says others."""
 
 
 def find_checkpoint(text: str | Path) -> Path:
@@ -59,25 +59,25 @@ def find_checkpoint(text: str | Path) -> Path:
     )
 
 
-def data_settings(checkpoint: Path) -> Mapping[str, Any]:
-    """The settings `data.*` of the run whose checkpoint this is; empty for any other file."""
-    file = checkpoint.absolute().parent.parent / "config.yaml"
-    if checkpoint.absolute().parent.name != "checkpoints" or not file.is_file():
-        return {}
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        return {}  # not a run's
-    return settings if isinstance(settings, dict) else {}
+def sizes_of_checkpoint(checkpoint: Path) -> Sizes | None:
+    """The sizes that a file of weights names; None if it names none.
 
+    Checkpoints of versions before 0.3 do not: then those in the run's configuration.
 
-def class_list(checkpoint: Path) -> Path | None:
-    """The manifest with the classes of the run whose checkpoint this is, if it is still there."""
-    root = data_settings(checkpoint).get("root")
-    if root is None or "://" in str(root):
-        return None
-    manifest = user_path(str(root)) / "val" / MANIFEST
-    return manifest if manifest.is_file() else None
+    Raises:
+        ValueError: It is not a file of weights.
+    """
+    card = read_card(checkpoint)
+    sizes = card.image_size, card.resize_size
+    config = checkpoint.absolute().parent.parent / "config.yaml"
+    if None in sizes and checkpoint.absolute().parent.name == "checkpoints" and config.is_file():
+        try:
+            data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
+            sizes = int(data["image_size"]), int(data["resize_size"])
+        except (yaml.YAMLError, ValueError, KeyError, TypeError):
+            return None  # not a run's
+    side, shorter = sizes
+    return None if side is None or shorter is None else Sizes(side, shorter)
 
 
 def choose_sizes(
@@ -88,19 +88,18 @@ def choose_sizes(
     Raises:
         ValueError: The runs have different sizes, and none was asked for.
     """
-    trained: dict[tuple[int, int], Path] = {}
+    trained: dict[Sizes, Path] = {}
     for checkpoint in checkpoints:
-        settings = data_settings(checkpoint)
-        if "image_size" in settings and "resize_size" in settings:
-            trained[int(settings["image_size"]), int(settings["resize_size"])] = checkpoint
+        if sizes := sizes_of_checkpoint(checkpoint):
+            trained[sizes] = checkpoint
     if len(trained) > 1 and (image_size is None or resize_size is None):
         (a, first), (b, second), *_ = trained.items()
         raise ValueError(
-            f"{first} was trained for images of {Sizes(*a)}, and {second} for {Sizes(*b)}: give "
+            f"{first} was trained for images of {a}, and {second} for {b}: give "
             "--data.image_size and --data.resize_size"
         )
     known = next(iter(trained), IMAGENET)
     return Sizes(
-        known[0] if image_size is None else image_size,
-        known[1] if resize_size is None else resize_size,
+        known.image_size if image_size is None else image_size,
+        known.resize_size if resize_size is None else resize_size,
     )

@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 import typing
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -77,6 +78,7 @@ def main(
             program, command = f"{program} {name}", commands[name]
         try:
             options = parse(program, command, words)
+            warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
             code = importlib.import_module(command.module).run(options)
         finally:
             sys.stdout.flush()  # here, where it may fail, also after a page of help

@@ -4,8 +4,9 @@ The report is one HTML file, which any browser opens, also without a network: th
 patch votes for, the evidence for every class that matters, and what a threshold would change.
 
 The true class of an image is the name of its folder, IMAGES/CLASS/image.jpg: an id or a name in
---classes. Without --classes, if there are as many folders as the network has classes, they are the
-classes in sorted order, as `python -m datamodules.pack imagefolder` numbers them.
+--classes. Without --classes, they are those that the checkpoint names. If it names none and there
+are as many folders as the network has classes, they are the classes in sorted order, as `python -m
+datamodules.pack imagefolder` numbers them.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from rich.console import Console
 from bagnet.evidence.maps import require_bagnet
 from bagnet.evidence.options import ReportOptions
 from bagnet.evidence.report.html_file import write_report
-from bagnet.evidence.report.inputs import Classes, find_images, read_image
+from bagnet.evidence.report.inputs import find_images, known_classes, read_image
 from bagnet.evidence.report.votes import compute_votes
+from bagnet.model.card import card_of
 from bagnet.model.weights import load_model
-from bagnet.run.trained import choose_sizes, class_list, data_settings, find_checkpoint
+from bagnet.run.trained import choose_sizes, find_checkpoint
 from datamodules.common.progress import progress
 from datamodules.decoding.transforms import EvalTransform, WholeTransform
-from datamodules.pack.classes import read_class_list
+
+LARGE = 100
+"""Megabytes of a report that are worth a warning; only whole images can take as many."""
 
 
 def run(options: ReportOptions) -> None:
@@ -44,11 +48,7 @@ def run(options: ReportOptions) -> None:
     model.map_size(side, side)  # raises its error for images smaller than the patch
     if options.out.is_dir():
         raise ValueError(f"--out is the folder {options.out}: give a file, such as report.html")
-    known = None
-    if file := options.classes or class_list(checkpoint):
-        ids, names = read_class_list(file)
-        if options.classes or len(names) == model.fc.out_features:
-            known = Classes(ids or names, names)
+    known = known_classes(card_of(model), options.classes)
     sources, class_names, notes = find_images(options.images, model.fc.out_features, known)
     images = []
     with progress(console, "images", len(sources)) as update:
@@ -67,10 +67,16 @@ def run(options: ReportOptions) -> None:
     for note in notes:
         console.print(f"note: {note}", markup=False)
     size = options.out.stat().st_size / 1e6
+    if size > LARGE:
+        console.print(
+            f"note: {size:.0f} MB may be too much for a browser: give fewer images, or a smaller "
+            "--data.resize_size"
+        )
     console.print(f"{len(images):,} images, {size:.1f} MB: {options.out}", markup=False)
 
 
 def _title(checkpoint: Path) -> str:
     """What the page calls the network: the run and the file, or only the file."""
-    run = checkpoint.absolute().parent.parent.name if data_settings(checkpoint) else ""
-    return f"{run}, {checkpoint.name}" if run else checkpoint.name
+    folder = checkpoint.absolute().parent
+    run = f"{folder.parent.name}, " if folder.name == "checkpoints" else ""
+    return f"{run}{checkpoint.name}"

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from bagnet.model.card import Card, outputs_for
 from datamodules.common.folders import natural_key
 from datamodules.decoding.folders import image_files
 from datamodules.decoding.images import UnreadableImage
+from datamodules.pack.classes import read_class_list
 
 MAX_IMAGES = 200
 """The most images in a report: at 0.3 MB each, a browser still opens it at once."""
@@ -49,6 +51,25 @@ class Source:
     path: Path
     name: str
     label: int | None
+
+
+def known_classes(card: Card, listed: Path | None) -> Classes | None:
+    """The classes of a network: those on its card, with the names of a list if one is given.
+
+    Args:
+        card: What is known of the network.
+        listed: A list of classes, see `read_class_list`.
+
+    Raises:
+        ValueError: The list has other classes than the card.
+    """
+    if listed is None:
+        return Classes(card.classes, card.class_names or card.classes) if card.classes else None
+    ids, names = read_class_list(listed)
+    if card.classes and ids:
+        order, _ = outputs_for(card.classes, ids, len(ids), listed)
+        return Classes(card.classes, tuple(names[number] for number in order))
+    return Classes(ids or names, names)
 
 
 def read_image(path: Path, transform: Callable[[bytes], Tensor]) -> Tensor:

@@ -34,9 +34,7 @@ from bagnet.experiments.measuring.processes import Job, Measurement, run_job, sl
 from bagnet.experiments.options import MeasureOptions
 from bagnet.model.network import BagNet
 from bagnet.model.registry import MODELS
-from bagnet.run.trained import class_list
 from datamodules.imagenet import ImageNetDataModule
-from datamodules.pack.classes import read_class_list
 from datamodules.shards.manifest import sha256_of
 
 PART = 512
@@ -137,6 +135,7 @@ def _measure_missing(
             "image_size": sizes.image_size,
             "resize_size": sizes.resize_size,
             "images": images,
+            "classes": list(data.classes),
             "class_names": list(data.class_names),
         }
         files = PartFiles(folder, model, record)
@@ -146,8 +145,7 @@ def _measure_missing(
         if own := [(files, n) for n in range(len(parts)) if not files.exists(files.part(n))]:
             missing += own
             # A wrong file should fail before hours are spent on the others.
-            network = model.load(torch.device("cpu"), data.num_classes)
-            _check_classes(model, data)
+            network = model.load(torch.device("cpu"), data.classes)
             if isinstance(network, BagNet):
                 network.map_size(sizes.image_size, sizes.image_size)
             check(network)
@@ -157,23 +155,6 @@ def _measure_missing(
     run_job(f"{folder.name}: {count} {'model' if count == 1 else 'models'}", job, devices)
     for files in unfinished:
         files.join(len(parts))
-
-
-def _check_classes(model: ModelFile, data: ImageNetDataModule) -> None:
-    """Raise a ValueError if a run's network numbers as many classes in another way.
-
-    That is known while the data is there that the run was trained on.
-    """
-    trained = class_list(model.path)
-    if trained is None:
-        return
-    pairs = zip(read_class_list(trained).ids, data.classes, strict=False)
-    for number, (own, other) in enumerate(pairs):
-        if own != other:
-            raise ValueError(
-                f"{model.label} was trained with other classes: number {number} was {own} in "
-                f"{trained} and is {other} in {data.root}; give the data it was trained on"
-            )
 
 
 def _devices(gpus: int | None, processes: int) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from bagnet.experiments.options import MeasureOptions
+from bagnet.model.card import OtherClasses
 from bagnet.model.registry import is_model
 from bagnet.model.weights import load_model
 from bagnet.run.trained import Sizes, choose_sizes, find_checkpoint
@@ -58,21 +59,23 @@ class ModelFile:
         """Name of the network, if the label is one."""
         return self.label if is_model(self.label) else None
 
-    def load(self, device: torch.device, num_classes: int) -> nn.Module:
+    def load(self, device: torch.device, classes: Sequence[str]) -> nn.Module:
         """Load the network in evaluation mode onto a device.
 
+        Args:
+            device: Where it will be.
+            classes: Class ids of the data, by label; the outputs have this order.
+
         Raises:
-            ValueError: The file has no weights of this network, or they are for another number of
-                classes.
+            ValueError: The file has no weights of this network, or they are for other classes.
         """
-        model = load_model(self.path, self.name)
-        classes = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)][-1]
-        if classes != num_classes:
+        try:
+            return load_model(self.path, self.name, classes=classes).to(device)
+        except OtherClasses as error:
             raise ValueError(
-                f"{self.label} ({self.path}) has {classes} classes and the data has {num_classes}: "
-                "give the weights of a network trained on this data, or the data it was trained on"
-            )
-        return model.to(device)
+                f"{self.label}: {error}; give the weights of a network trained on this data, or "
+                "the data it was trained on"
+            ) from None
 
 
 def parse_models(words: Sequence[str]) -> list[ModelFile]:

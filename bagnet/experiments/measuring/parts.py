@@ -105,7 +105,8 @@ def record_of(schema: pa.Schema) -> dict[str, Any]:
     """What was measured, from the schema of a table.
 
     Returns:
-        measurement, weights and data (digests), image_size, resize_size, images, class_names.
+        measurement, weights and data (digests), image_size, resize_size, images, classes (their
+        ids by label), class_names.
     """
     record: dict[str, Any] = json.loads(schema.metadata[_RECORD])
     return record

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing.connection import Connection, wait
@@ -27,6 +29,8 @@ from datamodules.common.progress import progress
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.loading.workers import Workers
 from datamodules.plan import Ids
+
+_SECONDS_TO_END = 5.0
 
 
 class Measurement(Protocol):
@@ -132,18 +136,24 @@ def _in_processes(job: Job, devices: Sequence[str]) -> Generator[float, None, No
         for process in processes:
             process.join()  # not killed, as it still removes its decoding processes' semaphores
     finally:
+        for pipe in pipes:
+            pipe.close()  # which ends a process when it next reports its progress
+        deadline = time.monotonic() + _SECONDS_TO_END
         for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
             process.kill()  # safe, as parts are written atomically; decoding processes follow
             process.join()
 
 
 def _process(job: Job, rank: int, devices: Sequence[str], pipe: Connection) -> None:
     become_worker()  # end when the main process does
-    try:
-        work(job, rank, devices, pipe.send)
-        pipe.send(None)
-    except (ValueError, OSError) as error:
-        pipe.send(error)
+    warnings.simplefilter("ignore")  # the main process has loaded the networks too
+    with suppress(BrokenPipeError):  # nobody listens any more
+        try:
+            work(job, rank, devices, pipe.send)
+            pipe.send(None)
+        except (ValueError, OSError) as error:
+            pipe.send(error)
 
 
 def work(job: Job, rank: int, devices: Sequence[str], add: Callable[[float], None]) -> None:
@@ -159,7 +169,7 @@ def work(job: Job, rank: int, devices: Sequence[str], add: Callable[[float], Non
     else:
         torch.set_num_threads(max(1, torch.get_num_threads() // len(devices)))
     for files, group in groupby(job.missing[rank :: len(devices)], itemgetter(0)):
-        model = files.model.load(device, job.data.num_classes)
+        model = files.model.load(device, job.data.classes)
         parts = {part: _batches(job.parts[part], job.options.batch_size) for _, part in group}
         indices = [(0, ids) for batches in parts.values() for ids in batches]
         with_gpu = device.type == "cuda"

@@ -40,12 +40,12 @@ class TextureNetwork(ModelFile):
 
     def check(self, layers: Sequence[str]) -> None:
         """Raise a ValueError unless the network can be loaded and has the layers."""
-        features = self.load(torch.device("cpu"), 0)
+        features = self.load(torch.device("cpu"), ())
         assert isinstance(features, nn.Sequential)
         with torch.no_grad():
             list(layer_outputs(features, torch.zeros(1, 3, 64, 64), layers))
 
-    def load(self, device: torch.device, num_classes: int) -> nn.Module:
+    def load(self, device: torch.device, classes: Sequence[str]) -> nn.Module:
         """Load the convolutions onto a device.
 
         Raises:

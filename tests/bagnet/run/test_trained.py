@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from bagnet.run.trained import Sizes, choose_sizes, class_list, data_settings, find_checkpoint
+from bagnet.run.trained import Sizes, choose_sizes, find_checkpoint
+
+
+def save(path: Path, **card: int) -> Path:
+    torch.save({"state_dict": {"fc.weight": torch.zeros(1)}, "card": card}, path)
+    return path
 
 
 @pytest.fixture
@@ -15,12 +21,10 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of two runs: `small` with both checkpoints, and `large` with the last one."""
     monkeypatch.setenv("BAGNET_RUNS", str(tmp_path / "runs"))
     for name, size in (("small", 64), ("large", 224)):
-        run = tmp_path / "runs" / name
-        (run / "checkpoints").mkdir(parents=True)
-        (run / "checkpoints" / "last.ckpt").write_bytes(b"last")
-        data = {"image_size": size, "resize_size": size + 8, "root": str(tmp_path / "shards")}
-        (run / "config.yaml").write_text(yaml.safe_dump({"data": data, "model": {}}))
-    (tmp_path / "runs" / "small" / "checkpoints" / "best.ckpt").write_bytes(b"best")
+        folder = tmp_path / "runs" / name / "checkpoints"
+        folder.mkdir(parents=True)
+        save(folder / "last.ckpt", image_size=size, resize_size=size + 8)
+    save(tmp_path / "runs" / "small" / "checkpoints" / "best.ckpt", image_size=64, resize_size=72)
     return tmp_path / "runs"
 
 
@@ -32,7 +36,6 @@ def test_a_run_is_named_by_its_name_its_folder_or_a_file_of_it(runs, monkeypatch
     assert find_checkpoint("large").name == "last.ckpt"
     monkeypatch.chdir(runs.parent)
     assert find_checkpoint("runs/large") == Path("runs/large/checkpoints/last.ckpt")
-    assert data_settings(find_checkpoint("runs/large"))["image_size"] == 224
 
 
 def test_what_is_neither_a_file_nor_a_run_is_one_message(runs):
@@ -45,7 +48,7 @@ def test_what_is_neither_a_file_nor_a_run_is_one_message(runs):
 
 def test_the_sizes_are_those_of_the_run_unless_others_are_given(runs, tmp_path):
     small, large = find_checkpoint("small"), find_checkpoint("large")
-    other = tmp_path / "weights.pth"
+    other = save(tmp_path / "weights.pth")
     assert choose_sizes(None, None, [small]) == Sizes(64, 72)
     assert choose_sizes(None, None, [other, small]) == Sizes(64, 72)
     assert choose_sizes(96, None, [small]) == Sizes(96, 72)
@@ -57,15 +60,12 @@ def test_the_sizes_are_those_of_the_run_unless_others_are_given(runs, tmp_path):
         choose_sizes(None, None, [small, large])
 
 
-def test_the_classes_are_those_of_the_runs_data_while_it_is_there(runs, tmp_path):
-    assert class_list(find_checkpoint("small")) is None
-    manifest = tmp_path / "shards" / "val" / "manifest.json"
-    manifest.parent.mkdir(parents=True)
-    manifest.write_text("{}")
-    assert class_list(find_checkpoint("small")) == manifest
-
-
-@pytest.mark.parametrize("text", ["", "[1]", "data: 3", "data: [", "!!python/object:os.system {}"])
-def test_another_file_beside_a_checkpoint_says_nothing(text, runs):
-    (runs / "small" / "config.yaml").write_text(text)
-    assert data_settings(find_checkpoint("small")) == {}
+def test_a_checkpoint_of_an_older_version_has_its_sizes_in_the_configuration(runs):
+    old = save(runs / "small" / "checkpoints" / "best.ckpt")
+    assert choose_sizes(None, None, [old]) == Sizes(224, 256)
+    config = runs / "small" / "config.yaml"
+    config.write_text(yaml.safe_dump({"data": {"image_size": 48, "resize_size": 56}}))
+    assert choose_sizes(None, None, [old]) == Sizes(48, 56)
+    for text in ("", "[1]", "data: 3", "data: [", "data: {}", "!!python/object:os.system {}"):
+        config.write_text(text)
+        assert choose_sizes(None, None, [old]) == Sizes(224, 256)

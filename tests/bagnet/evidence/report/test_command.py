@@ -80,11 +80,11 @@ def report(images, checkpoint, capsys) -> Callable[..., Result]:
     return run
 
 
-def save_network(path: Path, name: str, classes: int) -> Path:
+def save_network(path: Path, name: str, classes: int, **more: Any) -> Path:
     torch.manual_seed(0)
     settings = {"name": name, "width": 2, "num_classes": classes}
     weights = build_model(**settings).state_dict()
-    torch.save({"state_dict": weights, "hyper_parameters": settings}, path)
+    torch.save({"state_dict": weights, "hyper_parameters": settings, **more}, path)
     return path
 
 
@@ -223,16 +223,19 @@ def test_unreadable_images_are_named_and_left_out(report, images, tmp_path):
     assert f"no image can be read in {images}" in report().error
 
 
-def test_sizes_and_classes_come_from_the_run(checkpoint, images, tmp_path, monkeypatch, capsys):
+CARD = {
+    "name": "bagnet9",
+    "classes": ("n1", "n2", "n3"),
+    "class_names": ("cat", "fox", "dog"),
+    "image_size": 25,
+    "resize_size": 40,
+}
+
+
+def test_sizes_and_classes_come_from_the_checkpoint(images, tmp_path, monkeypatch, capsys):
     run = tmp_path / "runs" / "mine"
     (run / "checkpoints").mkdir(parents=True)
-    checkpoint.rename(run / "checkpoints" / "last.ckpt")
-    manifest = tmp_path / "shards" / "val" / "manifest.json"
-    manifest.parent.mkdir(parents=True)
-    ids = ["n1", "n2", "n3"]
-    manifest.write_text(json.dumps({"classes": ids, "class_names": ["cat", "fox", "dog"]}))
-    settings = {"image_size": 25, "resize_size": 40, "root": str(tmp_path / "shards")}
-    (run / "config.yaml").write_text(json.dumps({"data": settings}))
+    save_network(run / "checkpoints" / "last.ckpt", "bagnet9", 3, card=CARD)
     monkeypatch.setenv("BAGNET_RUNS", str(tmp_path / "runs"))
     out = tmp_path / "report.html"
     for words in (("--name", "mine"), ("--checkpoint", str(run)), ("--checkpoint", "mine")):
@@ -246,6 +249,26 @@ def test_sizes_and_classes_come_from_the_run(checkpoint, images, tmp_path, monke
     given = ["--data.image_size", "32", "--data.resize_size", "36"]
     assert main(["report", str(images), "--name", "mine", "--out", str(out), *given]) == 0
     assert Result(0, out, "").images("width") == [32, 32]
+
+
+def test_a_list_of_classes_is_compared_with_those_of_the_network(report, images, tmp_path):
+    network = save_network(tmp_path / "known.ckpt", "bagnet9", 3, card=CARD)
+    (tmp_path / "list.json").write_text(manifest(("n3", "n1", "n2"), ("Hund", "Katze", "Fuchs")))
+    (images / "cat").rename(images / "n1")
+    (images / "dog").rename(images / "Hund")
+    written = report("--checkpoint", network, "--classes", tmp_path / "list.json")
+    assert written.data["names"] == ["Katze", "Fuchs", "Hund"]
+    assert written.images("true") == [2, 0]
+    written.out.unlink()
+    (tmp_path / "list.json").write_text(manifest(("n3", "n1", "n4"), NAMES))
+    said = report("--checkpoint", network, "--classes", tmp_path / "list.json").error
+    assert f"other classes here than in {tmp_path / 'list.json'}, which does not know 'n2'" in said
+
+
+def test_a_large_page_says_so(report, monkeypatch):
+    assert "too much for a browser" not in report("--whole", "true").said
+    monkeypatch.setattr("bagnet.evidence.report.command.LARGE", 0.01)
+    assert "note: 0 MB may be too much for a browser: give fewer" in report("--whole", "true").said
 
 
 @pytest.mark.parametrize(

@@ -102,13 +102,13 @@ def test_only_a_vgg_can_describe_textures(tmp_path):
     model = BagNet(9, 4, width=2)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     with pytest.raises(ValueError, match=r"bagnet9 .*is not a VGG"):
-        TextureNetwork("bagnet9", tmp_path / "weights.pth").load(torch.device("cpu"), 7)
+        TextureNetwork("bagnet9", tmp_path / "weights.pth").load(torch.device("cpu"), ())
 
 
 def test_a_vgg_may_have_other_classes(tmp_path, monkeypatch):
     vgg = nn.Module()
     vgg.features = tiny_vgg().requires_grad_(True)
     monkeypatch.setattr(textures, "load_model", lambda path, name: vgg)
-    features = TextureNetwork("vgg16", tmp_path / "weights.pth").load(torch.device("cpu"), 7)
+    features = TextureNetwork("vgg16", tmp_path / "weights.pth").load(torch.device("cpu"), ())
     assert features is vgg.features
     assert not any(weights.requires_grad for weights in features.parameters())
