@@ -43,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_for_user(error):
             raise
-        message = explain(error) if isinstance(error, OSError) else error
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {_message(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -103,8 +102,23 @@ def _stopped(stop: signals.Stopped, words: list[str]) -> int:
     return 128 + stop.signal
 
 
+def _message(error: Exception) -> str:
+    if _is_of_wandb(error):
+        from bagnet.run.wandb_start import reason
+
+        return f"W&B says: {reason(error)}"
+    return explain(error) if isinstance(error, OSError) else str(error)
+
+
+def _is_of_wandb(error: Exception) -> bool:
+    """Whether W&B refuses the settings of a logger that the user has chosen."""
+    return type(error).__module__.split(".")[0] in ("wandb", "pydantic_core")
+
+
 def _is_for_user(error: Exception) -> bool:
     """Whether the message alone helps: our ValueErrors, Lightning's refusals, and a full disk."""
+    if _is_of_wandb(error):
+        return True
     if isinstance(error, OSError) and error.errno in REMEDIES:
         return True
     if type(error).__name__ == "MisconfigurationException":

@@ -125,6 +125,14 @@ def test_a_training_ends_well_though_wandb_refuses_a_variable(shards, monkeypatc
     ]
 
 
+def test_a_logger_of_the_users_choice_is_refused_in_one_line(shards, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "OFFLINE")
+    assert train(shards, "--trainer.logger", "WandbLogger") == 2
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith("error: W&B says: WANDB_MODE: Input should be 'online'")
+    assert "Traceback" not in err
+
+
 def test_an_offline_run_is_where_and_what_the_variables_say(folder, monkeypatch):
     for name, value in {
         "WANDB_MODE": "offline",
