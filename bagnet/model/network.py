@@ -195,8 +195,11 @@ class BagNet(nn.Module):
         self.map_size(x.shape[-2], x.shape[-1])  # for its error
         x = self.stem(x)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in stage:
-                x = recomputed(block, x) if self.recompute and self.training else block(x)
+            if self.recompute and self.training:
+                for block in stage:
+                    x = recomputed(block, x)
+            else:
+                x = stage(x)  # as a whole, because explainers hook into it
         return x
 
     def stem(self, x: Tensor) -> Tensor:
