@@ -8,7 +8,7 @@ A step with b images on each GPU takes
 
     compute    c = max(b / rate, floor)
     network    the part of the all-reduce that the backward pass does not hide
-    data       the part of b / (images/s that cores decode or storage delivers) beyond both
+    data       the part beyond both of b / (images/s decoded or delivered)
 
 and an epoch takes its steps, its validation (a forward pass is a third of a step) and the copies
 of its checkpoints, which a thread writes. Not included: slow GPUs, other users of network and

@@ -115,14 +115,20 @@ def parse(program: str, command: Command, words: Sequence[str]) -> Any:
     }
     plain = [f for f in dataclasses.fields(cls) if not dataclasses.is_dataclass(types[f.name])]
     order = [*command.positional, *(f.name for f in plain if f.name not in command.positional)]
+    flags, places = ["[OPTIONS]"], []  # of a short usage: the list of options is below it
     for field in sorted(plain, key=lambda field: order.index(field.name)):
         hint = types[field.name]
         settings: dict[str, Any] = {"help": helps.get(field.name), "type": hint}
         if typing.get_origin(hint) is list:  # jsonargparse would take "--x a b" but not "--x a"
             settings |= {"nargs": "+", "type": typing.get_args(hint)[0]}
         if field.name in command.positional:
+            place = field.name.upper()
+            if "nargs" in settings:
+                place += f" [{place} ...]"
             if field.default_factory is not dataclasses.MISSING:  # a list that may be empty
                 settings |= {"nargs": "*", "default": field.default_factory()}
+                place = f"[{field.name.upper()} ...]"
+            places.append(place)
             parser.add_argument(field.name, metavar=field.name.upper(), **settings)
             continue
         metavar = metavar_of(hint)
@@ -135,9 +141,12 @@ def parse(program: str, command: Command, words: Sequence[str]) -> Any:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         is_required = default is dataclasses.MISSING
+        if is_required:
+            flags.append(f"--{field.name} {settings.get('metavar', field.name.upper())}")
         settings["default"] = None if is_required else default
         parser.add_argument(f"--{field.name}", required=is_required, **settings)
     parser.add_class_arguments(cls, as_group=False, skip={field.name for field in plain})
+    parser.usage = " ".join([program, *flags, *places])
     switches = {f"--{field.name}" for field in plain if types[field.name] is bool}
     values = parser.parse_args(list(_with_values(words, switches)))
     return _plain(cls(**vars(parser.instantiate(values))))
