@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
@@ -27,7 +28,12 @@ def forkserver_context() -> ForkServerContext:
     # Ctrl-C and SLURM's signals reach every process of a job. The server inherits this mask and
     # keeps it; so do workers, until `become_worker` listens for the parent's SIGTERM.
     with blocking({*_PARENTS_SIGNALS, signal.SIGTERM}):
-        forkserver.ensure_running()
+        try:
+            forkserver.ensure_running()
+        except RuntimeError:
+            # This is a worker that imports its parent's script, whose code is not guarded. The
+            # parent says so, once for all workers (`Workers`).
+            sys.exit(1)
     return multiprocessing.get_context("forkserver")
 
 

@@ -16,6 +16,11 @@ from datamodules.loading.shared_memory import SharedBuffers
 from datamodules.loading.unreadable import UnreadableLog
 
 _SECONDS_FOR_A_QUEUE = 2.0
+_UNGUARDED = (
+    "the processes that read ended before their first batch, as they do if a script has its code "
+    'outside of `if __name__ == "__main__":`, because each of them imports the script; put it '
+    "there, or read in this process (workers=0)"
+)
 
 
 class Workers:
@@ -55,10 +60,17 @@ class Workers:
             self._batches = iter(self._loader)
         started = set(threading.enumerate()) - others
         self._queue_threads |= {each for each in started if each.name == "QueueFeederThread"}
+        has_read = False
         while self._batches is not None:  # until it is closed
-            read = next(self._batches, None)
+            try:
+                read = next(self._batches, None)
+            except RuntimeError as error:
+                if has_read or "exited unexpectedly" not in str(error):
+                    raise
+                raise ValueError(_UNGUARDED) from None
             if read is None:
                 return
+            has_read = True
             if isinstance(read, OSError):
                 raise read
             (images, labels, sample_ids), unreadable = read  # pinning makes lists of tuples
