@@ -61,6 +61,11 @@ def build_model(name: str, num_classes: int = 1000, width: int = 64) -> nn.Modul
     return model
 
 
+def classifier_of(model: nn.Module) -> nn.Linear:
+    """The classifier of a network of ours, which is its last linear layer."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+
+
 @torch.no_grad()
 def _narrow(model: nn.Module, width: int) -> None:
     """Keep the first `width` of every 64 channels, except in the image and the logits.

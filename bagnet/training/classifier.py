@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import torch
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning import Callback
 from torch import Tensor
-from torch.nn import functional as F
 
+from bagnet.model.registry import normalize
 from bagnet.run.agreement import share_buffers
+from bagnet.training.averaging import EMA
 from bagnet.training.forward import CompileMode
-from bagnet.training.labels import doubt, require_labels
+from bagnet.training.freezing import Freezing
+from bagnet.training.labels import explained
 from bagnet.training.metrics import ClassificationMetrics
-from bagnet.training.network_module import NetworkModule
-from bagnet.training.optim import (
+from bagnet.training.mixing import classification_loss, largest, mix
+from bagnet.training.optimized_module import OptimizedModule
+from bagnet.training.schedule import (
     Schedule,
-    learning_rate_factor,
-    parameter_groups,
-    scaled_learning_rate,
-    sgd,
+    steps_per_epoch,
 )
-from datamodules.common.batch import UNREADABLE, Batch
+from datamodules.common.batch import Batch
 from datamodules.common.ranges import require_range
+from datamodules.plan import random_seed
 
 RANGES = {
     "learning_rate": (0,),
@@ -32,12 +32,19 @@ RANGES = {
     "weight_decay": (0,),
     "warmup_epochs": (0,),
     "decay_every": (1,),
+    "floor": (0, 1),
+    "backbone_rate": (0,),
+    "label_smoothing": (0, 1),
+    "mixup": (0,),
+    "cutmix": (0,),
+    "ema": (0, 1),
+    "freeze": (-1,),
     "batch_size": (1,),
 }
 """The least and the largest value of settings."""
 
 
-class BagNetClassifier(NetworkModule):
+class BagNetClassifier(OptimizedModule):
     """Trains and evaluates one of our networks. The defaults are the paper's recipe (its appendix).
 
     A batch is `(images, labels, sample_ids)`: uint8 (B, 3, H, W), int64 (B,), int64 (B,). A sample
@@ -50,13 +57,29 @@ class BagNetClassifier(NetworkModule):
         num_classes: Number of classes; train.py takes it from the data.
         width: Channels of the first convolution, 64 in the paper; all layers scale with it.
         learning_rate: For a global batch of 256; it scales linearly with the global batch.
+        optimizer: "sgd", "adamw", or the name of one of timm's, such as "lamb", "lars" or "muon",
+            for which timm must be installed.
+        optimizer_args: Further arguments of the optimizer's class, such as {nesterov: true}.
         momentum: Momentum of SGD.
-        weight_decay: Weight decay of SGD.
+        weight_decay: Weight decay.
         decay_norm: Whether biases and normalisation layers are decayed too, as in the paper.
-        schedule: "step" divides the learning rate by ten every decay_every epochs, "cosine" lets it
-            fall to zero at the end of the training (max_epochs or max_steps).
+        schedule: "step" divides the learning rate by ten every decay_every epochs. "cosine" and
+            "one-cycle" let it fall until the training ends (max_epochs or max_steps), the latter
+            along a straight line. "constant" leaves it as it is.
         warmup_epochs: Epochs over which the learning rate rises linearly from zero.
         decay_every: Epochs between two steps of the "step" schedule.
+        floor: The smallest factor of the learning rate after the warm-up.
+        backbone_rate: Factor of the learning rate of all layers but the classifier.
+        freeze: Epochs in which only the classifier is trained, at the beginning; -1 for all.
+        label_smoothing: The part of each label that is spread evenly over all classes.
+        mixup: Alpha of MixUp, which blends the images of a batch; 0 switches it off.
+        cutmix: Alpha of CutMix, which pastes a part of one image into another; 0 switches it off.
+            With both, each batch gets one of the two.
+        ema: How much of a moving average of the weights each step keeps, such as 0.999, about 1,000
+            steps. Validations and `state_dict` have the average then. 0 switches it off.
+        activation_checkpointing: Whether to save memory by computing a BagNet's blocks twice.
+        test_flip: Whether validation averages the logits of an image and of its mirror image.
+        seed: Seed for what is drawn in a step; train.py takes it from seed_everything.
         batch_size: The global batch, which scales the learning rate; by default, that of the first
             batch over all devices. train.py takes it from the data.
         weights: File of the initial weights: a checkpoint, the authors' .pth.tar, or safetensors.
@@ -81,60 +104,95 @@ class BagNetClassifier(NetworkModule):
         torch.Size([2, 10])
     """
 
-    latest_loss: Tensor
-
     def __init__(
         self,
         name: str = "bagnet33",
         num_classes: int = 1000,
         width: int = 64,
         learning_rate: float = 0.01,
+        optimizer: str = "sgd",
+        optimizer_args: Mapping[str, Any] | None = None,
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
         decay_norm: bool = True,
         schedule: Schedule = "step",
         warmup_epochs: float = 0.0,
         decay_every: int = 30,
+        floor: float = 0.0,
+        backbone_rate: float = 1.0,
+        freeze: int = 0,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        ema: float = 0.0,
+        activation_checkpointing: bool = False,
+        test_flip: bool = False,
+        seed: int = 0,
         batch_size: int | None = None,
         weights: str | None = None,
         compile: bool | CompileMode = False,
         classes: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(name, num_classes, width, weights, compile, classes)
+        super().__init__(
+            name, num_classes, width, weights, compile, classes, activation_checkpointing
+        )
         # Only for the checkpoint: the command line gives the loggers the whole configuration.
-        self.save_hyperparameters(ignore=["weights", "compile", "classes"], logger=False)
+        ignored = ["weights", "compile", "classes", "activation_checkpointing"]
+        self.save_hyperparameters(ignore=ignored, logger=False)
         for setting, limits in RANGES.items():
             if self.hparams[setting] is not None:
                 require_range(setting, self.hparams[setting], *limits)
-        self._first_batch: int | None = None  # images, over all devices
         self.train_metrics, self.val_metrics, self.test_metrics = (
             ClassificationMetrics() for _ in range(3)
         )
 
+    def configure_callbacks(self) -> list[Callback]:
+        """The parts of the recipe that are callbacks."""
+        ema, freeze = self.hparams["ema"], self.hparams["freeze"]
+        callbacks: list[Callback] = [EMA(ema)] if ema else []
+        return callbacks + [Freezing(freeze if freeze > 0 else math.inf)] * bool(freeze)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self._step(batch, batch_idx, self.train_metrics)
+        images, labels = batch[:2]
+        with explained(labels, self.num_classes, first=batch_idx == 0):
+            loss = self._train(images, labels, batch_idx)
         self.latest_loss = loss.detach()
         return loss
 
-    def on_validation_start(self) -> None:
+    def _train(self, images: Tensor, labels: Tensor, batch_idx: int) -> Tensor:
+        """Mix a batch, add it to the metrics, and return its loss."""
+        mixup, cutmix = self.hparams["mixup"], self.hparams["cutmix"]
+        if mixup or cutmix:
+            if not images.is_floating_point():
+                images = normalize(images)
+            trainer = self.trainer
+            number = batch_idx * trainer.world_size + trainer.global_rank
+            seed = random_seed(self.hparams["seed"], trainer.current_epoch, number)
+            images, labels = mix(
+                images, labels, self.num_classes, mixup=mixup, cutmix=cutmix, seed=seed
+            )
+        logits = self(images).float()
+        loss = classification_loss(logits, labels, self.hparams["label_smoothing"])
+        self.train_metrics.update(logits.detach(), labels if labels.ndim == 1 else largest(labels))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
         if self.trainer.world_size > 1:
             share_buffers(self.model)  # DDP does not do it in each step (`ddp_settings`)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, batch_idx, self.val_metrics)
+        self._evaluate(batch, batch_idx, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, batch_idx, self.test_metrics)
+        self._evaluate(batch, batch_idx, self.test_metrics)
 
-    def _step(self, batch: Batch, batch_idx: int, metrics: ClassificationMetrics) -> Tensor:
-        """Add a batch to the metrics, and return its mean loss."""
+    def _evaluate(self, batch: Batch, batch_idx: int, metrics: ClassificationMetrics) -> None:
         images, labels = batch[:2]
-        if batch_idx == 0 or labels.device.type == "cpu":  # else it would wait for the GPU
-            require_labels(labels, self.num_classes)
-        logits = self(images).float()
-        metrics.update(logits.detach(), labels)
-        loss = F.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="sum")
-        return loss / (labels != UNREADABLE).sum().clamp(min=1)
+        with explained(labels, self.num_classes, first=batch_idx == 0):
+            logits = self(images).float()
+            if self.hparams["test_flip"]:
+                logits = (logits + self(images.flip(-1)).float()) / 2
+            metrics.update(logits, labels)
 
     # Logged once per epoch: calling self.log with a metric in each step takes longer than the step
     # of a small network.
@@ -159,7 +217,7 @@ class BagNetClassifier(NetworkModule):
         """In the middle of an epoch, save its counts so far, over all ranks."""
         super().on_save_checkpoint(checkpoint)
         trainer = self.trainer
-        if trainer.training and trainer.global_step % self.steps_per_epoch:
+        if trainer.training and trainer.global_step % steps_per_epoch(trainer):
             with self.train_metrics.sync_context():
                 states = cast(dict[str, Tensor], self.train_metrics.metric_state)
                 checkpoint["train_metrics"] = {
@@ -185,90 +243,3 @@ class BagNetClassifier(NetworkModule):
         if self.global_rank == 0:
             for name, value in checkpoint.get("train_metrics", {}).items():
                 setattr(self.train_metrics, name, value.to(self.device))
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Optimizer steps per epoch; infinite if the loader has no length."""
-        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        return batches if math.isinf(batches) else math.ceil(batches)
-
-    @property
-    def epochs(self) -> float:
-        """Length of the training, by the first limit that it reaches; infinite if it has none."""
-        trainer, steps = self.trainer, self.steps_per_epoch
-        limited = trainer.max_steps >= 0 and math.isfinite(steps)
-        by_steps = trainer.max_steps / steps if limited else math.inf
-        by_epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
-        return min(by_steps, by_epochs if by_epochs >= 0 else math.inf)
-
-    @property
-    def global_batch(self) -> int:
-        """Images per optimizer step, over all ranks and accumulated batches; 0 if not known yet."""
-        batch = self.hparams["batch_size"] or self._first_batch or 0
-        return int(batch) * self.trainer.accumulate_grad_batches
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        hparams, trainer = self.hparams, self.trainer
-        # Lightning's mixed precision cannot clip gradients with a fused optimizer.
-        fused = trainer.strategy.root_device.type == "cuda" and not trainer.gradient_clip_val
-        return sgd(
-            parameter_groups(self.model, hparams["weight_decay"], hparams["decay_norm"]),
-            lr=scaled_learning_rate(hparams["learning_rate"], self.global_batch),
-            momentum=hparams["momentum"],
-            fused=fused,
-        )
-
-    def on_fit_start(self) -> None:
-        self._first_batch = None
-
-    def _meet(self, labels: Tensor) -> None:
-        """Learn from the first batch how many images a batch has, and tell what follows."""
-        self._first_batch = len(labels) * self.trainer.world_size
-        rate, batch = self.hparams["learning_rate"], self.global_batch
-        scaled = scaled_learning_rate(rate, batch)
-        self.print(f"learning rate {scaled:.6g} = {rate:g} x global batch {batch} / 256")
-        if question := doubt(labels, self.hparams["num_classes"]):
-            rank_zero_warn(question)
-
-    def on_train_start(self) -> None:
-        """Refuse a schedule that needs to know what nothing says.
-
-        Raises:
-            ValueError: The schedule needs the training's end, but neither epochs nor steps are
-                limited; or it needs an epoch's length, and the loader has none.
-        """
-        is_step = self.hparams["schedule"] in ("step", "constant")
-        if math.isinf(self.steps_per_epoch) and (self.hparams["warmup_epochs"] or not is_step):
-            raise ValueError(
-                f"the schedule {self.hparams['schedule']!r} with {self.hparams['warmup_epochs']:g} "
-                "epochs of warm-up needs the length of an epoch, which this loader does not tell: "
-                "set limit_train_batches of the Trainer"
-            )
-        if self.hparams["schedule"] == "cosine" and math.isinf(self.epochs):
-            raise ValueError(
-                'the schedule "cosine" reaches zero where the training ends, but this one has no '
-                "limit; set --trainer.max_epochs or --trainer.max_steps"
-            )
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set this step's learning rate, a function of the step alone: resuming needs no state."""
-        if self._first_batch is None:
-            self._meet(batch[1])
-        trainer, hparams, steps = self.trainer, self.hparams, self.steps_per_epoch
-        factor = learning_rate_factor(
-            trainer.current_epoch if math.isinf(steps) else trainer.global_step / steps,
-            schedule=hparams["schedule"],
-            epochs=self.epochs,
-            warmup_epochs=hparams["warmup_epochs"],
-            decay_every=hparams["decay_every"],
-        )
-        learning_rate = factor * scaled_learning_rate(hparams["learning_rate"], self.global_batch)
-        for group in trainer.optimizers[0].param_groups:
-            group["lr"] = learning_rate
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the figures of a step, but only if the loggers will see it: that takes 0.5 ms."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (self.trainer.global_step + 1) % every == 0:
-            self.log("train/loss_step", self.latest_loss, on_step=True, on_epoch=False)
-            self.log("learning_rate", optimizer.param_groups[0]["lr"], on_step=True, on_epoch=False)

@@ -95,7 +95,8 @@ class BagNetCLI(LightningCLI):
         for name in ("classes", "num_classes"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments("data.batch_size", "model.batch_size")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        for part in ("data", "model"):
+            parser.link_arguments("seed_everything", f"{part}.seed", compute_fn=int)
         parser.add_argument(
             "--checkpoint_minutes",
             type=float,
@@ -138,7 +139,9 @@ class BagNetCLI(LightningCLI):
         config = self.config[self.command.arguments[0]]
         trainer = config["trainer"]
         accumulated = trainer["accumulate_grad_batches"]
-        check_compile(config["model"]["compile"], trainer["sync_batchnorm"], accumulated)
+        recompute = config["model"]["activation_checkpointing"]
+        compile = config["model"]["compile"]
+        check_compile(compile, trainer["sync_batchnorm"], accumulated, recompute)
         if self.fitting:
             run, resume = self.command.run, self.command.resume
             if trainer["fast_dev_run"]:  # begins anew, and leaves the run's folder alone

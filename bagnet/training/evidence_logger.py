@@ -48,7 +48,8 @@ class EvidenceLogger(Callback):
             self._images += images[:wanted].cpu()
             self._labels += labels[:wanted].tolist()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    # Before the moving average of the weights leaves the network, at the end of the epoch.
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = pl_module.model
         if trainer.sanity_checking or not self._images or not isinstance(model, BagNet):
             return

@@ -47,13 +47,16 @@ def memory_format(device: torch.device, width: int) -> torch.memory_format:
     return torch.channels_last if is_safe else torch.contiguous_format
 
 
-def check_compile(compile: bool | CompileMode, sync_batchnorm: bool, accumulated: int) -> None:
+def check_compile(
+    compile: bool | CompileMode, sync_batchnorm: bool, accumulated: int, recompute: bool
+) -> None:
     """Refuse settings that do not work with a compiled network.
 
     Args:
         compile: Whether to compile, or the mode.
         sync_batchnorm: Whether the ranks share the statistics of each BatchNorm layer.
         accumulated: Batches per optimizer step.
+        recompute: Whether blocks are computed again in the backward pass.
 
     Raises:
         ValueError: The settings cannot be combined.
@@ -62,6 +65,11 @@ def check_compile(compile: bool | CompileMode, sync_batchnorm: bool, accumulated
         raise ValueError(
             "--compile does not work with --trainer.sync_batchnorm: each of its layers waits for "
             "the GPU, and would split the compiled network; leave one of them out"
+        )
+    if compile and recompute:
+        raise ValueError(
+            "--compile does not work with --model.activation_checkpointing: the compiler cannot "
+            "see that BatchNorm's statistics are updated once; leave one of them out"
         )
     if compile not in (False, True, "default") and accumulated > 1:
         raise ValueError(

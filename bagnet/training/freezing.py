@@ -8,6 +8,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
+from bagnet.model.registry import classifier_of
+
 
 class Freezing(Callback):
     """Trains only the last layer of the network for some epochs, then all of it.
@@ -28,7 +30,7 @@ class Freezing(Callback):
         if stage == "fit":  # before DDP looks which weights have gradients
             self._frozen = True
             network(pl_module).requires_grad_(False)
-            last_layer(network(pl_module)).requires_grad_(True)
+            classifier_of(network(pl_module)).requires_grad_(True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._update(trainer, pl_module)  # Lightning starts no epoch if it resumes within one
@@ -50,8 +52,3 @@ class Freezing(Callback):
 def network(pl_module: LightningModule) -> nn.Module:
     """The network that a module of ours trains."""
     return cast(nn.Module, pl_module.model)
-
-
-def last_layer(model: nn.Module) -> nn.Linear:
-    """The classifier of a network of ours, which is its last linear layer."""
-    return [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,6 +44,25 @@ def require_classes(model: nn.Module, outputs: int, data: Card) -> None:
             f"{error}: give BagNetClassifier num_classes={len(given)} and the data's classes "
             "(classes=data.classes), with weights=FILE if it is trained already"
         ) from None
+
+
+@contextmanager
+def explained(labels: Tensor, outputs: int, first: bool) -> Iterator[None]:
+    """Let `require_labels` explain what goes wrong with a batch.
+
+    Args:
+        labels: int64 (B,).
+        outputs: Number of the network's outputs.
+        first: Whether the labels are looked at before anything goes wrong. This waits for a GPU,
+            where a wrong label ends the process; on a CPU, it is an error that can be explained.
+    """
+    if first:
+        require_labels(labels, outputs)
+    try:
+        yield
+    except IndexError:
+        require_labels(labels, outputs)
+        raise
 
 
 def require_labels(labels: Tensor, outputs: int) -> None:

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from bagnet.model.card import Card, card_of, set_card
+from bagnet.model.network import BagNet
 from bagnet.model.registry import build_model
 from bagnet.model.weights import start_from
 from bagnet.training.forward import CompileMode, compiled, logits, memory_format
@@ -36,6 +37,7 @@ class NetworkModule(LightningModule):
         weights: str | None,
         compile: bool | CompileMode,
         classes: Sequence[str] | None,
+        activation_checkpointing: bool,
     ) -> None:
         super().__init__()
         require_range("num_classes", num_classes, 1)
@@ -47,6 +49,10 @@ class NetworkModule(LightningModule):
             start_from(weights, self.model, name, classes or ()) if weights else ("", True)
         )
         self.compile_mode = "default" if compile is True else compile or None
+        if activation_checkpointing:
+            if not isinstance(self.model, BagNet):
+                raise ValueError(f"activation_checkpointing is for BagNets, and this is a {name}")
+            self.model.recompute = True
         self.is_set_up = False
 
     def setup(self, stage: str) -> None:

@@ -1,30 +1,21 @@
-"""Optimizers by name, their parameter groups, and the learning rate as a function of the step."""
+"""Optimizers by name, and their parameter groups."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-Schedule = Literal["step", "cosine", "one-cycle", "constant"]
-
-REFERENCE_BATCH = 256
-"""The global batch for which recipes state their learning rate."""
+from bagnet.model.registry import classifier_of
 
 DECAYED_MODULES = (nn.Conv2d, nn.Linear)
 """Modules whose weights are always decayed; `decay_norm` decides for biases and all others."""
 
 
-def scaled_learning_rate(learning_rate: float, global_batch: int) -> float:
-    """Scale a learning rate for 256 images a step linearly (Goyal et al. 2017, section 2.1)."""
-    return learning_rate * global_batch / REFERENCE_BATCH
-
-
 def parameter_groups(
-    module: nn.Module, weight_decay: float, decay_norm: bool
+    module: nn.Module, weight_decay: float, decay_norm: bool, backbone_rate: float = 1.0
 ) -> list[dict[str, Any]]:
     """Group the parameters by the type of their module, not by their name.
 
@@ -32,54 +23,27 @@ def parameter_groups(
         module: The network.
         weight_decay: For the weights of convolutions and linear layers.
         decay_norm: Whether biases and normalisation layers are decayed too, as in the paper.
+        backbone_rate: The learning rate of all layers but the classifier, as a factor.
 
     Returns:
-        The non-empty groups, for a `torch.optim.Optimizer`.
+        The non-empty groups, for a `torch.optim.Optimizer`; the factor of their learning rate is
+        called `lr_scale`.
     """
-    decayed: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
+    classifier = set(classifier_of(module).parameters()) if backbone_rate != 1 else set()
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for child in module.modules():
         for name, parameter in child.named_parameters(recurse=False):
             is_weight = isinstance(child, DECAYED_MODULES) and name == "weight"
-            (decayed if is_weight or decay_norm else rest).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+            scale = 1.0 if parameter in classifier else backbone_rate
+            groups.setdefault((is_weight or decay_norm, scale), []).append(parameter)
+    return [
+        {
+            "params": groups[decayed, scale],
+            "weight_decay": weight_decay if decayed else 0.0,
+            "lr_scale": scale,
+        }
+        for decayed, scale in sorted(groups, reverse=True)
     ]
-    return [group for group in groups if group["params"]]
-
-
-def learning_rate_factor(
-    epoch: float,
-    *,
-    schedule: Schedule,
-    epochs: float,
-    warmup_epochs: float,
-    decay_every: int,
-    floor: float = 0.0,
-) -> float:
-    """Compute the factor of the base learning rate at one moment of the training.
-
-    Args:
-        epoch: Optimizer steps done, in epochs: 1.5 is the middle of the second one.
-        schedule: `"step"` divides by ten every `decay_every` epochs (the paper's recipe).
-            `"cosine"` falls from the end of the warm-up to the end of the training along half a
-            cosine (Loshchilov & Hutter 2017), `"one-cycle"` along a straight line (Smith & Topin
-            2019, as in ffcv-imagenet). `"constant"` does not fall.
-        epochs: Length of the training.
-        warmup_epochs: Length of the linear rise from zero.
-        decay_every: Epochs between two steps.
-        floor: The factor that the schedule does not fall below.
-    """
-    if epoch < warmup_epochs:
-        return epoch / warmup_epochs
-    if schedule == "constant":
-        return 1.0
-    if schedule == "step":
-        return max(floor, 0.1 ** (int(epoch) // decay_every))
-    progress = min((epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9), 1.0)
-    left = 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress
-    return floor + (1 - floor) * left
 
 
 def build_optimizer(

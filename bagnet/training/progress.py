@@ -12,6 +12,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
 
 from bagnet.run.summary import describe
+from bagnet.training.schedule import epochs_of, steps_per_epoch
 
 LOG_SECONDS = 180.0
 """Seconds between two lines of a log within an epoch or a validation."""
@@ -105,7 +106,7 @@ class Lines(ProgressBar):
         step, epochs, total = trainer.global_step, "", ""
         if (trainer.max_epochs or -1) >= 0:
             epochs = f"/{trainer.max_epochs:,}"
-        steps = module.epochs * module.steps_per_epoch
+        steps = epochs_of(trainer) * steps_per_epoch(trainer)
         if math.isfinite(steps):
             total = f"/{steps:,.0f}"
         figures = self._validated or f"loss {float(module.latest_loss):.4g}"

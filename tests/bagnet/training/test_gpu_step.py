@@ -52,19 +52,22 @@ def test_the_network_is_compiled_in_the_wanted_mode(monkeypatch, compile, mode):
 
 
 @pytest.mark.parametrize(
-    ("compile", "sync_batchnorm", "accumulated", "refusal"),
+    ("compile", "sync_batchnorm", "accumulated", "recompute", "refusal"),
     [
-        (True, True, 1, "--trainer.sync_batchnorm"),
-        ("reduce-overhead", False, 2, "--trainer.accumulate_grad_batches 2"),
-        ("max-autotune", False, 2, "--trainer.accumulate_grad_batches 2"),
-        (True, False, 2, None),
-        ("reduce-overhead", False, 1, None),
-        (False, True, 2, None),
+        (True, True, 1, False, "--trainer.sync_batchnorm"),
+        ("reduce-overhead", False, 2, False, "--trainer.accumulate_grad_batches 2"),
+        ("max-autotune", False, 2, False, "--trainer.accumulate_grad_batches 2"),
+        (True, False, 1, True, "--model.activation_checkpointing"),
+        (True, False, 2, False, None),
+        ("reduce-overhead", False, 1, False, None),
+        (False, True, 2, True, None),
     ],
 )
-def test_what_does_not_work_compiled_is_refused(compile, sync_batchnorm, accumulated, refusal):
+def test_what_does_not_work_compiled_is_refused(
+    compile, sync_batchnorm, accumulated, recompute, refusal
+):
     with pytest.raises(ValueError, match=refusal) if refusal else nullcontext():
-        check_compile(compile, sync_batchnorm, accumulated)
+        check_compile(compile, sync_batchnorm, accumulated, recompute)
 
 
 def test_a_compiled_training_has_one_graph_for_each_batch_size_and_mode(monkeypatch):
@@ -126,13 +129,18 @@ class NoWait(TorchDispatchMode):
 class NoWaitInSteps(Callback):
     """Watches from the start of each step to the start of the next: Lightning waits in between.
 
-    The last step is watched to its end only, as the bar is refreshed then.
+    The first step is not watched, because it looks at the labels. The last one is watched to its
+    end only, as the bar is refreshed then.
     """
 
     def __init__(self) -> None:
         self.modes: list[NoWait] = []
 
-    def on_train_batch_start(self, *arguments: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            return
         if self.modes:
             self._close()
         self.modes.append(NoWait())
@@ -157,7 +165,7 @@ def test_the_host_never_waits_for_the_device_in_a_step(bar):
         max_epochs=1, callbacks=callbacks, log_every_n_steps=50, enable_progress_bar=bar
     )
     trainer.fit(classifier(), loader(4, 4, 4))
-    assert len(watch.modes) == 3
+    assert len(watch.modes) == 2
     assert all(mode.operations > 500 for mode in watch.modes)
     with pytest.raises(AssertionError, match="a step waits in _local_scalar_dense"), NoWait():
         torch.ones(1).item()
@@ -217,7 +225,7 @@ class Overflows(Callback):
 def test_16_mixed_survives_an_overflow_in_the_first_steps(monkeypatch):
     """torch's fused SGD would leave its momentum uninitialised, and add it to the weights."""
     monkeypatch.setattr(
-        "bagnet.training.classifier.sgd",
+        "bagnet.training.optim.sgd",
         lambda groups, lr, momentum, fused: sgd(groups, lr, momentum, fused=True),
     )
     junk = [torch.full((1 << size,), torch.nan) for size in range(4, 18) for _ in range(20)]
