@@ -65,19 +65,6 @@ def raising() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-@contextmanager
-def held_back() -> Iterator[None]:
-    """Delay these signals until the end of this context, and block them in processes started in it.
-
-    SLURM may send them to all processes of a job; a training whose helpers die could not save.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def listen() -> None:
     """Install our handlers, again if another library has replaced them."""
     for number in STOPPING:

@@ -11,6 +11,7 @@ import wandb
 from pydantic import ValidationError
 
 from bagnet.run import signals
+from datamodules.common.processes import blocking
 from datamodules.remote.urls import redacted
 
 _DEFAULTS = {"project": "bagnet", "console": "off", "init_timeout": 30.0, "finish_timeout": 60.0}
@@ -74,7 +75,7 @@ def _set_up(folder: Path) -> wandb.Settings:
     """
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
     stderr = os.dup(2)
-    with signals.held_back(), (folder / "wandb" / "service.log").open("a") as log:
+    with blocking(signals.STOPPING), (folder / "wandb" / "service.log").open("a") as log:
         os.dup2(log.fileno(), 2)
         try:
             return wandb.setup().settings

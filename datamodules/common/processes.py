@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from multiprocessing import resource_tracker
 
 
 def available_cpus() -> int:
@@ -37,6 +38,7 @@ def blocking(signals: Iterable[signal.Signals]) -> Iterator[None]:
 
     Ctrl-C and SLURM's signals reach all processes of a group, but only the parent should answer.
     """
+    resource_tracker.ensure_running()  # its start, with the first process, would unblock some
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield

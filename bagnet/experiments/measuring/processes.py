@@ -22,15 +22,16 @@ from torch import Tensor, nn
 from bagnet.experiments.measuring.parts import PartFiles
 from bagnet.experiments.measuring.passes import Passes
 from bagnet.experiments.options import DataOptions
-from bagnet.run.signals import held_back
+from bagnet.run.signals import STOPPING
 from datamodules.common.batch import UNREADABLE, Batch
 from datamodules.common.forkserver import become_worker
+from datamodules.common.processes import blocking
 from datamodules.common.progress import progress
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.loading.workers import Workers
 from datamodules.plan import Ids
 
-_SECONDS_TO_END = 5.0
+_SECONDS_TO_END = 20.0  # a process that has just begun reports nothing for a while
 
 
 class Measurement(Protocol):
@@ -112,7 +113,7 @@ def _in_processes(job: Job, devices: Sequence[str]) -> Generator[float, None, No
         for rank in range(len(devices)):
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_process, args=(job, rank, devices, theirs))
-            with held_back():  # only this process handles Ctrl-C
+            with blocking(STOPPING):  # only this process handles Ctrl-C
                 process.start()
             theirs.close()  # so that the pipe ends with the process
             processes.append(process)
