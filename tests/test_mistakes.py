@@ -21,7 +21,7 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--patch", "11"], "--patch 11.*9, 17 or 33"),
+        (["--patch", "11"], "--patch 11.*choose one of 9, 17, "),
         (["--gpus", "8"], f"--gpus 8: this machine has {torch.cuda.device_count()}"),
         (["--data.root", "nowhere"], "nowhere does not exist.*datamodules.pack"),
         (["--patch", "nine"], "invalid int value: 'nine'"),

@@ -35,7 +35,7 @@ class SaveConfig(SaveConfigCallback):
         self.run.folder.mkdir(parents=True, exist_ok=True)
         public = self.config.clone()
         public["data.root"] = redacted(str(public["data.root"]))  # it may have a password
-        self.parser.save(public, self.run.config, skip_none=False, overwrite=True)
+        self.parser.save(public, self.run.config, skip_unset=False, overwrite=True)
         config = public.as_dict()
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
