@@ -179,6 +179,11 @@ class ImageNetDataModule(LightningDataModule):
         """Number of classes."""
         return self.val_manifest.num_classes
 
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of training images of each class, by label."""
+        return self._splits.class_counts
+
     def setup(self, stage: str) -> None:
         """Find out what is wrong with the data before anything is trained.
 

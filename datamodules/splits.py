@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from datamodules.common.files import user_path
 from datamodules.remote.cache import ShardCache
 from datamodules.remote.dataset import load_remote
@@ -38,6 +40,14 @@ class Splits:
         if split not in self._manifests:
             self._manifests[split] = self._load(split)
         return self._manifests[split]
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of training samples of each class, by label."""
+        train = self["train"]
+        labels = train.samples["label"]
+        known = labels[(labels >= 0) & (labels < train.num_classes)]  # the others are unreadable
+        return tuple(np.bincount(known, minlength=train.num_classes).tolist())
 
     def check_classes(self) -> None:
         """Make sure that a label means the same class in both splits.

@@ -9,22 +9,18 @@ from typing import Any, cast
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from bagnet.model.registry import normalize
+from bagnet.model.network import BagNet
 from bagnet.run.agreement import share_buffers
 from bagnet.training.averaging import EMA
 from bagnet.training.forward import CompileMode
 from bagnet.training.freezing import Freezing
 from bagnet.training.labels import explained
+from bagnet.training.loss_module import LossModule
 from bagnet.training.metrics import ClassificationMetrics
-from bagnet.training.mixing import classification_loss, largest, mix
-from bagnet.training.optimized_module import OptimizedModule
-from bagnet.training.schedule import (
-    Schedule,
-    steps_per_epoch,
-)
+from bagnet.training.mixing import largest
+from bagnet.training.schedule import Schedule, steps_per_epoch
 from datamodules.common.batch import Batch
 from datamodules.common.ranges import require_range
-from datamodules.plan import random_seed
 
 RANGES = {
     "learning_rate": (0,),
@@ -37,6 +33,7 @@ RANGES = {
     "label_smoothing": (0, 1),
     "mixup": (0,),
     "cutmix": (0,),
+    "sparsity": (0,),
     "ema": (0, 1),
     "freeze": (-1,),
     "batch_size": (1,),
@@ -44,7 +41,7 @@ RANGES = {
 """The least and the largest value of settings."""
 
 
-class BagNetClassifier(OptimizedModule):
+class BagNetClassifier(LossModule):
     """Trains and evaluates one of our networks. The defaults are the paper's recipe (its appendix).
 
     A batch is `(images, labels, sample_ids)`: uint8 (B, 3, H, W), int64 (B,), int64 (B,). A sample
@@ -75,6 +72,9 @@ class BagNetClassifier(OptimizedModule):
         mixup: Alpha of MixUp, which blends the images of a batch; 0 switches it off.
         cutmix: Alpha of CutMix, which pastes a part of one image into another; 0 switches it off.
             With both, each batch gets one of the two.
+        balanced: Whether all classes count equally in the loss, however many images they have.
+        sparsity: Factor of a penalty on a BagNet's evidence, the mean of its absolute values, which
+            is added to the loss; 0 switches it off.
         ema: How much of a moving average of the weights each step keeps, such as 0.999, about 1,000
             steps. Validations and `state_dict` have the average then. 0 switches it off.
         activation_checkpointing: Whether to save memory by computing a BagNet's blocks twice.
@@ -124,6 +124,8 @@ class BagNetClassifier(OptimizedModule):
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        balanced: bool = False,
+        sparsity: float = 0.0,
         ema: float = 0.0,
         activation_checkpointing: bool = False,
         test_flip: bool = False,
@@ -142,6 +144,8 @@ class BagNetClassifier(OptimizedModule):
         for setting, limits in RANGES.items():
             if self.hparams[setting] is not None:
                 require_range(setting, self.hparams[setting], *limits)
+        if sparsity and not isinstance(self.model, BagNet):
+            raise ValueError(f"sparsity is for BagNets, and this is a {name}")
         self.train_metrics, self.val_metrics, self.test_metrics = (
             ClassificationMetrics() for _ in range(3)
         )
@@ -161,18 +165,8 @@ class BagNetClassifier(OptimizedModule):
 
     def _train(self, images: Tensor, labels: Tensor, batch_idx: int) -> Tensor:
         """Mix a batch, add it to the metrics, and return its loss."""
-        mixup, cutmix = self.hparams["mixup"], self.hparams["cutmix"]
-        if mixup or cutmix:
-            if not images.is_floating_point():
-                images = normalize(images)
-            trainer = self.trainer
-            number = batch_idx * trainer.world_size + trainer.global_rank
-            seed = random_seed(self.hparams["seed"], trainer.current_epoch, number)
-            images, labels = mix(
-                images, labels, self.num_classes, mixup=mixup, cutmix=cutmix, seed=seed
-            )
-        logits = self(images).float()
-        loss = classification_loss(logits, labels, self.hparams["label_smoothing"])
+        images, labels = self.mixed(images, labels, batch_idx)
+        loss, logits = self.loss(images, labels)
         self.train_metrics.update(logits.detach(), labels if labels.ndim == 1 else largest(labels))
         return loss
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bagnet.evidence.maps import require_bagnet
 from bagnet.model.registry import normalize
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -20,21 +21,36 @@ def logits(model: nn.Module, images: Tensor, layout: torch.memory_format) -> Ten
 
     uint8 images are normalised; images of floats are taken to be normalised already.
     """
-    dtype = next(model.parameters()).dtype  # not float32 with a precision such as bf16-true
-    x = images.to(dtype) if images.is_floating_point() else normalize(images, dtype)
-    result: Tensor = model(x.contiguous(memory_format=layout))
+    result: Tensor = model(_prepared(model, images, layout))
     return result
 
 
+def evidence(model: nn.Module, images: Tensor, layout: torch.memory_format) -> Tensor:
+    """Compute a BagNet's evidence map (B, classes, H', W'), whose mean is what `logits` gives."""
+    return require_bagnet(model).logits_map(_prepared(model, images, layout))
+
+
+def _prepared(model: nn.Module, images: Tensor, layout: torch.memory_format) -> Tensor:
+    dtype = next(model.parameters()).dtype  # not float32 with a precision such as bf16-true
+    x = images.to(dtype) if images.is_floating_point() else normalize(images, dtype)
+    return x.contiguous(memory_format=layout)
+
+
+Function = Callable[[nn.Module, Tensor, torch.memory_format], Tensor]
+"""`logits` or `evidence`."""
+
+
 @functools.cache
-def compiled(mode: str) -> Callable[[nn.Module, Tensor, torch.memory_format], Tensor]:
-    """Compile `logits` in a mode of torch.compile. No module keeps the result, so modules pickle.
+def compiled(mode: str, function: Function = logits) -> Function:
+    """Compile `logits` or `evidence` in a mode of torch.compile.
+
+    No module keeps the result, so modules pickle.
 
     It includes the normalisation, which in eager mode writes the images five times in float32
     before the first convolution reads them. Each batch size gets a graph of its own: by default,
     torch would compile the second size it sees for any size, which trains 24% slower (docs/gpu.md).
     """
-    return torch.compile(logits, mode=mode, dynamic=False)
+    return torch.compile(function, mode=mode, dynamic=False)
 
 
 def memory_format(device: torch.device, width: int) -> torch.memory_format:

@@ -46,6 +46,35 @@ def require_classes(model: nn.Module, outputs: int, data: Card) -> None:
         ) from None
 
 
+def class_weights(data: Any) -> list[float]:
+    """Weights with which all classes count equally in a loss: N / (K n_c) for the labels' classes.
+
+    Over the training data, the mean weight of an image is one.
+
+    Args:
+        data: A data module with `class_counts`, the number n_c of training images of each class.
+
+    Raises:
+        ValueError: It has none, or a class has no images.
+    """
+    counts = getattr(data, "class_counts", None)
+    if counts is None:
+        raise ValueError(
+            "balanced needs a data module with class_counts, the number of training images of each "
+            "class, as ImageNetDataModule has them; give one, or leave balanced out"
+        )
+    counts = [int(count) for count in counts]
+    if 0 in counts:
+        label = counts.index(0)
+        names = tuple(getattr(data, "class_names", None) or ())
+        name = f" ({names[label]})" if names else ""
+        raise ValueError(
+            f"class {label}{name} has no training images, so it cannot count in the loss like the "
+            "others: pack the data without it, or leave balanced out"
+        )
+    return [sum(counts) / (len(counts) * count) for count in counts]
+
+
 @contextmanager
 def explained(labels: Tensor, outputs: int, first: bool) -> Iterator[None]:
     """Let `require_labels` explain what goes wrong with a batch.

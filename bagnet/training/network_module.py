@@ -14,7 +14,14 @@ from bagnet.model.card import Card, card_of, set_card
 from bagnet.model.network import BagNet
 from bagnet.model.registry import build_model
 from bagnet.model.weights import start_from
-from bagnet.training.forward import CompileMode, compiled, logits, memory_format
+from bagnet.training.forward import (
+    CompileMode,
+    Function,
+    compiled,
+    evidence,
+    logits,
+    memory_format,
+)
 from bagnet.training.labels import card_of_data, require_classes
 from datamodules.common.ranges import require_range
 
@@ -74,7 +81,14 @@ class NetworkModule(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, 3, H, W): uint8, or floats that are normalised."""
-        network = compiled(self.compile_mode) if self.compile_mode else logits
+        return self._run(logits, images)
+
+    def evidence(self, images: Tensor) -> Tensor:
+        """A BagNet's evidence map (B, classes, H', W'), of which the logits are the mean."""
+        return self._run(evidence, images)
+
+    def _run(self, function: Function, images: Tensor) -> Tensor:
+        network = compiled(self.compile_mode, function) if self.compile_mode else function
         return network(self.model, images, memory_format(images.device, self.width))
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -1,5 +1,6 @@
 """The data module: what it says about the data, its loaders, and its errors."""
 
+import dataclasses
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +20,18 @@ def test_it_knows_the_data_without_a_trainer(root):
     assert data.classes == CLASSES
     assert data.class_names == NAMES
     assert data.train_manifest.num_samples == 45
+    assert data.class_counts == (15, 15, 15)
     assert data.val_manifest.num_samples == 11
     assert len(data.train_dataloader()) == STEPS
+
+
+def test_labels_that_are_no_class_are_not_counted(root, monkeypatch):
+    data = datamodule(root)
+    samples = data.train_manifest.samples.copy()
+    samples["label"][:4] = -1, 3, 2, 2  # they were 0, 1, 2, 0
+    damaged = dataclasses.replace(data.train_manifest, samples=samples)
+    monkeypatch.setitem(data._splits._manifests, "train", damaged)
+    assert data.class_counts == (13, 14, 16)
 
 
 def test_batches_have_the_agreed_form(root):
