@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,6 +84,13 @@ def run_until(
 
     wait(run, has_taken, f"step {step}")
     return run
+
+
+def kill_at(folder: Path, shards: Path, ranks: int, step: int, *more: str) -> None:
+    """Kill all processes of a run when each rank has taken `step` batches."""
+    run = run_until(folder, shards, ranks, step, *more)
+    os.killpg(run.pid, signal.SIGKILL)
+    end(run, -signal.SIGKILL)
 
 
 def group(leader: int) -> list[int]:

@@ -25,17 +25,11 @@ from tests.starts import (
     STEPS,
     end,
     group,
+    kill_at,
     run_until,
     start,
     wait,
 )
-
-
-def kill_at(folder: Path, shards: Path, ranks: int, step: int, *more: str) -> None:
-    """Kill all processes of a run."""
-    run = run_until(folder, shards, ranks, step, *more)
-    os.killpg(run.pid, signal.SIGKILL)
-    end(run, -signal.SIGKILL)
 
 
 def check_audit(folder: Path, restarts: int) -> None:
