@@ -35,6 +35,14 @@ class HostGroup:
         torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX, self._group)
         return int(highest)
 
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, by rank. They wait for each other."""
+        everywhere = [value]
+        if self._group is not None:
+            everywhere *= torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(everywhere, value, self._group)
+        return everywhere
+
 
 def share_buffers(module: torch.nn.Module) -> None:
     """Give all ranks rank 0's buffers, such as the statistics of BatchNorm."""

@@ -44,14 +44,52 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with writing(checkpoint, Path(path)):
             pass
 
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
+        checkpoint: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
+        if bad := not_finite(checkpoint):
+            raise ValueError(
+                f"{path}: {bad} is not finite, so it cannot be trained on; give an earlier "
+                "checkpoint (--resume FILE)"
+            )
+        return checkpoint
+
 
 @contextmanager
 def writing(content: Content, path: Path) -> Iterator[Path]:
-    """Write a checkpoint under a temporary name, and give it its own at the end of the context."""
+    """Write a checkpoint under a temporary name, and give it its own at the end of the context.
+
+    Raises:
+        ValueError: A weight or a state of the optimizer is NaN or infinite.
+    """
+    if bad := not_finite(content):
+        raise ValueError(
+            f"{path} is not written: after {content.get('global_step')} steps, {bad} is not "
+            "finite; lower --model.learning_rate, or clip gradients (--trainer.gradient_clip_val 1)"
+        )
     with _one_at_a_time, replacing(path) as temporary:
         with temporary.open("wb") as file:
             torch.save(content, file)
         yield temporary
+
+
+def not_finite(content: Content) -> str | None:
+    """The first tensor with a NaN or an infinity, by its path; callbacks may have such scores."""
+    for name, part in content.items():
+        for path, tensor in _tensors(part, name) if name != "callbacks" else ():
+            if not tensor.isfinite().all():
+                return path
+    return None
+
+
+def _tensors(content: Any, path: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(content, torch.Tensor):
+        yield path, content
+    elif isinstance(content, Mapping):
+        for name, part in content.items():
+            yield from _tensors(part, f"{path}.{name}")
+    elif isinstance(content, list | tuple):
+        for number, part in enumerate(content):
+            yield from _tensors(part, f"{path}.{number}")
 
 
 def snapshot(content: Content) -> Content:

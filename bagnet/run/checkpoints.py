@@ -57,6 +57,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = time.monotonic()
         self._saved_step = 0
         self._stopping = False
+        self._stop_after_step = False
         self._left: float = 0  # batches of the epoch
         self._best = -math.inf
         self._kept: Content | None = None
@@ -114,16 +115,25 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         self._left = left = trainer.num_training_batches - (batch_idx + 1)
         accumulate = trainer.accumulate_grad_batches
-        if left == 0 or (batch_idx + 1) % accumulate:
-            return  # the epoch's end saves anyway, and between two optimizer steps nothing may
-        is_last_but_one = left <= accumulate and trainer.enable_validation
+        if left == 0:
+            return  # the epoch's end saves anyway
+        if (batch_idx + 1) % accumulate:  # between two optimizer steps nothing may be saved
+            self._stop_after_step |= trainer.should_stop
+            trainer.should_stop = False
+            return
+        trainer.should_stop |= self._stop_after_step
+        self._stop_after_step = False
         # A limit of Lightning's, such as max_steps or an early stop, ends the epoch here.
         ends = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
-        if is_last_but_one or ends or self._is_due(trainer, trainer.global_step):
+        # The epoch's last but one step, or a validation within the epoch.
+        is_before_validation = trainer.enable_validation and (
+            left <= accumulate or (batch_idx + 1) % (trainer.val_check_batch or math.inf) == 0
+        )
+        if is_before_validation or ends or self._is_due(trainer, trainer.global_step):
             decision = self._agree(trainer)
             if decision != _CONTINUE:
                 self._save(trainer)
-            elif is_last_but_one or ends:
+            elif is_before_validation or ends:
                 self._dump(trainer, self._keep)
             # Lightning logs this step before the next one starts, which is when we stop.
             self._stopping = decision == _STOP
@@ -155,7 +165,8 @@ class LastCheckpoint(Checkpoint):
         self._agree(trainer)
         # In an epoch without validation this is an old value, which is not better than the best.
         top1 = float(trainer.callback_metrics.get("val/top1", math.nan))
-        is_best = top1 > self._best
+        loss = float(trainer.callback_metrics.get("val/loss", 0.0))
+        is_best = top1 > self._best and math.isfinite(loss)
         if is_best:
             self._best = top1
         if self._left == 0:

@@ -19,6 +19,7 @@ from bagnet.run.summary import Summary, describe
 from bagnet.run.wandb import ResumableWandbLogger
 from bagnet.training.aggregations import Aggregations
 from bagnet.training.evidence_logger import EvidenceLogger
+from bagnet.training.finite import FiniteLoss
 from bagnet.training.flags import CommandLine
 from bagnet.training.forward import check_compile
 from bagnet.training.parser import Parser, SaveConfig
@@ -214,7 +215,7 @@ class BagNetCLI(LightningCLI):
             images = 0 if trainer["fast_dev_run"] else self.settings["evidence_images"]
             evidence = EvidenceLogger(run, images)
             last = LastCheckpoint(run, self.lease, self.settings["checkpoint_minutes"])
-            callbacks += [Throughput(every), Summary(run), evidence, last]
+            callbacks += [FiniteLoss(), Throughput(every), Summary(run), evidence, last]
         return callbacks
 
     def fit(self, **kwargs: Any) -> None:

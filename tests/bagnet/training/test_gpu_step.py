@@ -13,6 +13,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bagnet.training.classifier import BagNetClassifier
+from bagnet.training.finite import FiniteLoss
 from bagnet.training.forward import check_compile, compiled, logits, memory_format
 from bagnet.training.optim import sgd
 from bagnet.training.progress import Bar
@@ -160,7 +161,7 @@ class NoWaitInSteps(Callback):
 def test_the_host_never_waits_for_the_device_in_a_step(bar):
     """Unless the step is logged, or the bar is refreshed."""
     watch = NoWaitInSteps()
-    callbacks = [watch, Bar()] if bar else [watch]
+    callbacks = [watch, FiniteLoss(every=1), *[Bar()] * bar]
     trainer = quiet_trainer(
         max_epochs=1, callbacks=callbacks, log_every_n_steps=50, enable_progress_bar=bar
     )
