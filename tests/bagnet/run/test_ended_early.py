@@ -43,6 +43,29 @@ def test_the_state_after_the_last_step_is_saved_as_one_within_the_epoch(run, acc
     assert content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == 0
 
 
+def test_a_stop_between_two_optimizer_steps_comes_after_the_second(run):
+    """A time limit may come at any batch."""
+
+    class StopsWithin(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+            trainer.should_stop |= arguments[-1] == 4  # the first of two batches
+
+    fit(run, 60.0, StopsWithin(), accumulate_grad_batches=2)
+    assert step(run.last) == 3
+
+
+def test_the_state_before_a_validation_within_an_epoch_is_saved_if_that_ends_the_training(run):
+    class StopsInValidation(Callback):
+        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.should_stop = True  # as EarlyStopping does
+
+    options = {"limit_val_batches": 1, "val_check_interval": 4, "max_epochs": 1}
+    fit(run, 60.0, StopsInValidation(), **options)
+    content = torch.load(run.last, weights_only=True)
+    assert content["global_step"] == 4
+    assert content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == 0
+
+
 def test_a_limit_of_steps_may_end_an_epoch(run):
     fit(run, 60.0, max_steps=3)
     assert step(run.last) == 3
