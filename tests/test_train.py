@@ -180,9 +180,11 @@ def test_two_processes_train_together_and_validate_like_one(shards, capsys, monk
 
     # The same weights in one process. Two processes cannot share the 53 images equally.
     assert main(["validate", "--name", "bagnet9", "--trainer.devices", "1", *TINY[-2:]]) == 0
-    pattern = r"^validation +top-1 (\S+), top-5 (\S+), loss (\S+)$"
-    ((top1, top5, loss),) = re.findall(pattern, capsys.readouterr().out, re.MULTILINE)
+    pattern = r"^validation +top-1 (\S+), top-5 (\S+), loss ([\d.]+), (.*)$"
+    ((top1, top5, loss, more),) = re.findall(pattern, capsys.readouterr().out, re.MULTILINE)
     assert (top1, top5) == tuple(f"{float(best[f'val/{name}']):.2%}" for name in ("top1", "top5"))
+    balanced, auroc = (float(best[f"val/{name}"]) for name in ("balanced_accuracy", "auroc"))
+    assert more == f"balanced accuracy {balanced:.2%}, AUROC {auroc:.4f}"
     assert float(loss) == pytest.approx(float(best["val/loss"]), rel=1e-5)
 
 

@@ -14,11 +14,23 @@ from bagnet.run.csv_table import CSVTable
 from bagnet.run.folder import Run
 from bagnet.run.wandb_start import location
 
+FIGURES = {
+    "top1": ("top-1", ".2%"),
+    "top5": ("top-5", ".2%"),
+    "loss": ("loss", ".6f"),
+    "balanced_accuracy": ("balanced accuracy", ".2%"),
+    "auroc": ("AUROC", ".4f"),
+}
+"""The figures of an evaluation in their order; which of them it has depends on the classes."""
+
 
 def describe(metrics: Mapping[str, Any], stage: str) -> str:
     """The metrics of an evaluation (`stage` is `val` or `test`) in one line."""
-    top1, top5, loss = (float(metrics[f"{stage}/{name}"]) for name in ("top1", "top5", "loss"))
-    return f"top-1 {top1:.2%}, top-5 {top5:.2%}, loss {loss:.6f}"
+    return ", ".join(
+        f"{text} {float(metrics[f'{stage}/{name}']):{form}}"
+        for name, (text, form) in FIGURES.items()
+        if f"{stage}/{name}" in metrics
+    )
 
 
 class Summary(Callback):

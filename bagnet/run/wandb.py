@@ -22,7 +22,10 @@ from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
 from bagnet.run.wandb_start import reason, start_run
 
-_BEST = {"val/top1": max, "val/top5": max, "val/loss": min}
+_BEST = {
+    **dict.fromkeys(("val/top1", "val/top5", "val/balanced_accuracy", "val/auroc"), max),
+    "val/loss": min,
+}
 """Metrics whose best value is in the run's summary, beside the last."""
 
 

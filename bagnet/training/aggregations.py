@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from bagnet.evidence.aggregation import parse
 from bagnet.evidence.maps import require_bagnet
-from bagnet.training.metrics import ClassificationMetrics
+from bagnet.training.metrics import evaluation_metrics
 
 
 class Aggregations(Callback):
-    """Computes top-1 and top-5 of each aggregation over all ranks, without a second forward pass.
+    """Computes the figures of each aggregation over all ranks, without a second forward pass.
 
     Args:
         names: As `bagnet.evidence.aggregation.parse` takes them, such as `median` or `clamp:0`.
 
     Attributes:
-        figures: Top-1 and top-5 (0 to 1) of the last validation, by name.
+        figures: For each name, the figures of the last validation, as `val/top1`.
 
     Raises:
         ValueError: A name is unknown, or, when a validation starts, the network is not a BagNet.
@@ -28,12 +28,14 @@ class Aggregations(Callback):
 
     def __init__(self, names: Sequence[str]) -> None:
         self.by_name = {name: parse(name) for name in names}
-        self.figures: dict[str, tuple[float, float]] = {}
+        self.figures: dict[str, dict[str, Tensor]] = {}
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._model = require_bagnet(cast(nn.Module, pl_module.model))
+        module: Any = pl_module  # BagNetClassifier
+        self._model = require_bagnet(module.model)
         self._metrics = {
-            name: ClassificationMetrics().to(pl_module.device) for name in self.by_name
+            name: evaluation_metrics(module.num_classes).to(pl_module.device)
+            for name in self.by_name
         }
         self._hook = self._model.layer4.register_forward_hook(self._keep)
 
@@ -54,7 +56,8 @@ class Aggregations(Callback):
         self._hook.remove()
         for name, metrics in self._metrics.items():
             figures = metrics.compute()
-            self.figures[name] = float(figures["top1"]), float(figures["top5"])
+            del figures["loss"]  # what is no mean of logits has no likelihood
+            self.figures[name] = {f"val/{figure}": value for figure, value in figures.items()}
 
     def _keep(self, module: nn.Module, inputs: Any, features: Tensor) -> None:
         self._features = features

@@ -16,7 +16,7 @@ from bagnet.training.forward import CompileMode
 from bagnet.training.freezing import Freezing
 from bagnet.training.labels import explained
 from bagnet.training.loss_module import LossModule
-from bagnet.training.metrics import ClassificationMetrics
+from bagnet.training.metrics import ClassificationMetrics, evaluation_metrics
 from bagnet.training.mixing import largest
 from bagnet.training.schedule import Schedule, steps_per_epoch
 from datamodules.common.batch import Batch
@@ -146,9 +146,8 @@ class BagNetClassifier(LossModule):
                 require_range(setting, self.hparams[setting], *limits)
         if sparsity and not isinstance(self.model, BagNet):
             raise ValueError(f"sparsity is for BagNets, and this is a {name}")
-        self.train_metrics, self.val_metrics, self.test_metrics = (
-            ClassificationMetrics() for _ in range(3)
-        )
+        self.train_metrics = ClassificationMetrics(num_classes)
+        self.val_metrics, self.test_metrics = (evaluation_metrics(num_classes) for _ in range(2))
 
     def configure_callbacks(self) -> list[Callback]:
         """The parts of the recipe that are callbacks."""

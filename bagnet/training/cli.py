@@ -230,8 +230,8 @@ class BagNetCLI(LightningCLI):
     def validate(self, **kwargs: Any) -> None:
         figures = self._evaluate("validate", "val", **kwargs)
         rank_zero_only(print)(f"validation   {describe(figures, 'val')}")
-        for name, (top1, top5) in self.aggregations.figures.items():
-            rank_zero_only(print)(f"{name:12} top-1 {top1:.2%}, top-5 {top5:.2%}")
+        for name, figures in self.aggregations.figures.items():
+            rank_zero_only(print)(f"{name:12} {describe(figures, 'val')}")
 
     def test(self, **kwargs: Any) -> None:
         figures = self._evaluate("test", "test", **kwargs)

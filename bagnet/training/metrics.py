@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
+from torchmetrics.functional.classification import multiclass_auroc, multiclass_confusion_matrix
+from torchmetrics.utilities import dim_zero_cat
 
 from datamodules.common.batch import UNREADABLE
 
 NAMES = ("loss", "top1", "top5")
+FEW_CLASSES = 20
+"""Up to so many classes, evaluations have the figures of `FewClassMetrics` too."""
 
 
 class ClassificationMetrics(Metric):
     """Mean loss, top-1 and top-5 accuracy (0 to 1) over all readable samples of all ranks, by name.
+
+    Top-5 is left out where it says nothing, with five classes or fewer.
 
     `update` never waits for a GPU, unlike torchmetrics' accuracy with `ignore_index`. A loss of NaN
     makes the mean NaN. Sums are float64, so that a mean over 50,000 losses does not depend on the
@@ -24,8 +33,9 @@ class ClassificationMetrics(Metric):
     totals: Tensor
     below: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int) -> None:
         super().__init__()
+        self.num_classes = num_classes
         # Loss, top-1, top-5, and the number of samples.
         self.add_state("totals", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
         # The rank of a sample's label is below the first number if top-1 is right, below the second
@@ -47,7 +57,73 @@ class ClassificationMetrics(Metric):
         self.totals += torch.cat([losses[None], is_below]).sum(dim=1, dtype=torch.float64)
 
     def compute(self) -> dict[str, Tensor]:
-        return dict(zip(NAMES, self.totals[:3] / self.totals[3], strict=True))
+        figures = dict(zip(NAMES, self.totals[:3] / self.totals[3], strict=True))
+        if self.num_classes <= 5:
+            del figures["top5"]
+        return figures
+
+
+class FewClassMetrics(ClassificationMetrics):
+    """Also balanced accuracy, AUROC and the confusion matrix, from all logits of an evaluation.
+
+    Balanced accuracy is the mean, over the classes that have images, of the share of a class's
+    images that are recognised. AUROC is the mean, over these classes, of the area under the ROC
+    curve of the class against all others; it is NaN if there is only one.
+
+    Attributes:
+        confusion: Number of images by true class (rows) and predicted class (columns) in the last
+            evaluation, int64 (classes, classes).
+    """
+
+    logits: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.add_state("logits", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch, see `ClassificationMetrics.update`."""
+        super().update(logits, labels)
+        # Copies: CUDA graphs overwrite their output, and workers need the memory of their batches.
+        self.logits.append(logits.detach().clone())
+        self.labels.append(labels.clone())
+
+    def compute(self) -> dict[str, Tensor]:
+        logits, labels = dim_zero_cat(self.logits), dim_zero_cat(self.labels)
+        readable = labels != UNREADABLE
+        logits, labels = logits[readable].double(), labels[readable]
+        matrix = multiclass_confusion_matrix(
+            logits.argmax(1), labels, self.num_classes, validate_args=False
+        )
+        self.confusion = matrix.cpu()
+        images = matrix.sum(1)
+        recalls = matrix.diag().double() / images
+        return {
+            **super().compute(),
+            "balanced_accuracy": recalls[images > 0].mean(),
+            "auroc": _auroc(logits.softmax(1), labels, images > 0),
+        }
+
+
+def evaluation_metrics(num_classes: int) -> ClassificationMetrics:
+    """The metrics of a validation or a test."""
+    kind = FewClassMetrics if num_classes <= FEW_CLASSES else ClassificationMetrics
+    return kind(num_classes)
+
+
+def _auroc(probabilities: Tensor, labels: Tensor, present: Tensor) -> Tensor:
+    """Mean AUROC of the classes that are present, each against all others; NaN for one class."""
+    if present.sum() < 2:
+        return torch.tensor(math.nan, device=labels.device, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No positive samples")  # of an absent class
+        areas: Tensor = multiclass_auroc(
+            probabilities, labels, len(present), average="none", validate_args=False
+        )
+    return areas[present].mean().double()
 
 
 def rank_of_label(logits: Tensor, labels: Tensor) -> Tensor:

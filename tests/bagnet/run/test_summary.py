@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from bagnet.run.csv_table import CSVTable
 from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
-from bagnet.run.summary import Summary
+from bagnet.run.summary import Summary, describe
 from bagnet.run.wandb import ResumableWandbLogger
 
 
@@ -42,3 +43,18 @@ def test_the_last_lines_have_the_last_and_the_best_result_and_all_places(
         "W&B          offline; view: wandb leet runs/bagnet33/wandb",
         "             upload: wandb sync runs/bagnet33/wandb/offline-run-*",
     ]
+
+
+@pytest.mark.parametrize(
+    ("figures", "line"),
+    [
+        ({"top1": 0.625, "loss": 0.5}, "top-1 62.50%, loss 0.500000"),
+        (
+            {"loss": 0.5, "top1": 0.625, "balanced_accuracy": 0.6, "auroc": 0.71},
+            "top-1 62.50%, loss 0.500000, balanced accuracy 60.00%, AUROC 0.7100",
+        ),
+    ],
+)
+def test_a_line_has_the_figures_that_there_are(figures, line):
+    metrics = {f"test/{name}": torch.tensor(value) for name, value in figures.items()}
+    assert describe({**metrics, "val/top5": 1.0}, "test") == line

@@ -30,7 +30,7 @@ class Operations(TorchDispatchMode):
 
 
 def test_metrics_need_few_operations():
-    metrics = ClassificationMetrics()
+    metrics = ClassificationMetrics(3)
     with Operations() as operations:
         metrics.update(torch.randn(8, 7), torch.arange(8) % 7)
     assert operations.count <= 25

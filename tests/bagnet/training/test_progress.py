@@ -43,6 +43,7 @@ def test_a_line_after_each_epoch_says_how_good_it_is_and_how_long_the_rest_takes
     trainer(clock, 1000.0).fit(classifier(), loader(4, 4, 4), loader(4))
     _, first, second = capsys.readouterr().out.splitlines()
     figures = r"validation top-1 [\d.]+%, top-5 [\d.]+%, loss [\d.]+"
+    figures += r", balanced accuracy [\d.]+%, AUROC [\d.]+"
     assert re.fullmatch(rf"epoch 1/2, step 3/6: {figures}; 0:00:40 left", first)
     assert re.fullmatch(rf"epoch 2/2, step 6/6: {figures}; 0:00:00 left", second)
 
