@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from bagnet.predict.options import COMMAND as PREDICT
 from datamodules.common import commands
 from train import main
 
@@ -141,6 +142,8 @@ def test_the_readmes_training_commands_are_accepted(command, capsys, monkeypatch
     arguments = words[words.index("train.py") + 1 :]
     if "--help" in arguments:
         assert main(arguments) == 0
+    elif arguments[0] == "predict":
+        assert commands.parse("predict", PREDICT, arguments[1:]).images
     else:
         accepted(arguments, capsys)
 

@@ -1,4 +1,4 @@
-"""The checkpoint that a run's name stands for, and the sizes of the images it was trained for."""
+"""The checkpoint that a run's name stands for, its network, and the sizes of its images."""
 
 from __future__ import annotations
 
@@ -57,6 +57,21 @@ def find_checkpoint(text: str | Path) -> Path:
         f"there is neither a file {path} nor a run {runs / path}: give the path of a checkpoint, "
         "or the name of a run"
     )
+
+
+def network_name(checkpoint: Path, name: str | None) -> str:
+    """The name of a checkpoint's network: the given one, or else the one that the file says.
+
+    Raises:
+        ValueError: Neither is known, or it is not a file of weights.
+    """
+    known = name or read_card(checkpoint).name
+    if known is None:
+        raise ValueError(
+            f"{checkpoint} does not say which network it is for: add its name, such as "
+            "--model.name bagnet33"
+        )
+    return known
 
 
 def sizes_of_checkpoint(checkpoint: Path) -> Sizes | None:

@@ -31,6 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for a mistake, 128 + N on rank 0 after signal N stopped the training.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["predict"]:  # which has no Trainer
+        from bagnet.predict.options import COMMAND
+        from datamodules.common import commands
+
+        return commands.main(f"{program()} predict", COMMAND, words[1:])
     try:
         try:
             _main(words)

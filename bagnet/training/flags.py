@@ -23,6 +23,7 @@ train:     {program} --patch 33 --gpus 8 --data.root SHARDS
 resume:    {program} ... --resume auto
 evaluate:  {program} validate --name bagnet33
            {program} validate --patch 33 --model.weights FILE ...
+predict:   {program} predict --name bagnet33 IMAGES
 
 what to train
   --patch PIXELS       side of the patch that votes: 9, 17, 25, 29, 33, 65 or 77

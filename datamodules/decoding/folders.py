@@ -1,15 +1,16 @@
-"""Finds the images of a folder, and says why it leaves other files out."""
+"""Finds and reads the images of a folder, and says why it leaves other files out."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
-from datamodules.common.folders import Identity, files_below, leads_nowhere
-from datamodules.decoding.images import FORMATS, PNG
+from datamodules.common.folders import Identity, files_below, leads_nowhere, natural_key
+from datamodules.decoding.images import FORMATS, PNG, UnreadableImage
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp"),
@@ -19,6 +20,11 @@ SUFFIXES = (
 
 NOT_AN_IMAGE = "not an image in a format that is read: JPEG, PNG, GIF, BMP, TIFF, WebP, PPM"
 LEADS_NOWHERE = "a link that leads nowhere"
+
+MAX_NAMED = 10
+"""The most files of a folder that are left out by name."""
+
+Seen = TypeVar("Seen")
 
 
 class ImageFiles(NamedTuple):
@@ -49,6 +55,41 @@ def image_files(root: str | Path) -> ImageFiles:
         + [(path, f"a link to {other}") for path, other in files.repeated],
         files.folders,
     )
+
+
+def list_images(root: Path) -> tuple[list[Path], list[str]]:
+    """List the images below a folder, sorted by name.
+
+    Returns:
+        The images, and notes for the user about other files.
+
+    Raises:
+        ValueError: There are none, or a folder cannot be listed.
+    """
+    paths, left_out, _ = image_files(root)
+    if not paths:
+        why = f" ({left_out[0][0]} is {left_out[0][1]})" if left_out else ""
+        raise ValueError(
+            f"{root} has no images{why}: give a folder of images, or of class folders with images"
+        )
+    notes = [f"left out {path} ({reason})" for path, reason in left_out[:MAX_NAMED]]
+    if len(left_out) > MAX_NAMED:
+        notes.append(f"left out {len(left_out) - MAX_NAMED:,} more files")
+    return [Path(path) for path in sorted(paths, key=natural_key)], notes
+
+
+def read_image(path: Path, transform: Callable[[bytes], Seen]) -> Seen:
+    """Read what a transform gives of an image file.
+
+    Raises:
+        ValueError: The file cannot be read, or the image cannot be decoded to its end.
+    """
+    try:
+        return transform(path.read_bytes())
+    except UnreadableImage as error:
+        raise ValueError(f"{path} cannot be read as an image ({error})") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
 def _why_not(entry: os.DirEntry[str]) -> str:

@@ -19,12 +19,13 @@ from rich.console import Console
 from bagnet.evidence.maps import require_bagnet
 from bagnet.evidence.options import ReportOptions
 from bagnet.evidence.report.html_file import write_report
-from bagnet.evidence.report.inputs import find_images, known_classes, read_image
+from bagnet.evidence.report.inputs import find_images, known_classes
 from bagnet.evidence.report.votes import compute_votes
 from bagnet.model.card import card_of
 from bagnet.model.weights import load_model
-from bagnet.run.trained import choose_sizes, find_checkpoint
+from bagnet.run.trained import choose_sizes, find_checkpoint, network_name
 from datamodules.common.progress import progress
+from datamodules.decoding.folders import read_image
 from datamodules.decoding.transforms import EvalTransform, WholeTransform
 
 LARGE = 100
@@ -44,7 +45,7 @@ def run(options: ReportOptions) -> None:
         transform, side = WholeTransform(sizes.resize_size), sizes.resize_size
     else:
         transform, side = EvalTransform(sizes.image_size, sizes.resize_size), sizes.image_size
-    model = require_bagnet(load_model(checkpoint, options.model.name))
+    model = require_bagnet(load_model(checkpoint, network_name(checkpoint, options.model.name)))
     model.map_size(side, side)  # raises its error for images smaller than the patch
     if options.out.is_dir():
         raise ValueError(f"--out is the folder {options.out}: give a file, such as report.html")

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from bagnet.model.card import Card, outputs_for
-from datamodules.common.folders import natural_key
-from datamodules.decoding.folders import image_files
-from datamodules.decoding.images import UnreadableImage
+from datamodules.decoding.folders import list_images
 from datamodules.pack.classes import read_class_list
 
 MAX_IMAGES = 200
 """The most images in a report: at 0.3 MB each, a browser still opens it at once."""
-MAX_NAMED = 10
-"""The most files that are left out by name."""
 
 
 @dataclass(frozen=True)
@@ -72,18 +65,6 @@ def known_classes(card: Card, listed: Path | None) -> Classes | None:
     return Classes(ids or names, names)
 
 
-def read_image(path: Path, transform: Callable[[bytes], Tensor]) -> Tensor:
-    """Read what the network sees of an image file, uint8 (3, H, W).
-
-    Raises:
-        ValueError: The image cannot be decoded to its end.
-    """
-    try:
-        return transform(path.read_bytes())
-    except UnreadableImage as error:
-        raise ValueError(f"{path} cannot be read as an image ({error})") from error
-
-
 def find_images(
     root: Path, num_classes: int, classes: Classes | None
 ) -> tuple[list[Source], tuple[str, ...], list[str]]:
@@ -106,12 +87,9 @@ def find_images(
             f"--classes lists {len(classes.ids)} classes, but the network has {num_classes}: give "
             "the list of the data it was trained on"
         )
-    root, paths, left_out = _image_files(root)
+    root, paths, notes = _image_files(root)
     folder_of = {path: path.parent.name for path in paths if path.parent != root}
     folders = sorted(set(folder_of.values()))  # as `pack imagefolder` and torchvision do
-    notes = [f"left out {path} ({reason})" for path, reason in left_out[:MAX_NAMED]]
-    if len(left_out) > MAX_NAMED:
-        notes.append(f"left out {len(left_out) - MAX_NAMED:,} more files")
     if classes is None and len(folders) == num_classes:
         classes = Classes(tuple(folders), tuple(folders))
         notes.append(
@@ -139,8 +117,8 @@ def find_images(
     return sources, names, notes
 
 
-def _image_files(root: Path) -> tuple[Path, list[Path], list[tuple[str, str]]]:
-    """The folder of the images, the images, and other files with the reason why they are none.
+def _image_files(root: Path) -> tuple[Path, list[Path], list[str]]:
+    """The folder of the images, the images, and notes on other files.
 
     Raises:
         ValueError: There are no images, or too many.
@@ -149,15 +127,10 @@ def _image_files(root: Path) -> tuple[Path, list[Path], list[tuple[str, str]]]:
         return root.parent, [root], []
     if not root.is_dir():
         raise ValueError(f"no such folder: {root}")
-    paths, left_out, _ = image_files(root)
-    if not paths:
-        why = f" ({left_out[0][0]} is {left_out[0][1]})" if left_out else ""
-        raise ValueError(
-            f"{root} has no images{why}: give a folder of images, or of class folders with images"
-        )
+    paths, notes = list_images(root)
     if len(paths) > MAX_IMAGES:
         raise ValueError(
             f"{root} has {len(paths):,} images and a report holds at most {MAX_IMAGES}: give a "
             "folder with fewer"
         )
-    return root, [Path(path) for path in sorted(paths, key=natural_key)], left_out
+    return root, paths, notes

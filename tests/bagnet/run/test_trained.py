@@ -8,10 +8,10 @@ import pytest
 import torch
 import yaml
 
-from bagnet.run.trained import Sizes, choose_sizes, find_checkpoint
+from bagnet.run.trained import Sizes, choose_sizes, find_checkpoint, network_name
 
 
-def save(path: Path, **card: int) -> Path:
+def save(path: Path, **card: int | str) -> Path:
     torch.save({"state_dict": {"fc.weight": torch.zeros(1)}, "card": card}, path)
     return path
 
@@ -44,6 +44,14 @@ def test_what_is_neither_a_file_nor_a_run_is_one_message(runs):
     (runs / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty has no checkpoint"):
         find_checkpoint("empty")
+
+
+def test_the_network_is_the_given_one_or_the_files(tmp_path):
+    silent, named = save(tmp_path / "a.pth"), save(tmp_path / "b.ckpt", name="bagnet9")
+    assert network_name(named, None) == "bagnet9"
+    assert network_name(named, "bagnet17") == network_name(silent, "bagnet17") == "bagnet17"
+    with pytest.raises(ValueError, match=r"a.pth does not say .* --model.name bagnet33"):
+        network_name(silent, None)
 
 
 def test_the_sizes_are_those_of_the_run_unless_others_are_given(runs, tmp_path):

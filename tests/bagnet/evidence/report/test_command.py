@@ -19,9 +19,9 @@ from PIL import Image
 
 from bagnet.evidence.__main__ import main
 from bagnet.evidence.report.html_file import write_report
-from bagnet.evidence.report.inputs import read_image
 from bagnet.model.registry import build_model, normalize
 from bagnet.model.weights import load_model
+from datamodules.decoding.folders import read_image
 from datamodules.decoding.transforms import EvalTransform, WholeTransform
 from tests.bagnet.evidence.report.reported import MODEL, random_evidence, votes
 
