@@ -54,7 +54,7 @@ WORK = {
     "benchmark": ["true"],
     "inference_mode": ["false"],
     "use_distributed_sampler": ["true"],
-    "profiler": ["simple"],
+    "profiler": ["simple", "pytorch"],
     "detect_anomaly": ["true"],
     "plugins": ["LightningEnvironment"],
     "sync_batchnorm": ["true"],

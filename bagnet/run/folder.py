@@ -61,6 +61,16 @@ class Run:
         return self.folder / "evidence.png"
 
     @property
+    def trace(self) -> Path:
+        """The trace of `--trainer.profiler pytorch` (`bagnet/training/profiling.py`)."""
+        return self.folder / "trace.json"
+
+    @property
+    def confusion(self) -> Path:
+        """The latest confusion matrix (`bagnet/training/confusion_logger.py`)."""
+        return self.folder / "confusion.png"
+
+    @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 

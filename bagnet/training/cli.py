@@ -23,12 +23,12 @@ from bagnet.training.finite import FiniteLoss
 from bagnet.training.flags import CommandLine
 from bagnet.training.forward import check_compile
 from bagnet.training.parser import Parser, SaveConfig
+from bagnet.training.profiling import profiler_of
 from bagnet.training.progress import progress_bar
 from bagnet.training.sync_debug import SyncDebug
 from bagnet.training.throughput import Throughput
 from bagnet.training.trainer import (
     TRAINER_DEFAULTS,
-    Unprofiled,
     check_settings,
     prepare_devices,
     silence_lightning,
@@ -182,7 +182,7 @@ class BagNetCLI(LightningCLI):
         return super().instantiate_trainer(
             **chosen,
             logger=self._loggers(config["logger"]),
-            profiler=config["profiler"] or Unprofiled(),
+            profiler=profiler_of(config["profiler"], trace),
             callbacks=self._callbacks(config),
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +18,6 @@ from pytorch_lightning.callbacks import (
     StochasticWeightAveraging,
     Timer,
 )
-from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from torch.nn.parallel import DistributedDataParallel
 
@@ -201,12 +199,3 @@ def ddp_settings(accumulated: int) -> dict[str, Any]:
     newer = "forward_sync_buffers" in known  # torch 2.13 has renamed it
     settings["forward_sync_buffers" if newer else "broadcast_buffers"] = False
     return settings
-
-
-class Unprofiled(PassThroughProfiler):
-    """Measures nothing, and quickly: Lightning asks its profiler some seventy times a step."""
-
-    _nothing = nullcontext()
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        return self._nothing

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bagnet.training.cli import BagNetCLI
 from bagnet.training.command import main
 from bagnet.training.metrics import ClassificationMetrics
+from bagnet.training.profiling import Unprofiled
 from bagnet.training.progress import Bar
-from bagnet.training.trainer import Unprofiled
 from tests.bagnet.training.host_time import measure
 from tests.bagnet.training.quiet import Rows, classifier, loader, quiet_trainer
 
