@@ -179,6 +179,7 @@ class BagNetCLI(LightningCLI):
         chosen = prepare_devices(config, self.settings["timeout_minutes"])
         # The configuration is saved with the precision in use, not with "whatever is best".
         self.config[self.command.arguments[0]]["trainer"]["precision"] = chosen["precision"]
+        trace = self.command.run.trace if self.fitting and not config["fast_dev_run"] else None
         return super().instantiate_trainer(
             **chosen,
             logger=self._loggers(config["logger"]),
