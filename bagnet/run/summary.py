@@ -63,6 +63,7 @@ class Summary(Callback):
             "checkpoints": self.run.checkpoints,
             "metrics": self.run.metrics,
             "evidence": self.run.evidence,
+            "confusion": self.run.confusion,
         }.items():
             if path.exists():
                 print(f"{name:12} {path}")

@@ -18,6 +18,7 @@ from bagnet.run.lease import Lease
 from bagnet.run.summary import Summary, describe
 from bagnet.run.wandb import ResumableWandbLogger
 from bagnet.training.aggregations import Aggregations
+from bagnet.training.confusion_logger import ConfusionLogger
 from bagnet.training.evidence_logger import EvidenceLogger
 from bagnet.training.finite import FiniteLoss
 from bagnet.training.flags import CommandLine
@@ -217,6 +218,8 @@ class BagNetCLI(LightningCLI):
             evidence = EvidenceLogger(run, images)
             last = LastCheckpoint(run, self.lease, self.settings["checkpoint_minutes"])
             callbacks += [FiniteLoss(), Throughput(every), Summary(run), evidence, last]
+            if not trainer["fast_dev_run"]:
+                callbacks.append(ConfusionLogger(run))
         return callbacks
 
     def fit(self, **kwargs: Any) -> None:

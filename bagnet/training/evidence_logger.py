@@ -9,11 +9,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from bagnet.evidence.maps import evaluating, evidence_map
-from bagnet.evidence.pictures.plots import Example, contact_sheet, rgb, save_png
+from bagnet.evidence.pictures.plots import Example, contact_sheet
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
 from bagnet.run.folder import Run
-from bagnet.run.wandb import ResumableWandbLogger
+from bagnet.training.publish import publish
 
 
 class EvidenceLogger(Callback):
@@ -55,11 +55,7 @@ class EvidenceLogger(Callback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         figure = contact_sheet(self._examples(model, data.class_names), model.box)
-        save_png(figure, self.run.evidence)
-        for logger in trainer.loggers:
-            if isinstance(logger, ResumableWandbLogger):
-                step = max(0, trainer.global_step - 1)
-                logger.log_image("val/evidence", [rgb(figure)], step=step)
+        publish(figure, self.run.evidence, "val/evidence", trainer)
 
     def _examples(self, model: BagNet, names: tuple[str, ...]) -> list[Example]:
         weight = model.fc.weight
