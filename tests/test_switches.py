@@ -75,6 +75,7 @@ REFUSED = {
         "LearningRateFinder": "learning rate is a function",
         "BatchSizeFinder": "stays the same",
         "Timer": "use --trainer.max_time",
+        "EarlyStopping --trainer.callbacks.monitor val/typo": "`val/typo` which is not available",
     },
     "max_time": {"soon": "DD:HH:MM:SS"},
     "limit_train_batches": {"1.5": "limit_train_batches"},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.callbacks import EarlyStopping, Timer
 
 
 def why_complete(checkpoint: Path, trainer: Trainer) -> str | None:
@@ -24,12 +24,21 @@ def why_complete(checkpoint: Path, trainer: Trainer) -> str | None:
         return (
             f"{steps} of {trainer.max_steps} steps are done; raise --trainer.max_steps to continue"
         )
-    for timer in trainer.callbacks:  # type: ignore[attr-defined]
-        limit = timer.time_remaining() if isinstance(timer, Timer) else None
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        state = content["callbacks"].get(callback.state_key, {})
+        if isinstance(callback, EarlyStopping) and epochs >= (trainer.min_epochs or 0):
+            reason = why_stopped(state.get("stopping_reason_message"))
+            if reason:
+                return f"{reason}; leave EarlyStopping out to continue"
+        limit = callback.time_remaining() if isinstance(callback, Timer) else None
         if limit is not None:
-            elapsed = content["callbacks"].get(timer.state_key, {}).get("time_elapsed", {})
-            spent = elapsed.get("train", 0.0)
+            spent = state.get("time_elapsed", {}).get("train", 0.0)
             if spent >= limit:
                 times = [timedelta(seconds=round(seconds)) for seconds in (spent, limit)]
                 return f"{times[0]} of {times[1]} are over; raise --trainer.max_time for more"
     return None
+
+
+def why_stopped(message: str | None) -> str | None:
+    """What Lightning's early stopping says, without the signal that it gives its Trainer."""
+    return message and message.removesuffix(" Signaling Trainer to stop.").removesuffix(".")

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from bagnet.run.complete import why_stopped
 from bagnet.run.csv_table import CSVTable
 from bagnet.run.folder import Run
 from bagnet.run.wandb_start import location
@@ -54,6 +56,9 @@ class Summary(Callback):
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         print()
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping) and trainer.should_stop:
+                print(f"stopped      {why_stopped(callback.stopping_reason_message)}")
         if "val/top1" in trainer.callback_metrics:
             print(f"validation   {describe(trainer.callback_metrics, 'val')}")
             self._print_best(trainer)

@@ -30,7 +30,7 @@ def test_the_last_lines_have_the_last_and_the_best_result_and_all_places(
     metrics = {"val/top1": torch.tensor(0.6), "val/top5": 0.9, "val/loss": 1.25}
     wandb_logger = ResumableWandbLogger(run, False, table, lease)
     trainer = SimpleNamespace(
-        callback_metrics=metrics, loggers=[table, wandb_logger], fast_dev_run=False
+        callback_metrics=metrics, loggers=[table, wandb_logger], fast_dev_run=False, callbacks=[]
     )
     Summary(run).on_fit_end(trainer, None)
     assert capsys.readouterr().out.splitlines() == [
