@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import warnings
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 from bagnet.training.command import main
-from tests.bagnet.evidence.report.test_command import save_noise
+from tests.bagnet.evidence.report.test_command import save_network
 from tests.trainings import spawn, table, train
 
 REPOSITORY = Path(__file__).parents[3]
@@ -75,6 +74,9 @@ def test_what_cannot_be_done_is_one_line(tmp_path, weights, images, monkeypatch,
         assert f"--device {name}: torch has no such" in refused(capsys, images, *device, name)
     small = ("--data.image_size", "8", "--data.resize_size", "8")
     assert "smaller than the patch" in refused(capsys, images, *network, *small)
+    alexnet = ("--model.weights", save_network(tmp_path / "alexnet.pth", "alexnet", 3))
+    said = refused(capsys, images, *alexnet, *small)
+    assert "8x8 pixels are too small for this network: give a larger --data.image_size" in said
     said = refused(capsys, "a.jpg", *network)
     assert said == "error: no image can be read; the lines above say why"
     saved = torch.load(weights)
@@ -91,14 +93,6 @@ def test_too_large_a_batch_for_the_gpu_says_so(weights, images, monkeypatch, cap
     monkeypatch.setattr("bagnet.predict.command.predict", fail)
     said = refused(capsys, images, "--model.weights", weights, "--device", "cpu")
     assert "too little memory for 3 images at once: give a smaller --batch_size" in said
-
-
-def test_warnings_are_as_before(predict, images):
-    for number in range(20):
-        save_noise(images / f"more{number}.png", (40, 40))
-    before = list(warnings.filters)
-    predict(images)
-    assert list(warnings.filters) == before
 
 
 def test_help_is_instant_and_fits_80_columns():
