@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.callbacks import BatchSizeFinder
 from pytorch_lightning.utilities import rank_zero_only
 from torch.nn import Module
 
@@ -189,7 +190,8 @@ class ImageNetDataModule(LightningDataModule):
 
         Raises:
             ValueError: Data is missing or damaged, training and validation have different classes,
-                the ranks do not divide the batch size, or the cache is too small.
+                the ranks do not divide the batch size, a callback would change it, or the cache is
+                too small.
         """
         _ = self.val_manifest
         self._warn_of_slow_decoding()
@@ -198,6 +200,12 @@ class ImageNetDataModule(LightningDataModule):
             _, world_size = self._rank_and_world_size
             self.check_world_size(world_size)
             if self.trainer is not None:
+                callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+                if any(isinstance(each, BatchSizeFinder) for each in callbacks):
+                    raise ValueError(
+                        "BatchSizeFinder: the order of the samples depends on batch_size, so the "
+                        "finder cannot change it; try sizes with fast_dev_run of the Trainer"
+                    )
                 # The same on all ranks, and later than that of any earlier start.
                 self._session = self.trainer.strategy.broadcast(time.time_ns())
             self._warn_of_clustering()

@@ -15,7 +15,7 @@ def test_the_examples_of_the_page_run(shards, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("shards").symlink_to(shards)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks:
         code = block.replace("batch_size=32,", "batch_size=32, workers=0,")

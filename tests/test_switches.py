@@ -72,8 +72,8 @@ REFUSED = {
     "logger": {"TensorBoardLogger --trainer.logger.save_dir tb": "tensorboard"},
     "callbacks": {
         "StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.1": "learning rate is a function",
-        "LearningRateFinder": "learning rate is a function",
-        "BatchSizeFinder": "stays the same",
+        "LearningRateFinder": "docs/library.md",
+        "BatchSizeFinder": "fast_dev_run",
         "Timer": "use --trainer.max_time",
         "EarlyStopping --trainer.callbacks.monitor val/typo": "`val/typo` which is not available",
     },

@@ -36,6 +36,18 @@ class OptimizedModule(NetworkModule):
         batch = self.hparams["batch_size"] or self._first_batch or 0
         return int(batch) * self.trainer.accumulate_grad_batches
 
+    @property
+    def lr(self) -> float:
+        """Learning rate for the global batch, by the name that Lightning's finder reads and sets.
+
+        `learning_rate` is for 256 images, and setting this sets it.
+        """
+        return scaled_learning_rate(self.hparams["learning_rate"], self.global_batch)
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.hparams["learning_rate"] = value / scaled_learning_rate(1.0, self.global_batch)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         hparams, trainer = self.hparams, self.trainer
         # Lightning's mixed precision cannot clip gradients with a fused optimizer.
@@ -48,7 +60,7 @@ class OptimizedModule(NetworkModule):
                 hparams["decay_norm"],
                 hparams["backbone_rate"],
             ),
-            lr=scaled_learning_rate(hparams["learning_rate"], self.global_batch),
+            lr=self.lr,
             momentum=hparams["momentum"],
             fused=fused,
             arguments=hparams["optimizer_args"] or {},
@@ -61,8 +73,7 @@ class OptimizedModule(NetworkModule):
         """Learn from the first batch how many images a batch has, and tell what follows."""
         self._first_batch = len(labels) * self.trainer.world_size
         rate, batch = self.hparams["learning_rate"], self.global_batch
-        scaled = scaled_learning_rate(rate, batch)
-        self.print(f"learning rate {scaled:.6g} = {rate:g} x global batch {batch} / 256")
+        self.print(f"learning rate {self.lr:.6g} = {rate:g} x global batch {batch} / 256")
         if question := doubt(labels, self.hparams["num_classes"]):
             rank_zero_warn(question)
 
@@ -85,9 +96,8 @@ class OptimizedModule(NetworkModule):
             decay_every=hparams["decay_every"],
             floor=hparams["floor"],
         )
-        learning_rate = factor * scaled_learning_rate(hparams["learning_rate"], self.global_batch)
         for group in trainer.optimizers[0].param_groups:
-            group["lr"] = learning_rate * group.get("lr_scale", 1.0)
+            group["lr"] = factor * self.lr * group.get("lr_scale", 1.0)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the figures of a step, but only if the loggers will see it: that takes 0.5 ms."""

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import (
-    BatchSizeFinder,
     Callback,
     GradientAccumulationScheduler,
     LearningRateFinder,
@@ -48,16 +47,13 @@ REFUSED = {
 """Settings of the Trainer's that must keep their default, and why."""
 
 REFUSED_CALLBACKS = {
-    **dict.fromkeys(
-        (StochasticWeightAveraging, LearningRateFinder),
-        "the learning rate is a function of the step (--model.learning_rate, --model.schedule), "
-        "and no callback can set it",
-    ),
-    **dict.fromkeys(
-        (BatchSizeFinder, GradientAccumulationScheduler),
-        "the order of the samples depends on the batch (--data.batch_size, "
-        "--trainer.accumulate_grad_batches), which therefore stays the same for the whole run",
-    ),
+    StochasticWeightAveraging: "the learning rate is a function of the step "
+    "(--model.learning_rate, --model.schedule), and no callback can set it",
+    LearningRateFinder: "the learning rate belongs to the settings of a run, which is resumed with "
+    "them; docs/library.md shows how to find one before",
+    GradientAccumulationScheduler: "the order of the samples depends on the batch "
+    "(--data.batch_size, --trainer.accumulate_grad_batches), which therefore stays the same for "
+    "the whole run",
     Timer: "use --trainer.max_time",
 }
 """Callbacks of Lightning's that would not work, and why."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from pytorch_lightning.tuner import Tuner
 from torch.utils.data import DataLoader, IterableDataset
 
 from bagnet.model.card import Card, card_of
@@ -135,3 +136,29 @@ def test_predictions_are_probabilities_of_batches_with_and_without_labels():
     for each in images:
         (found,) = quiet_trainer().predict(module, each)
         torch.testing.assert_close(found, expected)
+
+
+def test_lightnings_finder_of_learning_rates_reads_and_sets_the_rate_of_a_step(tmp_path):
+    module = classifier(learning_rate=0.5)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    trainer = quiet_trainer(max_epochs=2, default_root_dir=tmp_path)
+    data = loader(*[8] * 20)
+    rates = Tuner(trainer).lr_find(module, data, num_training=15, early_stop_threshold=None)
+    tried, losses = rates.results["lr"], rates.results["loss"]
+    assert tried == sorted(tried)
+    assert tried[0] == pytest.approx(1e-8)
+    assert tried[-1] > 0.1
+    assert len(set(losses)) == len(losses) == 15
+    torch.testing.assert_close(module.state_dict(), before)
+    # For 256 images, of which a step has 8.
+    assert module.hparams["learning_rate"] == pytest.approx(rates.suggestion() * 256 / 8)
+    watch = Rates()
+    trainer = quiet_trainer(max_epochs=1, callbacks=[watch])
+    trainer.fit(module, data)
+    assert watch.seen == pytest.approx([rates.suggestion()] * 20)
+
+
+def test_lightnings_finder_of_batch_sizes_is_refused_by_the_data(shards):
+    data = ImageNetDataModule(str(shards), batch_size=24, workers=0, image_size=32, resize_size=32)
+    with pytest.raises(ValueError, match="BatchSizeFinder: the order of the samples depends"):
+        Tuner(quiet_trainer(max_epochs=1)).scale_batch_size(classifier(), datamodule=data)
