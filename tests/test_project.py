@@ -22,7 +22,8 @@ except ImportError:  # Python 3.10
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()
-CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+SWEEP = REPOSITORY / "configs" / "sweep.yaml"  # for W&B, not for train.py
+CONFIGS = sorted({*(REPOSITORY / "configs").glob("*.yaml")} - {SWEEP})
 
 
 def lines(name: str) -> list[str]:
