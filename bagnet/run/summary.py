@@ -71,7 +71,8 @@ class Summary(Callback):
             "confusion": self.run.confusion,
         }.items():
             if path.exists():
-                print(f"{name:12} {path}")
+                averaged = " (the average of the weights)" if pl_module.hparams.get("ema") else ""
+                print(f"{name:12} {path}{averaged * (name == 'checkpoints')}")
         self._print_places_in_wandb(trainer)
 
     def _print_best(self, trainer: Trainer) -> None:

@@ -99,6 +99,7 @@ class BagNetClassifier(LossModule):
         notice: What the user should know about the weights; empty if nothing.
 
     Example:
+        >>> import torch
         >>> classifier = BagNetClassifier("bagnet9", num_classes=10, width=4)
         >>> classifier(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
         torch.Size([2, 10])

@@ -32,12 +32,12 @@ def test_the_last_lines_have_the_last_and_the_best_result_and_all_places(
     trainer = SimpleNamespace(
         callback_metrics=metrics, loggers=[table, wandb_logger], fast_dev_run=False, callbacks=[]
     )
-    Summary(run).on_fit_end(trainer, None)
+    Summary(run).on_fit_end(trainer, SimpleNamespace(hparams={"ema": 0.9}))
     assert capsys.readouterr().out.splitlines() == [
         "",
         "validation   top-1 60.00%, top-5 90.00%, loss 1.250000",
         "best         top-1 62.50% after epoch 2",
-        "checkpoints  runs/bagnet33/checkpoints",
+        "checkpoints  runs/bagnet33/checkpoints (the average of the weights)",
         "metrics      runs/bagnet33/metrics.csv",
         "evidence     runs/bagnet33/evidence.png",
         "W&B          offline; view: wandb leet runs/bagnet33/wandb",
