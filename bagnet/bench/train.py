@@ -36,12 +36,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from bagnet.bench.lib.floors import count, data_sheet, measure_peaks
+from bagnet.bench.lib.floors import count, measure_peaks
 from bagnet.bench.lib.report import short, show, write
 from bagnet.bench.lib.rounds import step_seconds, take_turns
 from bagnet.bench.lib.setting import GRAPHS, Setting, check, network_of, prepared
 from bagnet.bench.lib.steps import ON_REQUEST, REFERENCE, VARIANTS, Step, leave_group
 from bagnet.bench.options import StepOptions
+from bagnet.training.utilization import data_sheet
 
 WARM_UP = 3  # steps, after the first one
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
+
+from bagnet.training.utilization import data_sheet, training_flops
 
 
 class Throughput(Callback):
@@ -17,6 +20,9 @@ class Throughput(Callback):
     They cover training only, without validation and checkpoints:
 
     * `throughput/samples_per_sec` over all devices, `throughput/device/samples_per_sec` for one.
+    * `throughput/device/mfu`: share (0 to 1) of the peak in the device's data sheet that the
+      network's arithmetic takes (model FLOPs utilization), on GPUs that are known
+      (`bagnet/training/utilization.py`) and in half precision.
     * `throughput/data_wait`: share (0 to 1) of the time spent waiting for the loader's next batch,
       if the loader tells (`TrainLoader.waited`).
     * `memory/peak_gib`: peak memory allocated on the GPU, or resident without one.
@@ -27,6 +33,7 @@ class Throughput(Callback):
 
     def __init__(self, every: int = 50) -> None:
         self.every = every
+        self._counted: dict[tuple[torch.Size, int], float] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(trainer)  # a resumed run may start in the middle of an epoch
@@ -46,6 +53,7 @@ class Throughput(Callback):
         self._seconds += now - self._last_end
         self._last_end = now
         self._samples += len(batch[0])
+        self._image_size = batch[0].shape[1:]
         # At the same steps as Lightning's own logging, so that both share a row of the table.
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and trainer.global_step % self.every == 0:
@@ -65,12 +73,24 @@ class Throughput(Callback):
             "throughput/device/samples_per_sec": per_device,
             "memory/peak_gib": peak_memory(pl_module.device) / 2**30,
         }
+        peak = data_sheet(pl_module.device) if "16" in str(trainer.precision) else None
+        if peak is not None:
+            figures["throughput/device/mfu"] = per_device * self._flops(pl_module) / peak
         waited = _waited(trainer)
         if waited is not None and self._waited_before is not None:
             figures["throughput/data_wait"] = (waited - self._waited_before) / self._seconds
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=trainer.global_step - 1)
         self._begin(trainer)
+
+    def _flops(self, pl_module: LightningModule) -> float:
+        """Operations for one image of the latest batch; counting them takes a moment."""
+        network = cast(nn.Module, pl_module.model)
+        trained = sum(weights.requires_grad for weights in network.parameters())
+        key = (self._image_size, trained)
+        if key not in self._counted:
+            self._counted[key] = training_flops(network, self._image_size)
+        return self._counted[key]
 
 
 def _waited(trainer: Trainer) -> float | None:

@@ -6,29 +6,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from bagnet.bench.lib.rounds import step_seconds
 from bagnet.model.registry import build_model
+from bagnet.training.utilization import BATCH, count_flops
 
 BF16 = 2  # bytes
 PASSES = 4
 """How often a stored activation crosses the memory bus in a training step: written, read by the
 next layer, and read twice in the backward pass, for the gradients of input and weights."""
-
-DATA_SHEETS = {
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA A100-PCIE-40GB": 312e12,
-    "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA H100 80GB HBM3": 989.4e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H200": 989.4e12,
-}
-"""Operations per second on dense bfloat16 matrices that NVIDIA states, by torch's name of the GPU.
-
-Lightning has such a table too (`get_available_flops`), but it does not know this name of an H200,
-and states the H200's peak for sparse matrices."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +45,8 @@ class Counts:
 
 def count(name: str, width: int, image_size: int) -> Counts:
     """Count a network's work on torch's meta device, which has shapes but no numbers."""
-    batch = 2  # BatchNorm refuses a single value per channel
     with torch.device("meta"):
         model = build_model(name, width=width)
-        images = torch.empty(batch, 3, image_size, image_size)
     written, moved = 0, 0
 
     def note(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -74,16 +58,12 @@ def count(name: str, width: int, image_size: int) -> Counts:
     for module in model.modules():
         if _is_block(module) or isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
             module.register_forward_hook(note)
-    with FlopCounterMode(display=False) as forward:
-        loss = model(images).sum()
-    with FlopCounterMode(display=False) as backward:
-        loss.backward()
-    flops = forward.get_total_flops()
+    forward, training = count_flops(model, torch.Size((3, image_size, image_size)))
     return Counts(
-        forward_flops=flops / batch,
-        training_flops=(flops + backward.get_total_flops()) / batch,
-        activations=written / batch,
-        plain_bytes=BF16 * moved / batch,
+        forward_flops=forward,
+        training_flops=training,
+        activations=written / BATCH,
+        plain_bytes=BF16 * moved / BATCH,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
 
@@ -126,11 +106,6 @@ class Peaks:
 
     flops: float
     bandwidth: float
-
-
-def data_sheet(device: torch.device) -> float | None:
-    """Operations per second in `DATA_SHEETS`; None for a CPU and for a GPU that is not listed."""
-    return DATA_SHEETS.get(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def measure_peaks(device: torch.device) -> Peaks:

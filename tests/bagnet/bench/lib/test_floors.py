@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bagnet.bench.lib.floors import count, data_sheet, measure_peaks
+from bagnet.bench.lib.floors import count, measure_peaks
 from bagnet.model.registry import build_model
 
 
@@ -73,21 +73,6 @@ def test_a_plain_step_moves_what_its_operators_read_and_write():
     expected = 2 * traffic.elements / 2  # bytes in bfloat16, of one of two images
     counted = count("bagnet33", width=64, image_size=224).plain_bytes
     assert counted == pytest.approx(expected, rel=0.03)  # crops are not counted
-
-
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989.4e12),
-        ("NVIDIA H200", 989.4e12),
-        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
-        ("NVIDIA GeForce RTX 9090", None),
-    ],
-)
-def test_data_sheets_are_those_of_whole_known_gpus(name, peak, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    assert data_sheet(torch.device("cuda")) == peak
-    assert data_sheet(torch.device("cpu")) is None
 
 
 def test_a_device_has_peaks():
