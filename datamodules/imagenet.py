@@ -25,6 +25,7 @@ from datamodules.loading.loader import (
     TrainLoader,
     identity_of,
     require_same_order,
+    require_step,
 )
 from datamodules.mixing import clustering_warning
 from datamodules.plan import TrainPlan, rank_batch, ranks_own_streams
@@ -190,8 +191,8 @@ class ImageNetDataModule(LightningDataModule):
 
         Raises:
             ValueError: Data is missing or damaged, training and validation have different classes,
-                the ranks do not divide the batch size, a callback would change it, or the cache is
-                too small.
+                the ranks do not divide the batch size, it is more than there are samples, a
+                callback would change it, or the cache is too small.
         """
         _ = self.val_manifest
         self._warn_of_slow_decoding()
@@ -199,6 +200,7 @@ class ImageNetDataModule(LightningDataModule):
             self._splits.check_classes()
             _, world_size = self._rank_and_world_size
             self.check_world_size(world_size)
+            require_step(self.train_manifest, self.batch_size, self._accumulate)
             if self.trainer is not None:
                 callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
                 if any(isinstance(each, BatchSizeFinder) for each in callbacks):

@@ -21,7 +21,7 @@ from datamodules.audit.writer import FACTS, AuditWriter
 from datamodules.common.batch import Batch
 from datamodules.loading.batches import Batches, Index, ReadBatch
 from datamodules.loading.workers import Workers
-from datamodules.plan import PERMUTATION, EvalPlan, TrainPlan, rank_batch
+from datamodules.plan import PERMUTATION, EvalPlan, TrainPlan, batches_per_epoch, rank_batch
 from datamodules.remote.prefetch import Prefetcher, UpcomingBatches
 from datamodules.shards.manifest import Manifest
 
@@ -92,6 +92,21 @@ def require_same_order(saved: Mapping[str, Any], identity: Mapping[str, Any]) ->
             )
 
 
+def require_step(manifest: Manifest, global_batch: int, accumulate: int) -> None:
+    """Make sure that an epoch has an optimizer step.
+
+    Raises:
+        ValueError: There are fewer samples than one optimizer step takes.
+    """
+    if batches_per_epoch(manifest.num_samples, global_batch, accumulate) == 0:
+        batches = f" ({accumulate} batches of {global_batch})" if accumulate > 1 else ""
+        raise ValueError(
+            f"{manifest.root} has {manifest.num_samples} training samples, but one optimizer step "
+            f"takes {accumulate * global_batch}{batches}: give a batch_size of at most "
+            f"{manifest.num_samples // accumulate}"
+        )
+
+
 class TrainLoader:
     """The training batches of one rank, epoch after epoch.
 
@@ -146,12 +161,7 @@ class TrainLoader:
         }
         self._identity = identity_of(manifest, order)
         self.sampler = EpochSampler(partial(TrainPlan, manifest.counts, **order), rank, world_size)
-        if len(self) == 0:
-            raise ValueError(
-                f"{manifest.root} has {manifest.num_samples} training samples, but one optimizer "
-                f"step takes {accumulate * global_batch} ({accumulate} batches of {global_batch}); "
-                "use a smaller batch size"
-            )
+        require_step(manifest, global_batch, accumulate)
         self._global_batch = global_batch
         self._audit: AuditWriter | None = None
         if audit_dir is not None:

@@ -51,6 +51,14 @@ def test_accumulation_comes_from_the_trainer(root):
     assert len(data.train_dataloader()) == 4
 
 
+def test_a_batch_larger_than_the_data_is_an_error_before_anything_is_read(root):
+    data = simulated(root, rank=0, world_size=1)
+    data.trainer.accumulate_grad_batches = 6
+    message = r"45 training samples.* takes 48 .6 batches of 8.: give a batch_size of at most 7$"
+    with pytest.raises(ValueError, match=message):
+        data.setup("fit")
+
+
 def simulated(root, rank, world_size, **options):
     """The data module of one rank among many."""
     data = datamodule(root, **options)

@@ -37,17 +37,21 @@ def write_results(
     tables: Mapping[str, tuple[Rows, Columns]],
     figures: Mapping[str, Figure],
 ) -> None:
-    """Write tables and figures to OUT/NAME by the stems of their files, and log them to W&B."""
+    """Write tables and figures to OUT/NAME by the stems of their files, and log them to W&B.
+
+    The output says where they are.
+    """
     folder = options.out / name
     for stem, (rows, columns) in tables.items():
         write_table(rows, columns, folder / stem)
     for stem, figure in figures.items():
         save_figure(figure, folder / stem)
+    print(f"results: {folder}")
     if options.wandb:
         try:
             log_to_wandb(name, folder)
         except Exception as error:
-            print(f"W&B has failed ({reason(error)}); the results are in {folder}")
+            print(f"W&B has failed ({reason(error)})")
 
 
 def write_table(rows: Rows, columns: Columns, stem: Path) -> None:
