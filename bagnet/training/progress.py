@@ -32,6 +32,15 @@ class Bar(TQDMProgressBar):
     def __init__(self) -> None:
         super().__init__(refresh_rate=20)
 
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        """Lightning names the epoch and its length where an epoch begins, not where it resumes."""
+        super().on_train_start(trainer)
+        if trainer.fit_loop.restarted_mid_epoch:
+            self.on_train_epoch_start(trainer)
+            bar = self.train_progress_bar
+            bar.initial = bar.n = trainer.fit_loop.batch_idx + 1
+            bar.refresh()
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Loss and top-1 only: the table and W&B have the rest."""
         figures = {

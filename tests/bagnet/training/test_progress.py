@@ -77,3 +77,33 @@ def test_an_evaluation_of_its_own_shows_its_batches(clock, capsys):
 def test_a_terminal_has_a_bar_and_a_log_has_lines(monkeypatch, is_terminal, kind):
     monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
     assert isinstance(progress_bar(), kind)
+
+
+class Notes(Bar):
+    """Notes what the bar shows before each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[tuple[str, float, float]] = []
+
+    def on_train_batch_start(self, *arguments: object) -> None:
+        bar = self.train_progress_bar
+        self.shown.append((bar.desc, bar.n, bar.total))
+
+
+class Saver(Callback):
+    """Saves a checkpoint after the second batch."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(f"{trainer.default_root_dir}/second.ckpt")
+
+
+def test_a_bar_that_resumes_within_an_epoch_names_it_and_counts_on(tmp_path):
+    options = {"max_epochs": 1, "enable_progress_bar": True, "default_root_dir": tmp_path}
+    first, second = Notes(), Notes()
+    quiet_trainer(callbacks=[first, Saver()], **options).fit(classifier(), loader(4, 4, 4))
+    assert first.shown[0] == ("Epoch 0: ", 0, 3)
+    trainer = quiet_trainer(callbacks=[second], **options)
+    trainer.fit(classifier(), loader(4, 4, 4), ckpt_path=tmp_path / "second.ckpt")
+    assert second.shown == [("Epoch 0: ", 2, 3)]
