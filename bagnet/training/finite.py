@@ -49,7 +49,7 @@ class FiniteLoss(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._hosts = HostGroup(trainer)
         on_gpu = trainer.strategy.root_device.type == "cuda"
-        self._answer = torch.zeros(1, dtype=torch.bool, pin_memory=on_gpu)
+        self._answer = torch.zeros((), dtype=torch.bool, pin_memory=on_gpu)
         # Enough for two looks, because an answer can be missing at the first one.
         self._recent = deque[_Trained](maxlen=3 * self.every * trainer.accumulate_grad_batches)
 
@@ -83,7 +83,7 @@ class FiniteLoss(Callback):
     def _was_bad(self) -> bool:
         """Ask the device, and read what it has answered so far, perhaps to an earlier question."""
         self._answer.copy_(self._finite().logical_not().any(), non_blocking=True)
-        return bool(self._answer.numpy()[0])
+        return bool(self._answer.numpy())  # not self._answer, whose value torch would wait for
 
     def _finite(self) -> Tensor:
         return torch.stack([each.loss for each in self._recent]).isfinite()
