@@ -64,7 +64,7 @@ def run(options: ReportOptions) -> None:
     style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     page = PAGE.format(style=style, sizes=_sizes(records), contents=contents, body=body)
     write_text(page, path)
-    print(f"{len(folders)} experiments: {path}")
+    print(f"{len(folders)} experiment{'s' * (len(folders) != 1)}: {path}")
 
 
 def _title(name: str) -> str:

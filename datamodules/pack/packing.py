@@ -105,7 +105,8 @@ def sizes(manifest: Manifest) -> str:
     """Images, shards, bytes and classes, for people."""
     size = int(manifest.shards.bytes.sum())
     factor, unit = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e6 else (1e3, "kB")
+    shards = len(manifest.shards)
     return (
-        f"{manifest.num_samples:,} images, {len(manifest.shards):,} shards, "
+        f"{manifest.num_samples:,} images, {shards:,} shard{'s' * (shards != 1)}, "
         f"{size / factor:.1f} {unit}, {manifest.num_classes:,} classes"
     )

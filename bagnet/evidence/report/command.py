@@ -73,7 +73,8 @@ def run(options: ReportOptions) -> None:
             f"note: {size:.0f} MB may be too much for a browser: give fewer images, or a smaller "
             "--data.resize_size"
         )
-    console.print(f"{len(images):,} images, {size:.1f} MB: {options.out}", markup=False)
+    plural = "s" * (len(images) != 1)
+    console.print(f"{len(images):,} image{plural}, {size:.1f} MB: {options.out}", markup=False)
 
 
 def _title(checkpoint: Path) -> str:

@@ -71,6 +71,12 @@ def test_the_page_says_what_was_measured(command, tmp_path, monkeypatch):
     )
 
 
+def test_it_says_where_the_page_is(tmp_path, capsys):
+    write(tmp_path / "accuracy", "bagnet9")
+    read(tmp_path)
+    assert capsys.readouterr().out == f"1 experiment: {tmp_path / 'report.html'}\n"
+
+
 def test_without_results_it_says_what_to_run(tmp_path, capsys):
     assert main(["report", "--out", str(tmp_path)]) == 2
     assert "has no results to report: run an experiment first" in capsys.readouterr().err

@@ -144,7 +144,7 @@ def test_a_full_disk_is_one_message_and_no_half_file(tree, tmp_path, capsys):
     assert pack(tree, tmp_path) == 0
     assert len(images(tmp_path / "train")) == 30
     out = capsys.readouterr().out
-    assert "train: 30 images, 1 shards" in out
+    assert "train: 30 images, 1 shard," in out
     assert f"python train.py --data.root {tmp_path}" in out
 
 

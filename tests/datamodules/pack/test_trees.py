@@ -37,7 +37,7 @@ def test_the_content_decides_and_what_is_left_out_is_named(tmp_path, capsys):
     os.mkfifo(tree / "train/a/pipe.jpg")
     assert pack("imagefolder", tree, tmp_path / "out") == 0
     said = capsys.readouterr().out
-    assert "train: 4 images, 1 shards" in said
+    assert "train: 4 images, 1 shard," in said
     assert "6 skipped" in said
     for name, reason in {
         "a/notes.txt": NOT_AN_IMAGE,

@@ -218,6 +218,7 @@ def test_unreadable_images_are_named_and_left_out(report, images, tmp_path):
     name = images / "cat/a.png"
     assert f"note: {name} cannot be read as an image (" in written.said
     assert "and is left out" in written.said
+    assert "1 image, 0." in written.said
     written.out.unlink()
     (images / "dog/b.jpg").write_bytes((images / "dog/b.jpg").read_bytes()[:900])
     assert f"no image can be read in {images}" in report().error
