@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bagnet.run import signals
-from bagnet.training import classifier
+from bagnet.training import network_module
 from bagnet.training.classifier import BagNetClassifier
 from bagnet.training.cli import BagNetCLI
 from bagnet.training.flags import expand
@@ -85,6 +85,7 @@ def complete(devices: int, shards: str) -> list[float]:
 
     class Data(ImageNetDataModule):
         num_classes = CLASSES
+        classes = class_names = tuple(str(label) for label in range(CLASSES))
 
         def train_dataloader(self) -> Batches:
             return loader
@@ -101,7 +102,7 @@ def measure(shards: str) -> dict[str, list[float]]:
     """Medians over all rounds of the figures of both."""
     torch.set_num_threads(1)
     devices = int(os.environ.get("WORLD_SIZE", "1"))
-    with mock.patch.object(classifier, "build_model", tiny):
+    with mock.patch.object(network_module, "build_model", tiny):
         rounds = [(bare(devices), complete(devices, shards)) for _ in range(ROUNDS)]
     return {
         name: [statistics.median(figures) for figures in zip(*both, strict=True)]
