@@ -47,12 +47,14 @@ def find_checkpoint(text: str | Path) -> Path:
     if path.is_file():
         return path
     runs = user_path(os.environ.get("BAGNET_RUNS") or "runs")
-    for folder in (path, runs / path):
-        if folder.is_dir():
-            run = Run(folder.resolve().name, folder.resolve().parent)
-            if run.weights.is_file():
-                return folder / run.weights.relative_to(run.folder)
-            raise ValueError(f"{folder} has no checkpoint: give the folder of a run, or a file")
+    # A folder of images may have the name of a run.
+    folders = [folder for folder in (path, runs / path) if folder.is_dir()]
+    for folder in folders:
+        run = Run(folder.resolve().name, folder.resolve().parent)
+        if run.weights.is_file():
+            return folder / run.weights.relative_to(run.folder)
+    if folders:
+        raise ValueError(f"{folders[-1]} has no checkpoint: give the folder of a run, or a file")
     raise ValueError(
         f"there is neither a file {path} nor a run {runs / path}: give the path of a checkpoint, "
         "or the name of a run"

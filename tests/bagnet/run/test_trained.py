@@ -36,6 +36,8 @@ def test_a_run_is_named_by_its_name_its_folder_or_a_file_of_it(runs, monkeypatch
     assert find_checkpoint("large").name == "last.ckpt"
     monkeypatch.chdir(runs.parent)
     assert find_checkpoint("runs/large") == Path("runs/large/checkpoints/last.ckpt")
+    Path("small").mkdir()  # the images that it was trained on
+    assert find_checkpoint("small") == best
 
 
 def test_what_is_neither_a_file_nor_a_run_is_one_message(runs):
