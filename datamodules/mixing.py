@@ -144,7 +144,10 @@ def _table(manifest: Manifest, batch_size: int, streams: int) -> Table:
         TrainPlan, manifest.counts, seed=0, epoch=0, global_batch=batch_size, streams=streams
     )
     if len(plan()) == 0:
-        raise ValueError(f"{manifest.num_samples} samples are less than one batch of {batch_size}")
+        raise ValueError(
+            f"{manifest.num_samples} samples are less than one batch of {batch_size}: give a "
+            f"batch_size of at most {manifest.num_samples}"
+        )
     of_shard = np.repeat(np.arange(shards), manifest.counts)
     labels = np.asarray(manifest.samples["label"])
     gigabytes = float(manifest.shards.bytes.sum()) / 1e9

@@ -103,7 +103,10 @@ def test_the_table_shows_each_window_in_80_columns(tmp_path, capsys, monkeypatch
     ("arguments", "message"),
     [
         ([], "no such folder"),
-        (["--data.batch_size", "9999"], "2000 samples are less than one batch"),
+        (
+            ["--data.batch_size", "9999"],
+            "less than one batch of 9999: give a batch_size of at most 2000",
+        ),
     ],
 )
 def test_a_mistake_is_reported_in_one_line(tmp_path, capsys, arguments, message):
