@@ -108,7 +108,7 @@ def test_resume_auto_equals_the_run_that_was_never_stopped(shards, capsys):
 def test_between_two_epochs_too_a_run_resumes_only_as_what_it_was(shards, capsys):
     assert train(shards, "--name", "a", "--trainer.max_epochs", "1") == 0
     for flags, name in (
-        (["--seed_everything", "3"], "seed 0"),
+        (["--data.window", "3"], "window 2"),
         (["--trainer.accumulate_grad_batches", "2"], "accumulate 1"),
         (["--data.streams", "8"], "streams 64"),
     ):

@@ -38,9 +38,12 @@ def blocking(signals: Iterable[signal.Signals]) -> Iterator[None]:
 
     Ctrl-C and SLURM's signals reach all processes of a group, but only the parent should answer.
     """
-    resource_tracker.ensure_running()  # its start, with the first process, would unblock some
+    signals = list(signals)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
+        # multiprocessing's own process starts with the first one, and unblocks some signals then.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

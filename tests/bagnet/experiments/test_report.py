@@ -74,7 +74,7 @@ def test_the_page_says_what_was_measured(command, tmp_path, monkeypatch):
 def test_it_says_where_the_page_is(tmp_path, capsys):
     write(tmp_path / "accuracy", "bagnet9")
     read(tmp_path)
-    assert capsys.readouterr().out == f"1 experiment: {tmp_path / 'report.html'}\n"
+    assert capsys.readouterr().out.endswith(f"\n1 experiment: {tmp_path / 'report.html'}\n")
 
 
 def test_without_results_it_says_what_to_run(tmp_path, capsys):

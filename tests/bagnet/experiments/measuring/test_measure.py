@@ -164,7 +164,7 @@ def test_weights_that_do_not_fit_are_named_before_anything_is_measured(command, 
     save_network(tmp_path / "five.ckpt", classes=5)
     message = refused(command, "--models", command[1], f"five={tmp_path / 'five.ckpt'}")
     assert "five" in message
-    assert "has 5 classes and the data has 6" in message
+    assert "6 classes here, 5 in " in message
     network = command[2].removeprefix("mine=")
     message = refused(command, "--models", command[1], f"bagnet33={network}")
     assert "does not fit bagnet33" in message
