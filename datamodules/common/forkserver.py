@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
 from datamodules.common.processes import blocking, end_with_parent
@@ -24,7 +24,6 @@ _PARENTS_SIGNALS = {signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2}
 def forkserver_context() -> ForkServerContext:
     """The context that starts workers. Starts the server itself, unless it is running already."""
     forkserver.set_forkserver_preload(_PRELOADED)
-    resource_tracker.ensure_running()  # before signals are blocked, because it unblocks some
     # Ctrl-C and SLURM's signals reach every process of a job. The server inherits this mask and
     # keeps it; so do workers, until `become_worker` listens for the parent's SIGTERM.
     with blocking({*_PARENTS_SIGNALS, signal.SIGTERM}):

@@ -13,7 +13,7 @@ import sys
 from torch import nn
 
 from bagnet.run import signals
-from bagnet.training import classifier
+from bagnet.training import network_module
 from bagnet.training.command import main
 
 
@@ -23,7 +23,7 @@ def quick(name: str, num_classes: int, width: int) -> nn.Module:
 
 
 if __name__ == "__main__":
-    classifier.build_model = quick
+    network_module.build_model = quick
     arrived: list[int] = []
     signal.signal(signal.SIGUSR1, lambda number, frame: arrived.append(number))
     for stop in range(int(sys.argv[1])):
