@@ -17,8 +17,8 @@ import threading
 _RANK_0 = "BAGNET_RANK_0"
 """Environment variable: the process that starts the others on this node."""
 
-_NUMBERS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-"""Environment variables: the number of a process under torchrun, Lightning and srun."""
+_NUMBERS = ("LOCAL_RANK", "SLURM_PROCID")
+"""Environment variables: the number of a process under Lightning and srun."""
 
 _PATIENCE = 10.0
 """Seconds in which a rank may end by itself, with a message of its own."""
@@ -28,6 +28,9 @@ _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 def is_first() -> bool:
     """Whether this is rank 0, by what launchers tell each process; known before Lightning is."""
+    rank = os.environ.get("RANK")  # torchrun's; under srun, its rank 0 can be on any node
+    if rank is not None:
+        return rank == "0"
     return all(os.environ.get(name, "0") == "0" for name in _NUMBERS)
 
 

@@ -50,3 +50,21 @@ def test_a_training_prints_and_logs_in_spite_of_left_over_numbers(
     assert done.stderr.count("is ignored") == 2
     assert "metrics      runs/bagnet9/metrics.csv" in done.stdout
     assert table("bagnet9")[-1]["val/top1"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": "1"}, True),  # torchrun under srun
+        ({"RANK": "2", "LOCAL_RANK": "0", "SLURM_PROCID": "0"}, False),
+        ({"SLURM_PROCID": "1"}, False),
+        ({"LOCAL_RANK": "1"}, False),
+    ],
+)
+def test_one_process_is_the_first_however_it_was_launched(monkeypatch, variables, first):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert ranks.is_first() is first
