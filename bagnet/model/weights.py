@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bagnet.model.card import Card, OtherClasses, card_of, outputs_for, set_card
 from bagnet.model.files import METADATA, Saved, clean, read_saved, some
-from bagnet.model.registry import ORIGINAL_WIDTH, build_model
+from bagnet.model.registry import ORIGINAL_WIDTH, build_model, classifier_of
 from datamodules.common.files import replacing, user_path
 
 
@@ -200,10 +200,9 @@ def dead_layers(model: nn.Module, threshold: float = 1e-6) -> list[str]:
 
 
 def _head(model: nn.Module) -> dict[str, Tensor]:
-    """Weight and bias of the classifier, the last linear layer of every network of the registry."""
-    *_, last = (key for key, layer in model.named_modules() if isinstance(layer, nn.Linear))
-    own = model.state_dict()
-    return {key: own[key] for key in (f"{last}.weight", f"{last}.bias")}
+    """Weight and bias of the classifier, by their names in the network."""
+    own = set(classifier_of(model).parameters())
+    return {key: value.detach() for key, value in model.named_parameters() if value in own}
 
 
 def _for_classes(
