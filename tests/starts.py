@@ -96,9 +96,10 @@ def kill_at(folder: Path, shards: Path, ranks: int, step: int, *more: str) -> No
 def group(leader: int) -> list[int]:
     """The living processes of a process group."""
     members = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    # Not "[0-9]*/stat": glob itself fails where a process ends while it looks.
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended
-            state, _, leader_of_it = stat.read_text().rpartition(")")[2].split()[:3]
+            state, _, leader_of_it = (process / "stat").read_text().rpartition(")")[2].split()[:3]
             if int(leader_of_it) == leader and state != "Z":
-                members.append(int(stat.parent.name))
+                members.append(int(process.name))
     return members
