@@ -6,11 +6,14 @@ wherever a network meets data, always by `outputs_for`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
+
+from bagnet.model.images import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,23 @@ class Card:
         ):
             raise ValueError("what it says of its network makes no sense")
         return cls(name, classes, names, *sides)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How validation prepares an image, in timm's words (`timm.data.create_transform`)."""
+        side, shorter = self.image_size or 224, self.resize_size or 256
+        share = side / shorter
+        if math.floor(side / share) != shorter:  # as timm computes the shorter side
+            share = math.nextafter(share, 0)
+        return {
+            "input_size": (3, side, side),
+            "fixed_input_size": False,
+            "interpolation": "bilinear",
+            "crop_pct": share,
+            "crop_mode": "center",
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+        }
 
     def reordered(self, order: Sequence[int], classes: Sequence[str]) -> Card:
         """The card of the same network with its outputs in another order, for these classes."""

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from bagnet.model.card import Card
+from bagnet.model.config import CONFIG, WEIGHTS, read_config
 from datamodules.common.files import user_path
 
 METADATA = "bagnet"
@@ -49,13 +50,17 @@ def read_saved(path: str | Path, tensors: bool = True) -> Saved:
         ValueError: The file does not exist, is not a file of weights, is incomplete, or contains
             Python objects.
     """
-    content = _read(user_path(path), tensors)
+    file = user_path(path)
+    content = _read(file, tensors)
     settings = content.get("hyper_parameters")
     settings = settings if isinstance(settings, dict) else {}
     card = content.get("card")
     try:
         card = Card.of(card if isinstance(card, dict) else {})
-    except (TypeError, ValueError) as error:
+        config = file.with_name(CONFIG)
+        if file.name == WEIGHTS and config.is_file():
+            card = read_config(config) or card
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy or download it again") from None
     if card.name is None and isinstance(settings.get("name"), str):
         card = replace(card, name=settings["name"])  # of an older version

@@ -1,8 +1,11 @@
-"""The check of the images that public functions take."""
+"""The images that networks take: their mean and standard deviation, and a check."""
 
 from __future__ import annotations
 
 from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, for values in [0, 1]
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def require_images(images: object, channels: int, batched: bool = True) -> None:

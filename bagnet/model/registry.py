@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from bagnet.model.images import IMAGENET_MEAN, IMAGENET_STD
 from bagnet.model.network import BLOCKS_3X3, BagNet
 
 BAGNETS = {f"bagnet{patch}": patch for patch in BLOCKS_3X3}
@@ -16,9 +17,6 @@ TORCHVISION = ("alexnet", "vgg11", "vgg16", "vgg19", "resnet50", "resnet152", "d
 MODELS = (*BAGNETS, *TORCHVISION)
 ORIGINAL_WIDTH = 64
 """Channels of the first convolution in all these networks."""
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, for values in [0, 1]
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def is_model(name: str) -> bool:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
 from bagnet.experiments.measuring.models import ModelFile
-from bagnet.model.registry import IMAGENET_MEAN, IMAGENET_STD
+from bagnet.model.images import IMAGENET_MEAN, IMAGENET_STD
 from bagnet.model.weights import load_model
 from datamodules.common.files import replacing
 

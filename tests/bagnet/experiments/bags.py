@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bagnet.model.network import BagNet
-from bagnet.model.registry import IMAGENET_MEAN, IMAGENET_STD
+from bagnet.model.images import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Linear(nn.Module):

@@ -11,11 +11,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bagnet.model import registry as models
+from bagnet.model.images import IMAGENET_MEAN, IMAGENET_STD
 from bagnet.model.network import BagNet
 from bagnet.model.registry import (
     BAGNETS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     build_model,
     normalize,
 )
