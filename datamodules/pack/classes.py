@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.common.texts import read_lines, read_text, unquoted
+from datamodules.shards.manifest import MANIFEST
+
+_NO_LIST = (
+    "neither a manifest.json, an imagenet_class_index.json, nor a text with a line for each class"
+)
 
 
 class ClassList(NamedTuple):
@@ -19,19 +24,23 @@ class ClassList(NamedTuple):
 
 
 def read_class_list(path: Path) -> ClassList:
-    """Read a list of classes: a `manifest.json`, or a text with a line for each class.
+    """Read a list of classes, as JSON or as a text with a line for each class.
 
-    A line is `id<TAB>name` (a column of numbers before the id is allowed), or a name alone. If no
-    line has a tab and each begins with a word such as `n01440764` or `17`, these are the ids.
+    JSON is Keras's `imagenet_class_index.json`, or the `manifest.json` of packed data, whose folder
+    will do, too. A line is `id<TAB>name` (a column of numbers before the id is allowed), or a name
+    alone. If no line has a tab and each begins with a word such as `n01440764` or `17`, these are
+    the ids.
 
     Raises:
         ValueError: The file is neither, or a class comes twice.
     """
+    if path.is_dir():
+        path = _manifest_in(path)
     if path.suffix == ".json":
         return _read_json(path)
     lines = read_lines(path)
     if not lines:
-        raise ValueError(f"{path} is neither a manifest.json nor a text with a line for each class")
+        raise ValueError(f"{path} is {_NO_LIST}")
     if any("\t" in line for _, line in lines):
         rows = [line.split("\t") if "\t" in line else line.split(maxsplit=1) for _, line in lines]
     elif all(re.match(r"\s*[A-Za-z]*[0-9]+\s+\S", line) for _, line in lines):
@@ -74,15 +83,26 @@ def names_of(classes: Sequence[str], path: Path | None) -> tuple[str, ...]:
     return tuple(names.get(identity, identity) for identity in classes)
 
 
+def _manifest_in(folder: Path) -> Path:
+    """The manifest of a folder with packed data."""
+    paths = [folder / split / MANIFEST for split in ("", "train", "val")]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise ValueError(f"{folder} has no packed data; give its folder, or a list of classes")
+    return path
+
+
 def _read_json(path: Path) -> ClassList:
     try:
-        header = json.loads(read_text(path))
-        ids, names = header["classes"], header["class_names"]
+        facts = json.loads(read_text(path))
+        if "classes" in facts:
+            ids, names = facts["classes"], facts["class_names"]
+        else:  # {"0": ["n01440764", "tench"], ...}
+            ids, names = zip(*(facts[str(label)] for label in range(len(facts))), strict=True)
         if not ids or len(ids) != len(names) or not all(isinstance(n, str) for n in (*ids, *names)):
             raise ValueError("it has no list of names")
+        if len(set(ids)) < len(ids):
+            raise ValueError("it names a class twice")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is neither a manifest.json nor a text with a line for each class "
-            f"({type(error).__name__}: {error})"
-        ) from None
+        raise ValueError(f"{path} is {_NO_LIST} ({type(error).__name__}: {error})") from None
     return ClassList(tuple(ids), tuple(names))

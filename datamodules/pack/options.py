@@ -39,7 +39,8 @@ class PackOptions(CommonOptions):
         resize: Shrink images whose shorter side has more pixels than this; never enlarges.
         quality: JPEG quality, 1 to 95, of images that are not RGB JPEGs or must shrink; or
             `lossless`, which makes them PNGs.
-        class_names: Text file with a line `id<TAB>name` for each class.
+        class_names: List of the classes' names: Keras's imagenet_class_index.json, or a text with a
+            line `id<TAB>name` for each class.
     """
 
     seed: NonNegativeInt = 0
@@ -56,8 +57,8 @@ class ImageFolderOptions(PackOptions):
     Args:
         src: Folder with train/ and val/ (or training/; valid/, validation/, test/), each with a
             folder per class.
-        class_names: Text file with a line `FOLDER<TAB>NAME` for each class; by default
-            SRC/classes.tsv if there is one.
+        class_names: List of the classes' names: imagenet_class_index.json, or a text with a line
+            `FOLDER<TAB>NAME` for each class; by default SRC/classes.tsv if there is one.
     """
 
     src: Path
@@ -85,8 +86,8 @@ class IndexOptions(CommonOptions):
         src: Shards with jpg (or png, webp, ...) and cls members: files, brace lists, globs,
             folders; for `index` also URLs (https, s3, gs, ...) and 'pipe:COMMAND', with brace lists
             too.
-        class_names: Text file with a line `id<TAB>name`, or a name alone, for each class in the
-            order of the labels; or a manifest.json.
+        class_names: List of the classes in the order of the labels: imagenet_class_index.json, a
+            text with a line `id<TAB>name` or a name alone for each class, or a manifest.json.
         split: What the shards are, if their names do not say train or val(idation).
     """
 

@@ -294,11 +294,11 @@ def test_a_bad_option_gets_one_clear_message(report, more, message):
     [
         ("a.txt", "cat\ndog\n", "lists 2 classes, but the network has 3"),
         ("a.txt", "cat\nwolf\nfox\n", "the folder 'dog' is none of the 3 classes"),
-        ("a.txt", "", "neither a manifest.json nor"),
-        ("a.json", "{}", "neither a manifest.json nor"),
-        ("a.json", "[]", "neither a manifest.json nor"),
-        ("a.json", "{", "neither a manifest.json nor"),
-        ("a.json", '{"classes": [1], "class_names": [2]}', "neither a manifest.json nor"),
+        ("a.txt", "", "neither a manifest.json, an"),
+        ("a.json", "{}", "neither a manifest.json, an"),
+        ("a.json", "[]", "neither a manifest.json, an"),
+        ("a.json", "{", "neither a manifest.json, an"),
+        ("a.json", '{"classes": [1], "class_names": [2]}', "neither a manifest.json, an"),
     ],
 )
 def test_a_bad_list_of_classes_gets_one_clear_message(report, tmp_path, name, text, message):
