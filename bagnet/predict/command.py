@@ -18,7 +18,6 @@ from __future__ import annotations
 import copy
 import sys
 from contextlib import closing
-from pathlib import Path
 
 import pyarrow as pa
 import torch
@@ -29,7 +28,7 @@ from bagnet.model.weights import load_model
 from bagnet.predict.images import Seen, batches, find
 from bagnet.predict.options import PredictOptions
 from bagnet.predict.table import predict, write
-from bagnet.run.trained import choose_sizes, find_checkpoint, network_name
+from bagnet.run.trained import choose_sizes, chosen_checkpoint, network_name
 from datamodules.common.progress import progress
 from datamodules.decoding.transforms import EvalTransform
 
@@ -41,7 +40,8 @@ def run(options: PredictOptions) -> None:
         ValueError: An option cannot be followed, or no image can be read.
     """
     console = Console(file=sys.stderr, highlight=False, markup=False, soft_wrap=True)
-    checkpoint, device = _checkpoint(options), _device(options.device)
+    checkpoint = chosen_checkpoint(options.name, options.runs_dir, options.model.weights)
+    device = _device(options.device)
     sizes = choose_sizes(options.data.image_size, options.data.resize_size, [checkpoint])
     transform = EvalTransform(sizes.image_size, sizes.resize_size)
     if options.out.is_dir():
@@ -93,16 +93,6 @@ def _predict(model: nn.Module, images: list[Seen]) -> pa.Table:
             f"the GPU has too little memory for {len(images)} images at once: give a smaller "
             "--batch_size"
         ) from None
-
-
-def _checkpoint(options: PredictOptions) -> Path:
-    """The file of weights that the options name."""
-    weights, name = options.model.weights, options.name
-    if weights is not None and name is None:
-        return find_checkpoint(weights)
-    if name is not None and weights is None:
-        return find_checkpoint(options.runs_dir / name if options.runs_dir else name)
-    raise ValueError("give the network: either --name RUN, or --model.weights FILE")
 
 
 def _device(name: str | None) -> torch.device:

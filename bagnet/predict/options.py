@@ -25,28 +25,37 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions:
-    """Options of `predict`.
+class NetworkOptions:
+    """A trained network: that of a run, or of a file.
 
     Args:
-        images: Images, and folders with images in them or in their folders.
         name: Name of a run, whose best weights are used.
         runs_dir: Folder of all runs; by default $BAGNET_RUNS, or else runs.
-        out: The table; the same in Parquet is beside it.
-        batch_size: Images at once.
-        device: Where the network runs, such as cpu or cuda:1; by default the GPU, if there is one.
         data: What the network sees of an image.
         model: The network.
     """
 
-    images: list[Path]
     name: str | None = None
     runs_dir: Path | None = None
+    data: DataOptions = field(default_factory=DataOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(NetworkOptions):
+    """Options of `predict`.
+
+    Args:
+        images: Images, and folders with images in them or in their folders.
+        out: The table; the same in Parquet is beside it.
+        batch_size: Images at once.
+        device: Where the network runs, such as cpu or cuda:1; by default the GPU, if there is one.
+    """
+
+    images: list[Path]
     out: Path = Path("predictions.csv")
     batch_size: PositiveInt = 32
     device: str | None = None
-    data: DataOptions = field(default_factory=DataOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
 
 
 COMMAND = Command("bagnet.predict.command", PredictOptions, ("images",))

@@ -61,6 +61,24 @@ def find_checkpoint(text: str | Path) -> Path:
     )
 
 
+def chosen_checkpoint(name: str | None, runs_dir: Path | None, weights: str | Path | None) -> Path:
+    """The checkpoint of a run, or else a file of weights.
+
+    Args:
+        name: Name of the run (`--name`).
+        runs_dir: Folder of all runs; None for the default.
+        weights: The file, see `find_checkpoint` (`--model.weights`).
+
+    Raises:
+        ValueError: Both are given or none, or as in `find_checkpoint`.
+    """
+    if weights is not None and name is None:
+        return find_checkpoint(weights)
+    if name is not None and weights is None:
+        return find_checkpoint(runs_dir / name if runs_dir else name)
+    raise ValueError("give the network: either --name RUN, or --model.weights FILE")
+
+
 def network_name(checkpoint: Path, name: str | None) -> str:
     """The name of a checkpoint's network: the given one, or else the one that the file says.
 
