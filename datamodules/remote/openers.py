@@ -7,7 +7,6 @@ import select
 import shutil
 import subprocess
 from contextlib import suppress
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
     import aiohttp
 
 _RANGE = 8 << 20  # bytes per request if a file is read by ranges: 14 for a shard of 110 MB
-_COMMANDS = ("pipe", "ais", "hf", "htgs", "sftp", "scp", "ftps")  # run by webdataset
+_COMMANDS = ("pipe", "ais", "htgs", "sftp", "scp", "ftps")  # run by webdataset
+_STREAMS = ("http", "https", "hf")  # a whole file is one request to these, and not one per range
 
 
 def check_opener(location: str) -> None:
@@ -30,15 +30,13 @@ def check_opener(location: str) -> None:
     """
     scheme = scheme_of(location)
     remedy, program = "", "ais" if scheme == "ais" else "curl"
-    if scheme == "hf":
-        remedy = "" if find_spec("huggingface_hub") else "pip install huggingface_hub"
-    elif scheme in _COMMANDS and scheme != "pipe":
+    if scheme in _COMMANDS and scheme != "pipe":
         remedy = "" if shutil.which(program) else f"install the program {program}"
     elif scheme not in ("", *_COMMANDS):
         try:
             fsspec.get_filesystem_class(scheme)
-        except ImportError as error:
-            remedy = str(error)  # such as "Install s3fs to access S3"
+        except ImportError as error:  # such as "Install s3fs to access S3"
+            remedy = "pip install huggingface_hub" if scheme == "hf" else str(error)
         except ValueError:
             known = ", ".join(sorted({*fsspec.available_protocols(), *_COMMANDS}))
             remedy = f"webdataset and fsspec open {known}"
@@ -55,7 +53,8 @@ def open_at(location: str, offset: int, size: int | None, timeout: float) -> tup
         location: A path, a URL, or `pipe:` and a shell command.
         offset: Where to begin, in bytes.
         size: Bytes of the whole file, if known, which saves a request.
-        timeout: Seconds to wait for the next byte over HTTP and from commands.
+        timeout: Seconds to wait for the next byte over HTTP and from commands. Other storage has
+            settings of its own, such as HF_HUB_DOWNLOAD_TIMEOUT.
     """
     scheme = scheme_of(location)
     if scheme in _COMMANDS:
@@ -65,7 +64,7 @@ def open_at(location: str, offset: int, size: int | None, timeout: float) -> tup
         return file, file.seek(offset)
     http = scheme in ("http", "https")
     file_system, path = fsspec.core.url_to_fs(location, **_http_options(timeout) if http else {})
-    if http and not offset:
+    if scheme in _STREAMS and not offset:
         # One request, whether or not the server supports ranges, and never more than a few 100 KiB
         # in memory. A stream does not use the size, so any will do to save the request for it.
         return file_system.open(path, block_size=0, size=size or 1), 0

@@ -173,8 +173,11 @@ def _is_failure(error: Exception) -> bool:
 
 def _explain(error: Exception, timeout: float) -> tuple[str, bool]:
     """What happened, without the error's own text, and whether another attempt may help."""
-    # aiohttp has `status`, gcsfs `code`.
+    # aiohttp has `status`, gcsfs `code`, and huggingface_hub an answer with its code.
     status = error.status if hasattr(error, "status") else getattr(error, "code", None)
+    status = getattr(getattr(error, "response", None), "status_code", status)
+    if status == 404:
+        return "no such file", False
     if isinstance(status, int):
         return f"HTTP {status}", status >= 500 or status in (408, 429)
     if isinstance(error, subprocess.CalledProcessError):

@@ -217,7 +217,6 @@ def test_schemes_that_nothing_opens_are_named_with_the_remedy(location, remedy, 
 
     if not location.startswith("foo"):  # whether or not the plugin is installed here
         monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
-        monkeypatch.setattr(openers, "find_spec", lambda _: None)
         monkeypatch.setattr(openers.shutil, "which", lambda _: None)
     with pytest.raises(ValueError, match=remedy) as raised:
         read_source(location, QUICK)
