@@ -69,9 +69,10 @@ class IlsvrcOptions(PackOptions):
     """Options of `ilsvrc`.
 
     Args:
-        src: Folder of the downloaded archives.
-        val_labels: Text file with the validation labels, used instead of the devkit: a wnid per
-            line in the order of the file names, or `NAME WNID` per line.
+        src: Folder of the downloaded archives, or of Kaggle's unzipped files.
+        val_labels: Text file with the validation labels, used instead of the devkit or of
+            LOC_val_solution.csv: a wnid per line in the order of the file names, or `NAME WNID` per
+            line.
     """
 
     src: Path

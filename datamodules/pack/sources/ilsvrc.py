@@ -1,9 +1,13 @@
-"""Packs the ILSVRC2012 archives as downloaded, without unpacking them.
+"""Packs ILSVRC2012 as downloaded: its archives, without unpacking them, or Kaggle's folders.
 
 examples:
   # downloads/ has ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and the
   # devkit with the validation labels, ILSVRC2012_devkit_t12.tar.gz
   python -m datamodules.pack ilsvrc downloads/ packed/
+
+  # Kaggle's imagenet-object-localization-challenge.zip, unzipped: it has
+  # ILSVRC/, LOC_val_solution.csv and LOC_synset_mapping.txt
+  python -m datamodules.pack ilsvrc kaggle/ packed/
 
   # the validation labels from a text file instead
   python -m datamodules.pack ilsvrc downloads/ packed/ --val_labels val.txt
@@ -29,11 +33,12 @@ import numpy as np
 
 from datamodules.common.folders import natural_key
 from datamodules.common.pool import Pool, WorkerKilled, advance
-from datamodules.common.texts import read_lines, unquoted
 from datamodules.decoding.folders import SUFFIXES
 from datamodules.pack.classes import names_of
 from datamodules.pack.options import IlsvrcOptions
 from datamodules.pack.packing import pack
+from datamodules.pack.sources import kaggle
+from datamodules.pack.sources.kaggle import in_order, read_val_labels
 from datamodules.pack.sources.listing import (
     Listing,
     Problem,
@@ -66,9 +71,14 @@ def _list_ilsvrc(
 ) -> list[Listing]:
     """List the archives; a class's label is its place among the sorted wnids."""
     root, val_labels = options.src, options.val_labels
+    if (root / kaggle.IMAGES).is_dir():
+        return kaggle.list_splits(root, options.class_names, val_labels)
     train, val, devkit_path = root / TRAIN, root / VAL, root / DEVKIT
     if not train.is_file() and not val.is_file():
-        raise ValueError(f"{root} has neither {TRAIN} nor {VAL}; SRC is the folder of downloads")
+        raise ValueError(
+            f"{root} has neither {TRAIN} nor {VAL} nor Kaggle's {kaggle.IMAGES}/; SRC is the "
+            "folder of downloads"
+        )
     has_devkit = devkit_path.is_file()
     names, val_wnids = _read_devkit(devkit_path) if has_devkit else ({}, ())
 
@@ -96,9 +106,9 @@ def _list_ilsvrc(
             )
         files, left_out = _val_images(val)
         labels = (
-            _read_val_labels(val_labels, files)
+            read_val_labels(val_labels, files)
             if val_labels is not None
-            else _in_order(files, val_wnids, devkit_path)
+            else in_order(files, val_wnids, devkit_path)
         )
         classes = classes or tuple(sorted(set(labels.values())))
         if unknown := sorted(set(labels.values()) - set(classes)):
@@ -211,26 +221,3 @@ def _named(found: Iterable[tarfile.TarInfo]) -> Iterator[tuple[str, tarfile.TarI
 
 def _encoded(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
-
-
-def _in_order(
-    files: dict[str, tarfile.TarInfo], wnids: tuple[str, ...], labels: Path
-) -> dict[str, str]:
-    if len(wnids) != len(files):
-        raise ValueError(f"{labels} has {len(wnids):,} labels for {len(files):,} images of {VAL}")
-    return dict(zip(files, wnids, strict=True))
-
-
-def _read_val_labels(path: Path, files: dict[str, tarfile.TarInfo]) -> dict[str, str]:
-    """Read a wnid per line, in the order of the file names, or `NAME WNID` per line."""
-    lines = [
-        [unquoted(field) for field in re.split(r"[\s,]+", line.strip())]
-        for _, line in read_lines(path)
-    ]
-    if all(len(line) == 1 for line in lines):
-        return _in_order(files, tuple(line[0] for line in lines), path)
-    named = {PurePosixPath(line[0]).stem: line[1] for line in lines if len(line) > 1}
-    labels = {name: named.get(PurePosixPath(name).stem, "") for name in files}
-    if missing := [name for name, wnid in labels.items() if not wnid]:
-        raise ValueError(f"{path} has no label for {len(missing):,} images such as {missing[0]}")
-    return labels

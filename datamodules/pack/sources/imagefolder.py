@@ -16,7 +16,7 @@ command resumes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -60,31 +60,75 @@ def list_splits(root: Path, class_names: Path | None = None) -> list[Listing]:
     classes: tuple[str, ...] = ()
     listings = []
     for split, folder in _split_folders(root).items():
-        own, stray = _class_folders(folder)
+        own, stray = class_folders(folder)
         classes = classes or own
         if extra := sorted(set(own) - set(classes)):
             raise ValueError(
                 f"{folder} has {len(extra)} classes that train lacks, such as {extra[0]!r}; "
                 "the class folders must have the same names in both"
             )
-        # Threads, because listing a network disk is mostly waiting.
-        with ThreadPoolExecutor(16) as threads:
-            found = list(threads.map(image_files, (folder / name for name in own)))
-            _check(found)
-            labels = map(classes.index, own)
-            parts = list(threads.map(partial(_rows, folder), found, labels))
-        left_out = [*stray, *chain(*(files.left_out for files in found))]
-        listings.append(
-            Listing(
-                split,
-                Source(folder),
-                tabulate(parts),
-                classes,
-                names_of(classes, class_names),
-                left_out=tuple((os.path.relpath(path, folder), why) for path, why in left_out),
-            )
-        )
+        known = classes, names_of(classes, class_names)
+        labels = {name: classes.index(name) for name in own}
+        listings.append(list_classes(split, folder, labels, known, stray))
     return listings
+
+
+def class_folders(folder: Path) -> tuple[tuple[str, ...], list[Problem]]:
+    """The names of the class folders in a folder, and what else there is.
+
+    Raises:
+        ValueError: There are none.
+    """
+    entries = visible_entries(folder)
+    names = tuple(entry.name for entry in entries if entry.is_dir())
+    if not names:
+        remedy = "put the images into a folder per class"
+        if folder.parent.name == "CLS-LOC":
+            remedy = f"pack ilsvrc {folder.absolute().parents[3]} reads Kaggle's folders"
+        raise ValueError(f"{folder} has no class folders; {remedy}")
+    return names, [
+        (entry.path, LEADS_NOWHERE if leads_nowhere(entry) else "not in a class folder")
+        for entry in entries
+        if not entry.is_dir()
+    ]
+
+
+def list_classes(
+    split: str,
+    folder: Path,
+    labels: Mapping[str, int],
+    classes: tuple[tuple[str, ...], tuple[str, ...]],
+    stray: Iterable[Problem] = (),
+) -> Listing:
+    """List the images of class folders.
+
+    Args:
+        split: What they are.
+        folder: The folder above.
+        labels: The label of each class folder, by its name.
+        classes: Ids and names of the classes, by label.
+        stray: What else is in the folder.
+
+    Raises:
+        ValueError: A class has no images, or two classes have the same folder.
+    """
+    # Threads, because listing a network disk is mostly waiting.
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(image_files, (folder / name for name in labels)))
+        _check(found)
+        parts = list(threads.map(partial(_rows_of_class, folder), found, labels.values()))
+    return Listing(
+        split,
+        Source(folder),
+        tabulate(parts),
+        *classes,
+        left_out=relative(folder, [*stray, *chain(*(files.left_out for files in found))]),
+    )
+
+
+def relative(folder: Path, problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """The same files, named by their paths below a folder."""
+    return tuple((os.path.relpath(path, folder), why) for path, why in problems)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -107,19 +151,6 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return dict(sorted(folders.items()))
 
 
-def _class_folders(folder: Path) -> tuple[tuple[str, ...], list[Problem]]:
-    """The names of the class folders, and what else there is."""
-    entries = visible_entries(folder)
-    names = tuple(entry.name for entry in entries if entry.is_dir())
-    if not names:
-        raise ValueError(f"{folder} has no class folders; put the images into a folder per class")
-    return names, [
-        (entry.path, LEADS_NOWHERE if leads_nowhere(entry) else "not in a class folder")
-        for entry in entries
-        if not entry.is_dir()
-    ]
-
-
 def _check(found: Iterable[ImageFiles]) -> None:
     """Raise a ValueError if a class has no images, or two classes have the same folder."""
     owners: dict[Identity, str] = {}
@@ -137,9 +168,14 @@ def _check(found: Iterable[ImageFiles]) -> None:
             owners[identity] = path
 
 
-def _rows(folder: Path, files: ImageFiles, label: int) -> np.ndarray:
+def _rows_of_class(folder: Path, files: ImageFiles, label: int) -> np.ndarray:
+    return rows_of_files(folder, dict.fromkeys(files.images, label))
+
+
+def rows_of_files(folder: Path, labels: Mapping[str, int]) -> np.ndarray:
+    """Make a table, see `to_rows`, of image files below a folder, by path with their labels."""
     rows = []
-    for path in files.images:
+    for path, label in labels.items():
         try:
             status = os.stat(path)
             size, mtime = status.st_size, status.st_mtime_ns
