@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class EMA(WeightAveraging):
@@ -26,7 +29,17 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+        average = get_ema_multi_avg_fn(decay)
+
+        def update(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
+            """Whole numbers, such as counts and the metrics' constants, stay what they are."""
+            if averages[0].is_floating_point():
+                average(averages, values, count)
+            else:
+                for old, new in zip(averages, values, strict=True):
+                    old.copy_(new)
+
+        super().__init__(multi_avg_fn=update)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         pl_module.to(trainer.strategy.root_device)  # where the copy is made, too

@@ -79,6 +79,19 @@ def test_the_average_is_validated_and_saved_and_the_training_continues_from_the_
     torch.testing.assert_close(floats(load_model(run.last).state_dict()), expected[-1])
 
 
+def test_the_metrics_of_a_validation_are_not_averaged(run):
+    """Their constants are buffers, and the largest one would not survive."""
+    found = []
+
+    class Figures(Callback):
+        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            found.append(float(trainer.callback_metrics["val/top1"]))
+
+    fit(run, 60.0, EMA(0.999), Figures(), limit_val_batches=3)
+    assert len(found) == 2
+    assert all(round(12 * top1, 9) in range(13) for top1 in found), found  # of twelve images
+
+
 def test_a_resumed_run_averages_to_the_same_bits(run):
     options = {"limit_val_batches": 1, "accumulate_grad_batches": 2}
     whole = Run("whole")
