@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLESPERPIXEL, ImageFileDirectory_v2
 
 from datamodules.decoding.region import Region, decode_region
 
@@ -43,18 +45,23 @@ def image_size(data: bytes) -> tuple[int, int]:
     except ValueError:
         with opened(data) as image:
             width, height = image.size
-    _check_size(width, height)
+    check_pixels(width, height)
     return width, height
 
 
-def _check_size(width: int, height: int) -> None:
+def check_pixels(width: int, height: int) -> None:
+    """Raise an `UnreadableImage` if there are more than `MAX_PIXELS`."""
     if width * height > MAX_PIXELS:
         raise UnreadableImage(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
 
 
 @contextmanager
-def opened(data: bytes) -> Iterator[Image.Image]:
+def opened(data: bytes, any_size: bool = False) -> Iterator[Image.Image]:
     """Open an image file with PIL, whose errors on damaged bytes become one.
+
+    Args:
+        data: The file.
+        any_size: Open JPEGs of any size; the caller must call `check_pixels`.
 
     Raises:
         UnreadableImage: It has more than `MAX_PIXELS`, or PIL raised an error, here or in the
@@ -63,8 +70,9 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(_pixels_only(data)), formats=FORMATS) as image:
-                _check_size(*image.size)
+            with _open(data, any_size) as image:
+                if not any_size:
+                    check_pixels(*image.size)
                 yield image
     except (MemoryError, UnreadableImage):
         raise
@@ -72,7 +80,27 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # PIL's plugins raise any exception
         reason = str(error).split(" <_io.")[0] or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = _channels(data) or reason
         raise UnreadableImage(f"not a readable image ({reason})") from error
+
+
+def _open(data: bytes, any_size: bool) -> Image.Image:
+    if any_size and data.startswith(b"\xff\xd8\xff"):  # `Image.open` would refuse a large one
+        return JpegImageFile(io.BytesIO(data))
+    return Image.open(io.BytesIO(_pixels_only(data)), formats=FORMATS)
+
+
+def _channels(data: bytes) -> str:
+    """What a TIFF holds that PIL does not open, such as five channels; empty for other files."""
+    with suppress(Exception):
+        file = io.BytesIO(data)
+        tags = ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        count, bits = tags.get(SAMPLESPERPIXEL, 1), tags.get(BITSPERSAMPLE, (1,))
+        return f"a TIFF of {count} channel{'s' * (count != 1)} of {bits[0]} bits"
+    return ""
 
 
 def _pixels_only(data: bytes) -> bytes:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from PIL import Image
 
-from datamodules.decoding.images import UnreadableImage, opened, to_rgb
+from datamodules.decoding.images import UnreadableImage, check_pixels, opened, to_rgb
 
 Quality = int | Literal["lossless"]
 """Quality of a JPEG, 1 to 95; or a PNG instead, which loses nothing."""
@@ -30,14 +30,17 @@ def to_rgb_jpeg(data: bytes, resize: int | None = None, quality: Quality = 90) -
 
     Raises:
         UnreadableImage: The format is unknown, the file is cut short or damaged, or the image has
-            more pixels than PIL's limit, or sides that a JPEG cannot have.
+            more than `MAX_PIXELS`, or sides that a JPEG cannot have. A JPEG that must shrink may
+            have more, unless it is progressive.
     """
     kept = {"JPEG", "MPO"}  # MPO is a JPEG with more pictures behind it, as phones make them
     if quality == "lossless":
         kept.add("PNG")
-    with opened(data) as image:
+    with opened(data, any_size=True) as image:
         side = min(image.size)
         limit = side if resize is None else min(side, resize)
+        width, height = (max(limit, round(each * (limit / side))) for each in image.size)
+        _check_pixels(image, (width, height))
         if image.format in kept and image.mode == "RGB" and limit == side:
             # At an eighth of the size libjpeg still reads every coefficient, in half the time:
             # enough to know that the image is whole.
@@ -46,7 +49,6 @@ def to_rgb_jpeg(data: bytes, resize: int | None = None, quality: Quality = 90) -
             return data
         picture = to_rgb(image)
         if limit < side:
-            width, height = (max(limit, round(each * (limit / side))) for each in picture.size)
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
         encoded = io.BytesIO()
         if quality == "lossless":
@@ -60,3 +62,22 @@ def to_rgb_jpeg(data: bytes, resize: int | None = None, quality: Quality = 90) -
         else:
             picture.save(encoded, "JPEG", quality=quality)
     return encoded.getvalue()
+
+
+def _check_pixels(image: Image.Image, size: tuple[int, int]) -> None:
+    """Let a large JPEG that will have this size be decoded at 1/2, 1/4 or 1/8, in bounded memory.
+
+    Raises:
+        UnreadableImage: Even so there would be too many pixels. A progressive JPEG is in memory as
+            a whole, whatever is made of it.
+    """
+    scales = image.format == "JPEG" and "progressive" not in image.info
+    try:
+        check_pixels(*image.size)
+    except UnreadableImage as error:
+        if not scales:
+            raise
+        if size == image.size:
+            raise UnreadableImage(f"{error}; --resize makes it smaller") from None
+        image.draft(image.mode, size)
+        check_pixels(*image.size)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from datamodules.decoding.images import UnreadableImage, image_size, pixels
 from datamodules.decoding.region import Region
 from datamodules.pack.images import to_rgb_jpeg
+from tests.datamodules.pack.builders import REPOSITORY
 
 
 def photo(width=48, height=32):
@@ -151,10 +155,53 @@ def test_what_is_no_image_is_unreadable():
 
 
 def test_too_many_pixels_are_unreadable_before_they_are_decoded(monkeypatch):
-    data = encode(photo(64, 64))
     monkeypatch.setattr("datamodules.decoding.images.MAX_PIXELS", 4095)
-    with pytest.raises(UnreadableImage, match="64 x 64 pixels, more than 4,095"):
-        to_rgb_jpeg(data)
+    with pytest.raises(UnreadableImage, match="more than 4,095; --resize makes it smaller"):
+        to_rgb_jpeg(encode(photo(64, 64)))
+    for data in (encode(photo(64, 64), "PNG"), encode(photo(64, 64), progressive=True)):
+        with pytest.raises(UnreadableImage, match="64 x 64 pixels, more than 4,095$"):
+            to_rgb_jpeg(data, resize=8)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # PIL raises above twice that
     with pytest.raises(UnreadableImage, match="more than 4,095 pixels"):
-        to_rgb_jpeg(data)
+        to_rgb_jpeg(encode(photo(64, 64), "PNG"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(("width", "height", "resize"), [(640, 480, 60), (643, 487, 61)])
+def test_a_jpeg_above_the_limit_shrinks_to_what_it_would_be_below(
+    monkeypatch, mode, width, height, resize
+):
+    data = encode(photo(width, height).convert(mode))
+    below = to_rgb_jpeg(data, resize, "lossless")
+    monkeypatch.setattr("datamodules.decoding.images.MAX_PIXELS", 80_000)
+    above = to_rgb_jpeg(data, resize, "lossless")
+    assert decode(above, "PNG").shape == decode(below, "PNG").shape
+    assert np.abs(decode(above, "PNG") - decode(below, "PNG")).mean() < 2
+    with pytest.raises(UnreadableImage, match="more than 80,000"):
+        to_rgb_jpeg(data, resize=height - 1)
+
+
+def test_a_side_that_scaling_alone_gives_is_not_taken_for_the_original(monkeypatch):
+    data = encode(photo(640, 480))
+    monkeypatch.setattr("datamodules.decoding.images.MAX_PIXELS", 80_000)
+    assert decode(to_rgb_jpeg(data, resize=60)).shape == (60, 80, 3)
+
+
+@pytest.mark.slow
+def test_a_huge_jpeg_is_packed_in_bounded_memory(tmp_path):
+    """Two hundred million pixels, twice what PIL warns of, and more than it opens."""
+    Image.new("RGB", (16_000, 12_500), (200, 90, 30)).save(tmp_path / "huge.jpg")
+    code = f"""
+        import resource
+        from datamodules.pack.images import to_rgb_jpeg
+        data = open({str(tmp_path / "huge.jpg")!r}, "rb").read()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        open({str(tmp_path / "small.jpg")!r}, "wb").write(to_rgb_jpeg(data, 256))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 100_000  # KiB; all pixels would take 586,000
+    small = decode((tmp_path / "small.jpg").read_bytes())
+    assert small.shape == (256, 328, 3)
+    assert np.abs(small - (200, 90, 30)).max() < 6
