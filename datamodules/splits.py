@@ -9,7 +9,7 @@ import numpy as np
 from datamodules.common.files import user_path
 from datamodules.remote.cache import ShardCache
 from datamodules.remote.dataset import load_remote
-from datamodules.remote.urls import is_remote, local_path
+from datamodules.remote.urls import is_remote, local_path, redacted
 from datamodules.shards.manifest import Manifest
 
 
@@ -64,6 +64,11 @@ class Splits:
             )
 
     def _load(self, split: str) -> Manifest:
+        if self.root.endswith((".tar", ".tar.gz", ".tgz")):
+            raise ValueError(
+                f"{redacted(self.root)} is a shard, and the root of data is a folder or URL with "
+                "packed ones; make it with `python -m datamodules.pack wds SHARDS FOLDER`"
+            )
         if is_remote(self.root):
             return load_remote(f"{self.root}/{split}", self._cache)
         root = Path(self.root)

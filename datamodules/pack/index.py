@@ -33,7 +33,12 @@ from datamodules.pack.packing import (
     tell_next_step,
 )
 from datamodules.pack.sources.listing import Problem, printable
-from datamodules.pack.sources.locations import local_copy, path_in, shards_by_split
+from datamodules.pack.sources.locations import (
+    is_compressed,
+    local_copy,
+    path_in,
+    shards_by_split,
+)
 from datamodules.pack.sources.scan import Scan, key_and_suffix, scan
 from datamodules.pack.sources.wds import decide_classes
 from datamodules.remote.urls import is_remote, redacted
@@ -47,6 +52,11 @@ def run(options: IndexOptions) -> None:
     shards = shards_by_split(options.src, options.split)
     for split, locations in shards.items():
         _check_folder(options.out / split, locations)
+        if packed := next(filter(is_compressed, locations), None):
+            raise ValueError(
+                f"{redacted(packed)} is compressed, so single images cannot be read from it; "
+                "decompress it (gunzip), or use `python -m datamodules.pack wds`"
+            )
     known = classes_of_other_split(options.out, shards)
     parts: dict[str, list[_Part]] = {}
     seconds = {}

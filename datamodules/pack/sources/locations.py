@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import glob
+import gzip
+import hashlib
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,13 +19,16 @@ from urllib.parse import urlsplit
 import braceexpand
 
 from datamodules.common.errors import DISK_FULL
-from datamodules.common.files import user_path
+from datamodules.common.files import replacing, user_path
 from datamodules.common.folders import files_below, natural_key
 from datamodules.common.pool import advance
 from datamodules.remote.sources import open_source, with_retries
 from datamodules.remote.urls import is_remote, local_path, redacted
 
 # By their names, in lower case, of folders and of shards.
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+"""How the names of shards end."""
+
 SPLITS = {"train": {"train", "training"}, "val": {"val", "valid", "validation"}}
 
 
@@ -30,7 +36,7 @@ def shards_by_split(patterns: Sequence[str], split: str | None = None) -> dict[s
     """Find shards and divide them into `train` and `val`: paths become absolute, and unique.
 
     Args:
-        patterns: Files, brace lists, globs, or folders with `.tar` files; also URLs and commands
+        patterns: Files, brace lists, globs, or folders with shards; also URLs and commands
             (`pipe:...`), which may have brace lists.
         split: What all of them are, for shards whose names do not say it.
 
@@ -86,6 +92,39 @@ def _download(location: str, file: IO[bytes]) -> None:
     file.flush()
 
 
+def is_compressed(location: str) -> bool:
+    """Whether a shard is compressed, so that no image can be read from its middle."""
+    return path_in(location).name.endswith(SUFFIXES[1:])
+
+
+def decompressed(path: Path, folder: Path) -> Path:
+    """Where `decompress` puts a shard, so that no two have the same place."""
+    mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    return folder / mark / f"{path.name.removesuffix('.tgz').removesuffix('.tar.gz')}.tar"
+
+
+def decompress(path: Path, copy: Path) -> None:
+    """Decompress a shard, unless that is done; the copy has the time of the shard.
+
+    Raises:
+        ValueError: It is not a complete gzip file.
+    """
+    time = path.stat().st_mtime_ns
+    if copy.exists() and copy.stat().st_mtime_ns == time:
+        return
+    with replacing(copy) as temporary:
+        try:
+            with gzip.open(path) as source, open(temporary, "wb") as target:
+                while block := source.read(1 << 20):
+                    target.write(block)
+                    advance(0)  # raises if the worker must stop
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(
+                f"{path} is not a complete gzip file ({error}); download it again"
+            ) from None
+        os.utime(temporary, ns=(time, time))
+
+
 def _expand(patterns: Sequence[str]) -> list[str]:
     locations: list[str] = []
     for pattern in patterns:
@@ -95,7 +134,7 @@ def _expand(patterns: Sequence[str]) -> list[str]:
         path = str(user_path(local_path(pattern)))
         if os.path.isdir(path):
             files = (entry.path for entry in files_below(path).entries)
-            matches = sorted((file for file in files if file.endswith(".tar")), key=natural_key)
+            matches = sorted((file for file in files if file.endswith(SUFFIXES)), key=natural_key)
         else:
             matches = [
                 match

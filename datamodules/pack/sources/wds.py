@@ -10,12 +10,16 @@ examples:
   python -m datamodules.pack wds 'in1k-train-{0000..1023}.tar' packed/
 
 Makes packed/train and packed/val. After an interruption, the same command
-resumes. To train from the shards where they are, see index.
+resumes. Shards may be compressed (.tar.gz, .tgz), and need room for a
+decompressed copy in packed/ until all are packed. To train from the shards
+where they are, see index.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,16 +27,25 @@ from typing import Any
 from datamodules.common.pool import Pool
 from datamodules.pack.classes import ClassList, read_class_list
 from datamodules.pack.options import WdsOptions
-from datamodules.pack.packing import classes_of_other_split, pack
+from datamodules.pack.packing import classes_of_other_split, console, pack
 from datamodules.pack.sources.listing import Listing, Source, tabulate
-from datamodules.pack.sources.locations import shards_by_split
+from datamodules.pack.sources.locations import (
+    decompress,
+    decompressed,
+    is_compressed,
+    shards_by_split,
+)
 from datamodules.pack.sources.scan import IMAGES, Scan, scan
 from datamodules.remote.urls import is_remote, redacted
+
+COPIES = ".decompressed"
+"""The folder in OUT with copies of shards that are compressed, until everything is packed."""
 
 
 def run(options: WdsOptions) -> None:
     """Run the command."""
     pack(options, [Path(source) for source in options.src], partial(_list_wds, options))
+    shutil.rmtree(options.out / COPIES, ignore_errors=True)
 
 
 def _list_wds(options: WdsOptions, pool: Pool, progress: Callable[[int], Any]) -> list[Listing]:
@@ -43,17 +56,20 @@ def _list_wds(options: WdsOptions, pool: Pool, progress: Callable[[int], Any]) -
                 f"{redacted(location)} is remote, and only local shards can be packed; "
                 "download it, or use `python -m datamodules.pack index`, which packs nothing"
             )
-    archives = {split: tuple(map(Path, locations)) for split, locations in shards.items()}
-    scans = {
-        split: pool.run(_scan_archive, list(enumerate(paths)), progress)
-        for split, paths in archives.items()
+    if count := sum(is_compressed(location) for part in shards.values() for location in part):
+        copies = options.out / COPIES
+        console.print(f"{count:,} shards are decompressed to {copies} until they are packed")
+    tasks = {
+        split: [_Archive.of(options.out, *each) for each in enumerate(locations)]
+        for split, locations in shards.items()
     }
+    scans = {split: pool.run(_scan_archive, part, progress) for split, part in tasks.items()}
     known = classes_of_other_split(options.out, shards)
     classes, names = decide_classes(scans, options.class_names, known)
     return [
         Listing(
             split,
-            Source(Path(), archives[split]),
+            Source(Path(), tuple(archive.plain for archive in tasks[split])),
             tabulate(scan.rows for scan in part),
             classes,
             names,
@@ -106,9 +122,28 @@ def decide_classes(
     return classes, names
 
 
-def _scan_archive(task: tuple[int, Path]) -> Scan:
-    archive, path = task
-    return scan(path, path.name, archive)
+@dataclass(frozen=True)
+class _Archive:
+    """A shard: its number, its path, and that of the tar that images are read from."""
+
+    number: int
+    path: Path
+    plain: Path
+
+    @classmethod
+    def of(cls, out: Path, number: int, location: str) -> _Archive:
+        path = Path(location)
+        copy = decompressed(path, out / COPIES)
+        return cls(number, path, copy if is_compressed(location) else path)
+
+
+def _scan_archive(archive: _Archive) -> Scan:
+    if archive.plain != archive.path:
+        decompress(archive.path, archive.plain)
+    try:
+        return scan(archive.plain, archive.path.name, archive.number)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(archive.plain), str(archive.path))) from None
 
 
 def _classes_from_json(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+from unittest.mock import Mock
+
 import pytest
 import webdataset as wds
 
+from datamodules.imagenet import ImageNetDataModule
+from datamodules.pack import options
+from datamodules.pack.sources import wds as wds_source
 from datamodules.shards.manifest import Manifest
 from tests.datamodules.pack.builders import cut, image, images, pack, refused
 
@@ -55,6 +61,64 @@ def test_brace_lists_globs_and_one_split_after_the_other(shards, tmp_path, monke
     assert len(images(out / "train")) == 9
     assert pack("wds", f"{shards}/*validation*", out, "--split", "val") == 0
     assert Manifest.load(out / "val").classes == Manifest.load(out / "train").classes
+
+
+@pytest.fixture
+def compressed(shards):
+    """The same shards as .tar.gz and .tgz."""
+    for number, path in enumerate(sorted(shards.glob("*.tar"))):
+        copy = path.with_suffix(".tgz" if number % 2 else ".tar.gz")
+        copy.write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    return shards
+
+
+def test_compressed_shards_are_packed_like_plain_ones(shards, tmp_path, capsys, request):
+    assert pack("wds", shards, tmp_path / "plain") == 0
+    folder = request.getfixturevalue("compressed")
+    out = tmp_path / "out"
+    assert pack("wds", folder, out, workers=2) == 0
+    assert "5 shards are decompressed to" in capsys.readouterr().out
+    for split in ("train", "val"):
+        assert images(out / split) == images(tmp_path / "plain" / split)
+    assert sorted(path.name for path in out.iterdir()) == ["train", "val"]
+    assert pack("wds", folder, out) == 0  # from other copies, which is no other input
+    assert "was packed already" in capsys.readouterr().out
+
+
+def test_after_an_interruption_no_shard_is_decompressed_again(compressed, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr("datamodules.pack.job.Job.check", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        wds_source.run(options.WdsOptions(src=[str(compressed)], out=out, workers=1))
+    copies = list((out / ".decompressed").rglob("*.tar"))
+    assert len(copies) == 5
+    before = {path: path.stat().st_ino for path in copies}
+    for number, path in enumerate(sorted(compressed.iterdir())):
+        wds_source._scan_archive(wds_source._Archive.of(out, number, str(path)))
+    assert {path: path.stat().st_ino for path in copies} == before
+
+
+def test_damaged_compressed_shards_are_one_line(compressed, tmp_path, capsys):
+    first = sorted(compressed.iterdir())[0]
+    whole = first.read_bytes()
+    for data, message in {
+        whole[:-20]: "is not a complete gzip file",
+        b"<html>": "is not a complete gzip file",
+        gzip.compress(gzip.decompress(whole)[:700]): "is not a complete, uncompressed tar",
+    }.items():
+        first.write_bytes(data)
+        error = refused(capsys, "wds", compressed, tmp_path / "out")
+        assert message in error
+        assert str(first) in error
+
+
+def test_what_needs_plain_shards_says_how_to_convert(compressed, tmp_path, capsys):
+    error = refused(capsys, "index", compressed, tmp_path / "out")
+    assert "decompress it (gunzip), or use `python -m datamodules.pack wds`" in error
+    for root in (str(next(compressed.iterdir())), "https://host/a.tar.gz"):
+        with pytest.raises(ValueError, match=r"is a shard.* `python -m datamodules.pack wds"):
+            _ = ImageNetDataModule(root, workers=0).val_manifest
 
 
 def test_labels_without_ids_are_numbers_or_come_from_a_list(tmp_path):
