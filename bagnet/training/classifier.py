@@ -12,6 +12,7 @@ from torch import Tensor
 from bagnet.model.network import BagNet
 from bagnet.run.agreement import share_buffers
 from bagnet.training.averaging import EMA
+from bagnet.training.batchnorm import PreciseBatchNorm
 from bagnet.training.forward import CompileMode
 from bagnet.training.freezing import Freezing
 from bagnet.training.labels import explained
@@ -35,6 +36,7 @@ RANGES = {
     "cutmix": (0,),
     "sparsity": (0,),
     "ema": (0, 1),
+    "precise_bn": (0,),
     "freeze": (-1,),
     "batch_size": (1,),
 }
@@ -77,6 +79,8 @@ class BagNetClassifier(LossModule):
             is added to the loss; 0 switches it off.
         ema: How much of a moving average of the weights each step keeps, such as 0.999, about 1,000
             steps. Validations and `state_dict` have the average then. 0 switches it off.
+        precise_bn: Number of training batches from which BatchNorm's statistics are computed anew
+            before each validation; 0 leaves them as they are.
         activation_checkpointing: Whether to save memory by computing a BagNet's blocks twice.
         test_flip: Whether validation averages the logits of an image and of its mirror image.
         seed: Seed for what is drawn in a step; train.py takes it from seed_everything.
@@ -128,6 +132,7 @@ class BagNetClassifier(LossModule):
         balanced: bool = False,
         sparsity: float = 0.0,
         ema: float = 0.0,
+        precise_bn: int = 0,
         activation_checkpointing: bool = False,
         test_flip: bool = False,
         seed: int = 0,
@@ -152,8 +157,9 @@ class BagNetClassifier(LossModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The parts of the recipe that are callbacks."""
-        ema, freeze = self.hparams["ema"], self.hparams["freeze"]
+        ema, precise_bn, freeze = (self.hparams[key] for key in ("ema", "precise_bn", "freeze"))
         callbacks: list[Callback] = [EMA(ema)] if ema else []
+        callbacks += [PreciseBatchNorm(precise_bn)] if precise_bn else []
         return callbacks + [Freezing(freeze if freeze > 0 else math.inf)] * bool(freeze)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

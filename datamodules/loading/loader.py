@@ -49,7 +49,11 @@ class EpochSampler(Sampler[Index]):
         return len(self.plan)
 
     def __iter__(self) -> Iterator[Index]:
-        for step in range(self.step, len(self)):
+        yield from self.indices(range(self.step, len(self)))
+
+    def indices(self, steps: range) -> Iterator[Index]:
+        """What this rank reads in some steps of the current epoch."""
+        for step in steps:
             yield self.epoch, self.plan.batch(step, self._rank, self._world_size)
 
     def upcoming(self) -> UpcomingBatches:
@@ -169,7 +173,8 @@ class TrainLoader:
             facts = {name: identity[name] for name in FACTS}
             self._audit = AuditWriter(audit_dir, session, rank, world_size, facts)
         self._batches = batches
-        self._workers = Workers(batches, self.sampler, workers, pin_memory)
+        self._read_with = partial(Workers, batches, workers=workers, pin_memory=pin_memory)
+        self._workers = self._read_with(self.sampler)
         self.waited = 0.0
 
     def __len__(self) -> int:
@@ -191,6 +196,16 @@ class TrainLoader:
                 sampler.step += 1
                 advance()
                 yield batch
+
+    def first(self, batches: int) -> Iterator[Batch]:
+        """Read the first batches of the current epoch again; the training stays where it is."""
+        steps = range(min(batches, len(self)))
+        workers = self._read_with(list(self.sampler.indices(steps)))
+        try:
+            for batch, _ in workers:
+                yield batch
+        finally:
+            workers.close()
 
     def _timed(self) -> Iterator[ReadBatch]:
         batches = iter(self._workers)

@@ -9,11 +9,13 @@ import pytest
 import torch
 import yaml
 from pytorch_lightning import Trainer
+from torchvision.transforms import v2
 
 from bagnet.training.classifier import BagNetClassifier
 from bagnet.training.command import main as train
 from bagnet.training.throughput import Throughput
 from datamodules.audit.__main__ import main as audit
+from tests.bagnet.training.test_batchnorm import require_precise
 from tests.starts import end, kill_at, start
 
 RECIPE = {
@@ -29,6 +31,7 @@ RECIPE = {
         "mixup": 0.2,
         "cutmix": 1.0,
         "ema": 0.9,
+        "precise_bn": 2,
         "backbone_rate": 0.5,
         "freeze": 1,
         "test_flip": True,
@@ -124,3 +127,6 @@ def test_killed_on_two_ranks_a_run_ends_with_the_same_bits(flags, shards, tmp_pa
         for name in ("whole", "parts")
     )
     require_same(one, other)
+    last = tmp_path / "whole/runs/x/checkpoints/last.ckpt"
+    augment = [v2.RandAugment(magnitude=6), v2.RandomErasing()]
+    require_precise(last, shards, epoch=2, ranks=2, augment=augment)
