@@ -34,7 +34,7 @@ class Scan:
 
     rows: np.ndarray  # table of its images, as `to_rows` makes it
     problems: tuple[Problem, ...]  # samples that are left out
-    about: dict[int, tuple[str, str]]  # the class's (id, name) in the json of a sample, by label
+    about: dict[int, tuple[str, str]]  # the class's (id, name), as a sample has it, by label
 
 
 def scan(path: Path, name: str, archive: int = 0) -> Scan:
@@ -74,9 +74,11 @@ def scan(path: Path, name: str, archive: int = 0) -> Scan:
             except ValueError as error:
                 problems.append((f"{name}: {printable(key)}", printable(str(error))))
                 continue
-            if "json" in fields and label not in about:
-                with suppress(ValueError, RecursionError):  # only names are lost
-                    about[label] = _class_in(json.loads(read(fields["json"])))
+            if label not in about:
+                about[label] = _wnid_in(key), ""
+                if "json" in fields:
+                    with suppress(ValueError, RecursionError):  # only names are lost
+                        about[label] = _class_in(json.loads(read(fields["json"])), key)
             encoded = image.name.encode("utf-8", "surrogateescape")
             rows.append((archive, image.offset_data, image.size, mtime, label, encoded))
     return Scan(to_rows(rows), tuple(problems), about)
@@ -100,13 +102,17 @@ def _grouped(path: Path) -> Iterator[tuple[str, dict[str, TarInfo]]]:
         yield key, fields
 
 
-def _class_in(facts: Any) -> tuple[str, str]:
-    """Id and name of the class in a sample's json; empty if it does not have them."""
+def _class_in(facts: Any, key: str) -> tuple[str, str]:
+    """Id and name of the class in a sample's json; empty if they are not known."""
     if not isinstance(facts, dict):
-        return "", ""
+        return _wnid_in(key), ""
     identity, name = (
         next((str(facts[f]) for f in group if f in facts), "") for group in (ID_FIELDS, NAME_FIELDS)
     )
-    # ImageNet's file names begin with the class.
-    match = re.match(r"(?:.*/)?(n\d{8})[_/]", str(facts.get("filename", "")))
-    return identity or (match[1] if match else ""), name
+    return identity or _wnid_in(str(facts.get("filename", ""))) or _wnid_in(key), name
+
+
+def _wnid_in(name: str) -> str:
+    """The class that the name of one of ImageNet's training images begins with; else empty."""
+    match = re.match(r"(?:.*/)?(n\d{8})[_/]", name)
+    return match[1] if match else ""

@@ -111,9 +111,14 @@ def decide_classes(
             f"the shards have the label {highest} but there are {count} classes "
             f"in {class_names or 'the split that is packed already'}"
         )
-    own, own_names = _classes_from_json(count, about)
+    own, own_names = _classes_from_samples(count, about)
     classes = listed.ids or tuple(known) or own
     names = listed.names if class_names else own_names if classes == own else classes
+    if classes == tuple(map(str, range(count))):
+        console.print(
+            f"note: the samples do not name their classes, so the ids are 0 to {count - 1}; "
+            "--class_names imagenet_class_index.json (or another list) names them"
+        )
     if len(names) != len(classes):
         raise ValueError(
             f"{class_names} names {len(names)} classes, and the split that is packed already has "
@@ -146,7 +151,7 @@ def _scan_archive(archive: _Archive) -> Scan:
         raise ValueError(str(error).replace(str(archive.plain), str(archive.path))) from None
 
 
-def _classes_from_json(
+def _classes_from_samples(
     count: int, about: dict[int, set[tuple[str, str]]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Ids and names if every label has exactly one id, all different; otherwise the numbers."""

@@ -121,23 +121,45 @@ def test_what_needs_plain_shards_says_how_to_convert(compressed, tmp_path, capsy
             _ = ImageNetDataModule(root, workers=0).val_manifest
 
 
-def test_labels_without_ids_are_numbers_or_come_from_a_list(tmp_path):
+def test_labels_without_ids_are_numbers_or_come_from_a_list(tmp_path, capsys):
     source = tmp_path / "foreign-0.tar"
     write_wds(source, [sample(n, n) for n in (0, 2)])
     assert pack("wds", source, tmp_path / "a", "--split", "train") == 0
     assert Manifest.load(tmp_path / "a/train").classes == ("0", "1", "2")
+    assert (
+        "do not name their classes, so the ids are 0 to 2; --class_names" in capsys.readouterr().out
+    )
     (tmp_path / "names.tsv").write_text("n9\tnine\nn7\tseven\nn8\teight\nn6\tsix\n")
     words = ("--split", "train", "--class_names", tmp_path / "names.tsv")
     assert pack("wds", source, tmp_path / "b", *words) == 0
     manifest = Manifest.load(tmp_path / "b/train")
     assert manifest.classes == ("n9", "n7", "n8", "n6")
     assert manifest.class_names == ("nine", "seven", "eight", "six")
+    assert "do not name" not in capsys.readouterr().out
     (tmp_path / "names.txt").write_text("tench, Tinca tinca\ngoldfish, Carassius\ncock\n")
     words = ("--split", "train", "--class_names", tmp_path / "names.txt")
     assert pack("wds", source, tmp_path / "c", *words) == 0
     manifest = Manifest.load(tmp_path / "c/train")
     assert manifest.classes == ("0", "1", "2")
     assert manifest.class_names == ("tench, Tinca tinca", "goldfish, Carassius", "cock")
+
+
+@pytest.mark.parametrize("key", ["n0000000{}_{}", "train/n0000000{}/{}"])
+def test_wnids_come_from_the_names_of_imagenets_images(tmp_path, capsys, key):
+    source = tmp_path / "train-0.tar"
+    write_wds(source, [sample(key.format(7 - n % 3, n), n % 3) for n in range(6)])
+    assert pack("wds", source, tmp_path / "out") == 0
+    assert Manifest.load(tmp_path / "out/train").classes == ("n00000007", "n00000006", "n00000005")
+    assert "do not name" not in capsys.readouterr().out
+
+
+def test_names_that_contradict_the_labels_are_not_believed(tmp_path, capsys):
+    for number in range(2):
+        samples = [sample(f"n0000000{n}_{n}", (n + number) % 3) for n in range(3)]
+        write_wds(tmp_path / f"train-{number}.tar", samples)
+    assert pack("wds", tmp_path, tmp_path / "out") == 0
+    assert Manifest.load(tmp_path / "out/train").classes == ("0", "1", "2")
+    assert "do not name" in capsys.readouterr().out
 
 
 def test_the_same_key_in_two_shards_is_two_samples(tmp_path):
