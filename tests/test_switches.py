@@ -69,7 +69,7 @@ REFUSED = {
     "strategy": {"fsdp": "choose auto, ddp"},
     "devices": {"0": "devices", "many": "devices"},
     "num_nodes": {"0": "num_nodes is 0", "2": "srun or torchrun"},
-    "logger": {"TensorBoardLogger --trainer.logger.save_dir tb": "tensorboard"},
+    "logger": {"MLFlowLogger": "pip install -U 'mlflow", "TensorBoardLogger": "save_dir"},
     "callbacks": {
         "StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.1": "learning rate is a function",
         "LearningRateFinder": "docs/library.md",

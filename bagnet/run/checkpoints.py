@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers import WandbLogger
 
 from bagnet.run import signals
 from bagnet.run.agreement import HostGroup
@@ -96,7 +97,8 @@ class LastCheckpoint(Checkpoint):
         if trainer.is_global_zero and self._writes:
             start = self.lease.acquire()
             for logger in trainer.loggers:
-                logger.log_hyperparams({"start": start})
+                if isinstance(logger, WandbLogger):  # others may take each parameter only once
+                    logger.log_hyperparams({"start": start})
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         signals.listen()  # Lightning has replaced the handler of SIGTERM by one that broadcasts
@@ -254,6 +256,6 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             if isinstance(logger, ResumableWandbLogger):
                 logger.drop_from(self._saved_step)
-            logger.finalize("interrupted")
+                logger.finalize("interrupted")
         checkpoint = self.run.last if self._writes and self.run.last.exists() else None
         raise signals.Stopped(signals.received() or signal.SIGTERM, checkpoint)

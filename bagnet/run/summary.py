@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -74,6 +75,10 @@ class Summary(Callback):
                 averaged = " (the average of the weights)" if pl_module.hparams.get("ema") else ""
                 print(f"{name:12} {path}{averaged * (name == 'checkpoints')}")
         self._print_places_in_wandb(trainer)
+        for logger in trainer.loggers:
+            folder = getattr(logger, "log_dir", None)
+            if folder and Path(folder).is_dir():
+                print(f"{type(logger).__name__.removesuffix('Logger'):12} {folder}")
 
     def _print_best(self, trainer: Trainer) -> None:
         """The epoch of `best.ckpt`, in any start of the run."""

@@ -8,6 +8,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run.agreement import SameEverywhere
@@ -154,6 +155,8 @@ class BagNetCLI(LightningCLI):
                 self.resumed_from = None
             else:
                 self.resumed_from = run.checkpoint_to_resume(resume)
+        else:
+            trainer["logger"] = False  # the run's may need packages that only its machine has
 
     def instantiate_classes(self) -> None:
         model = self.config[self.command.arguments[0]]["model"]
@@ -165,10 +168,11 @@ class BagNetCLI(LightningCLI):
             model["weights"] = weights  # for config.yaml
         except ValueError as error:
             # jsonargparse says why a callback or a logger cannot be made, in many lines.
-            reason = re.search(r"Problem with given class_path '([^']*)':\s*(.*)", str(error))
-            if reason is None:
+            name = re.search(r"class_path='?([^',]+)|class_path '([^']+)'", str(error))
+            cause = re.search(r"(?:class_path '.*?':|\nErrors:\n *-)\s*(.*)", str(error))
+            if name is None or cause is None:
                 raise
-            raise ValueError(f"{reason[1]}: {reason[2]}") from error
+            raise ValueError(f"{name[1] or name[2]}: {cause[1]}") from error
         if self.model.notice and self.model.has_fresh_classifier and not self.fitting:
             raise ValueError(
                 f"{self.model.notice}, and there is nothing to evaluate; give the data that it was "
@@ -183,21 +187,21 @@ class BagNetCLI(LightningCLI):
         trace = self.command.run.trace if self.fitting and not config["fast_dev_run"] else None
         return super().instantiate_trainer(
             **chosen,
-            logger=self._loggers(config["logger"]),
+            logger=self._loggers(config["logger"]) if self.fitting else False,
             profiler=profiler_of(config["profiler"], trace),
             callbacks=self._callbacks(config),
         )
 
-    def _loggers(self, chosen: Any) -> Any:
-        """Our table and W&B; loggers of the user's choice, or `false`, replace W&B."""
-        if not self.fitting:
-            return False
+    def _loggers(self, chosen: Any) -> list[Logger]:
+        """Our table, W&B unless `chosen` is `false`, and the user's, which may have W&B's too."""
         run, resuming = self.command.run, self.command.resume is not None
         table = CSVTable(run.metrics, self.lease)
-        if chosen is None or chosen is True:
+        loggers: list[Logger] = [] if chosen is True else _as_list(chosen)
+        if chosen is not False and not any(isinstance(logger, WandbLogger) for logger in loggers):
             artifacts = self.settings["wandb_artifacts"]
-            return [table, ResumableWandbLogger(run, resuming, table, self.lease, artifacts)]
-        return [table, *_as_list(chosen)]
+            wandb = ResumableWandbLogger(run, resuming, table, self.lease, artifacts)
+            loggers = [wandb, *loggers]
+        return [table, *loggers]
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
         every = trainer["log_every_n_steps"] or 50  # Lightning's own default

@@ -16,7 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bagnet.run import ranks, signals
-from bagnet.training.flags import CommandLine, expand, program, short_help, wants_short_help
+from bagnet.training.flags import (
+    CommandLine,
+    expand,
+    is_trial,
+    program,
+    short_help,
+    wants_short_help,
+)
 from datamodules.common.errors import REMEDIES, explain, reader_left
 from datamodules.common.forkserver import forkserver_context
 
@@ -100,7 +107,10 @@ def _stopped(stop: signals.Stopped, words: list[str]) -> int:
         return 0
     text = f"\nstopped by {stop.signal.name}"
     if words[:1] not in (["validate"], ["test"]):
-        resume = [] if "--resume" in words else ["--resume", "auto"]
+        command = expand(words)
+        resume = [] if command.resume == "auto" else ["--resume", "auto"]
+        if is_trial():
+            resume += ["--name", command.run.name]
         text += ", saved; " if stop.checkpoint else ", nothing to save yet; "
         text += f"resume with: {program()} {shlex.join([*words, *resume])}"
     print(text, flush=True)

@@ -21,7 +21,7 @@ LONGEST = 24
 class ConfusionLogger(Callback):
     """Draws which classes are taken for which in the validation images.
 
-    W&B shows the pictures as `val/confusion`; the latest is also `confusion.png` in the run's
+    Loggers show the pictures as `val/confusion`; the latest is also `confusion.png` in the run's
     folder. Nothing is drawn for more classes than `FEW_CLASSES`.
 
     Args:

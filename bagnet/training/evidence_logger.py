@@ -19,9 +19,9 @@ from bagnet.training.publish import publish
 class EvidenceLogger(Callback):
     """Draws the first validation images with the evidence for the class that the network predicts.
 
-    W&B shows the pictures as `val/evidence`; the latest is also `evidence.png` in the run's folder.
-    Each epoch costs rank 0 one forward pass over these images and about two seconds of drawing.
-    Nothing is drawn for networks that are not BagNets.
+    Loggers show the pictures as `val/evidence`; the latest is also `evidence.png` in the run's
+    folder. Each epoch costs rank 0 one forward pass over these images and about two seconds of
+    drawing. Nothing is drawn for networks that are not BagNets.
 
     Args:
         run: The run whose folder gets the picture.

@@ -31,9 +31,11 @@ what to train
   --data.root SHARDS   packed images: python -m datamodules.pack --help
   --config FILE        settings, see configs/*.yaml; flags win over them
   --resume auto|FILE   continue from the run's last checkpoint, if any, or FILE
+                       (Lightning's --ckpt_path is the same)
 where it is kept
   --name NAME          name of the run, for its folder and in W&B
-                       (default: the name of the config, or of the network)
+                       (default: the name of the config, or of the network;
+                       in a W&B sweep, the trial's id)
   --runs_dir DIR       folder of all runs (default: $BAGNET_RUNS, or else runs)
 what to run on
   --gpus N             GPUs of each node; 0 is the CPU
@@ -90,7 +92,7 @@ def expand(arguments: list[str]) -> CommandLine:
     parser.add_argument("--compile", nargs="?", const="true")
     parser.add_argument("--name")
     parser.add_argument("--runs_dir", default=os.environ.get("BAGNET_RUNS") or "runs")
-    parser.add_argument("--resume")
+    parser.add_argument("--resume", "--ckpt_path")
     parser.add_argument("-c", "--config", action="append", default=[])
     try:
         flags, rest = parser.parse_known_args(rest)
@@ -100,6 +102,8 @@ def expand(arguments: list[str]) -> CommandLine:
     evaluating = subcommand in ("validate", "test")
     configs, spelled, wholly = list(flags.config), [], []
     name = flags.name or (Path(configs[-1]).stem if configs else f"bagnet{flags.patch or 33}")
+    if flags.name is None and is_trial():
+        name = os.environ["WANDB_RUN_ID"]
     run = Run(name, user_path(flags.runs_dir))
     if flags.patch is not None:
         if flags.patch not in PATCHES:
@@ -126,7 +130,9 @@ def expand(arguments: list[str]) -> CommandLine:
         configs.insert(0, str(run.config))
         # A part of the validation may have been enough while it trained.
         wholly = ["--trainer.limit_val_batches", "null", "--trainer.limit_test_batches", "null"]
-        spelled += ["--model.weights", str(run.weights)]
+        spelled += ["--model.weights", flags.resume or str(run.weights)]
+    elif evaluating and flags.resume is not None:
+        spelled += ["--model.weights", flags.resume]
     elif evaluating and not any(
         word.startswith(("--model.weights", "-h", "--help")) for word in rest
     ):
@@ -137,6 +143,11 @@ def expand(arguments: list[str]) -> CommandLine:
     words = [word for config in configs for word in ("--config", config)]
     words[2:2] = wholly
     return CommandLine([subcommand or "fit", *words, *spelled, *rest], run, flags.resume)
+
+
+def is_trial() -> bool:
+    """Whether a sweep's agent of W&B has started this training; it sets these variables."""
+    return bool(os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"))
 
 
 def _subcommand(arguments: list[str]) -> tuple[str | None, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -39,25 +40,25 @@ def test_defaults_are_for_batch_jobs():
     assert (ours.init_timeout, ours.finish_timeout) == (30, 60)
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "setting", "meaning"),
-    [
-        ("WANDB_PROJECT", "mine", "project", "mine"),
-        ("WANDB_ENTITY", "team", "entity", "team"),
-        ("WANDB_NAME", "A good name", "run_name", "A good name"),
-        ("WANDB_RUN_ID", "chosen", "run_id", "chosen"),
-        ("WANDB_RUN_GROUP", "sweep-7", "run_group", "sweep-7"),
-        ("WANDB_JOB_TYPE", "train", "run_job_type", "train"),
-        ("WANDB_NOTES", "Why?", "run_notes", "Why?"),
-        ("WANDB_TAGS", "a,b", "run_tags", ("a", "b")),
-        ("WANDB_RESUME", "must", "resume", "must"),
-        ("WANDB_SILENT", "false", "silent", False),
-        ("WANDB_CONSOLE", "wrap", "console", "wrap"),
-        ("WANDB_INIT_TIMEOUT", "5", "init_timeout", 5),
-        ("WANDB_FINISH_TIMEOUT", "5", "finish_timeout", 5),
-        ("WANDB_SWEEP_ID", "abc", "sweep_id", "abc"),
-    ],
-)
+VARIABLES = [
+    ("WANDB_PROJECT", "mine", "project", "mine"),
+    ("WANDB_ENTITY", "team", "entity", "team"),
+    ("WANDB_NAME", "A good name", "run_name", "A good name"),
+    ("WANDB_RUN_ID", "chosen", "run_id", "chosen"),
+    ("WANDB_RUN_GROUP", "sweep-7", "run_group", "sweep-7"),
+    ("WANDB_JOB_TYPE", "train", "run_job_type", "train"),
+    ("WANDB_NOTES", "Why?", "run_notes", "Why?"),
+    ("WANDB_TAGS", "a,b", "run_tags", ("a", "b")),
+    ("WANDB_RESUME", "must", "resume", "must"),
+    ("WANDB_SILENT", "false", "silent", False),
+    ("WANDB_CONSOLE", "wrap", "console", "wrap"),
+    ("WANDB_INIT_TIMEOUT", "5", "init_timeout", 5),
+    ("WANDB_FINISH_TIMEOUT", "5", "finish_timeout", 5),
+    ("WANDB_SWEEP_ID", "abc", "sweep_id", "abc"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "setting", "meaning"), VARIABLES)
 def test_a_variable_comes_before_our_default(monkeypatch, variable, value, setting, meaning):
     monkeypatch.setenv(variable, value)
     assert getattr(settings(), setting) == meaning
@@ -140,12 +141,41 @@ def test_an_offline_run_is_where_and_what_the_variables_say(folder, monkeypatch)
         "WANDB_NAME": "A good name",
         "WANDB_RUN_ID": "chosen",
         "WANDB_SWEEP_ID": "abc",
+        "WANDB_PROJECT": "patches",
+        "WANDB_ENTITY": "team",
+        "WANDB_RUN_GROUP": "rates",
+        "WANDB_JOB_TYPE": "train",
+        "WANDB_TAGS": "a,b",
+        "WANDB_NOTES": "Why?",
     }.items():
         monkeypatch.setenv(name, value)
     run = Run("mine")
     use(run)
     (file,) = folder.glob("elsewhere/wandb/offline-run-*/run-chosen.wandb")
     runs = [record.run for record in records(file) if record.HasField("run")]
-    assert (runs[0].run_id, runs[0].display_name) == ("chosen", "A good name")
+    first = runs[0]
+    assert (first.run_id, first.display_name, first.sweep_id) == ("chosen", "A good name", "abc")
+    assert (first.project, first.entity, first.run_group) == ("patches", "team", "rates")
+    assert (first.job_type, [*first.tags], first.notes) == ("train", ["a", "b"], "Why?")
     assert run.wandb_id(resuming=True) == "chosen"
     assert run.wandb_step() == 1
+
+
+def test_the_page_names_the_variables_that_are_tested():
+    page = (Path(__file__).parents[3] / "docs" / "wandb.md").read_text()
+    table = page.partition("| variable |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`(WANDB_\w+)`", table))
+    assert named == {variable for variable, *_ in VARIABLES if variable != "WANDB_SWEEP_ID"} | {
+        "WANDB_MODE",
+        "WANDB_DIR",
+    }
+
+
+def test_a_resumed_run_keeps_an_id_that_was_chosen_before(monkeypatch):
+    run = Run("mine")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_RUN_ID", "chosen")
+    use(run)
+    wandb.teardown()
+    monkeypatch.delenv("WANDB_RUN_ID")
+    assert logger_of(run, resuming=True).experiment.id == "chosen"

@@ -54,10 +54,29 @@ def test_the_folder_of_runs_may_have_a_tilde(monkeypatch):
     assert expand(["--runs_dir=~/runs"]).run.runs_dir == Path("/home/me/runs")
 
 
+def test_lightnings_name_of_resume_is_taken_too(tmp_path, monkeypatch):
+    assert expand(["--ckpt_path", "last.ckpt"]).resume == "last.ckpt"
+    command = expand(["validate", "--patch", "9", "--ckpt_path=last.ckpt"])
+    assert command.arguments[-2:] == ["--model.weights", "last.ckpt"]
+    monkeypatch.chdir(tmp_path)
+    Path("runs/mine").mkdir(parents=True)
+    Path("runs/mine/config.yaml").touch()
+    command = expand(["validate", "--name", "mine", "--ckpt_path", "last.ckpt"])
+    assert command.arguments[-2:] == ["--model.weights", "last.ckpt"]
+
+
+def test_a_trial_of_a_sweep_is_named_after_its_id(monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "5x1trial")
+    assert expand(["--config", "fast.yaml"]).run.name == "fast"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    assert expand(["--config", "fast.yaml"]).run.name == "5x1trial"
+    assert expand(["--config", "fast.yaml", "--name", "mine"]).run.name == "mine"
+
+
 def test_torchrun_passes_every_short_flag_on():
     """Its parser reads them too, and refuses what could abbreviate two of its own."""
     flags = ["--name", "x", "--runs_dir", "y", "--patch", "9", "--gpus", "0", "--nodes", "1"]
-    flags += ["--compile", "--resume", "auto", "--config", "z.yaml"]
+    flags += ["--compile", "--resume", "auto", "--config", "z.yaml", "--ckpt_path", "a"]
     assert get_args_parser().parse_args(["train.py", *flags]).training_script_args == flags
 
 
