@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
+from jsonargparse.typing import (
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveInt,
+    restricted_number_type,
+)
 
 from datamodules.common.processes import available_cpus
 
@@ -62,6 +67,32 @@ class ImageFolderOptions(PackOptions):
     """
 
     src: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsvOptions(PackOptions):
+    """Options of `csv`.
+
+    Args:
+        src: Tables with a first line that names the columns, separated by commas, semicolons or
+            tabs.
+        images: Folder that paths are relative to, instead of the table's.
+        path: Column of the images' paths.
+        label: Column of the classes.
+        split: Column that says train, val or test; without one, the names of the tables do.
+        group: Column of what must not be in both splits, such as patients.
+        val_share: Share of the groups (of the images, without --group) for validation, chosen by
+            --seed; instead of --split.
+        class_names: List of the classes' names: a text with a line `LABEL<TAB>NAME` for each class.
+    """
+
+    src: list[Path]
+    images: Path | None = None
+    path: str = "path"
+    label: str = "label"
+    split: str = "split"
+    group: str | None = None
+    val_share: OpenUnitInterval | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

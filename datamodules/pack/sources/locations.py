@@ -45,7 +45,7 @@ def shards_by_split(patterns: Sequence[str], split: str | None = None) -> dict[s
     """
     by_split: dict[str, list[str]] = {}
     for location in _expand(patterns):
-        by_split.setdefault(split or _split_of(location), []).append(location)
+        by_split.setdefault(split or split_of(location), []).append(location)
     return dict(sorted(by_split.items()))
 
 
@@ -153,7 +153,7 @@ def _glob(pattern: str) -> list[str]:
     return sorted(glob.glob(pattern), key=natural_key)
 
 
-def _split_of(location: str) -> str:
+def split_of(location: str) -> str:
     """Take the split from the file's name, or from its folder's if the file's does not say it."""
     path = path_in(location)
     for text in (path.name, path.parent.name):
