@@ -182,6 +182,11 @@ class ImageNetDataModule(LightningDataModule):
         return self.val_manifest.num_classes
 
     @property
+    def present(self) -> tuple[int, ...] | None:
+        """Labels of the classes that count in evaluations; None for all."""
+        return self._splits.present
+
+    @property
     def class_counts(self) -> tuple[int, ...]:
         """Number of training images of each class, by label."""
         return self._splits.class_counts

@@ -49,6 +49,15 @@ class Splits:
         known = labels[(labels >= 0) & (labels < train.num_classes)]  # the others are unreadable
         return tuple(np.bincount(known, minlength=train.num_classes).tolist())
 
+    @property
+    def present(self) -> tuple[int, ...] | None:
+        """Labels of the classes with images, if val is an evaluation set of some of its classes."""
+        val = self["val"]
+        if not val.evaluation:
+            return None
+        labels = np.unique(val.samples["label"])
+        return tuple(labels.tolist()) if len(labels) < val.num_classes else None
+
     def check_classes(self) -> None:
         """Make sure that a label means the same class in both splits.
 

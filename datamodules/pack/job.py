@@ -88,8 +88,19 @@ class Job:
         skipped = tuple((name, reason) for name, _, reason in (x.partition("\t") for x in lines))
         return Packed(manifest, skipped, 0, len(manifest.shards), 0.0)
 
+    def prepare(self, pool: Pool, progress: Callable[[int], Any]) -> None:
+        """Begin, or resume: let the source make what it needs to read single images.
+
+        Args:
+            pool: Does it in parallel.
+            progress: Called with the number of images done so far.
+        """
+        (self.folder / PARTIAL).mkdir(parents=True, exist_ok=True)
+        write_text(json.dumps(self._record, indent=1) + "\n", self.folder / JOB)
+        self.listing.source.prepare(pool, progress)
+
     def run(self, pool: Pool, progress: Callable[[int], Any]) -> Packed:
-        """Write the missing shards, then the manifest.
+        """Write the missing shards, then the manifest, after `prepare`.
 
         Args:
             pool: Writes the shards in parallel.
@@ -100,9 +111,6 @@ class Job:
             OSError: The output cannot be written. Finished shards stay; nothing is half-written.
         """
         started = time.monotonic()
-        partial = self.folder / PARTIAL
-        partial.mkdir(parents=True, exist_ok=True)
-        write_text(json.dumps(self._record, indent=1) + "\n", self.folder / JOB)
         parts = pool.run(write, self._tasks(), progress)
         unreadable = sorted(itertools.chain(self.listing.problems, *(p.skipped for p in parts)))
         total = len(self.listing.entries) + len(self.listing.problems)
@@ -110,9 +118,10 @@ class Job:
         skipped = report_skipped(self.folder, unreadable, total, remedy, self.listing.left_out)
         shards = [(part.shard, part.rows) for part in parts if part.shard is not None]
         classes, names = self.listing.classes, self.listing.class_names
-        manifest = Manifest.assemble(self.folder, classes, names, shards)
+        evaluation = self.listing.evaluation
+        manifest = Manifest.assemble(self.folder, classes, names, shards, evaluation)
         manifest.save()
-        shutil.rmtree(partial)
+        shutil.rmtree(self.folder / PARTIAL)
         for leftover in self.folder.glob(".*.tmp.*"):  # of a run that was killed on another host
             leftover.unlink(missing_ok=True)
         reused = [part for part in parts if part.reused]

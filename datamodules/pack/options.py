@@ -62,11 +62,16 @@ class ImageFolderOptions(PackOptions):
     Args:
         src: Folder with train/ and val/ (or training/; valid/, validation/, test/), each with a
             folder per class.
+        classes: List of a network's classes, for an evaluation set such as ImageNet-A:
+            imagenet_class_index.json, a text with a line `id<TAB>name`, or a folder of packed data.
+            SRC then has class folders, or folders of such folders, and labels are places in the
+            list.
         class_names: List of the classes' names: imagenet_class_index.json, or a text with a line
             `FOLDER<TAB>NAME` for each class; by default SRC/classes.tsv if there is one.
     """
 
     src: Path
+    classes: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +113,25 @@ class IlsvrcOptions(PackOptions):
 
     src: Path
     val_labels: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetOptions(PackOptions):
+    """Options of `parquet`.
+
+    Args:
+        src: Files, brace lists, globs, folders, also as hf://datasets/ORG/NAME/...
+        image: Column of the images: their bytes, alone or with a path as `datasets` writes them.
+        label: Column of the classes, numbers or names.
+        split: What the files are, if their names do not say train, val(idation) or test.
+        class_names: List of the classes in the order of the labels: imagenet_class_index.json, a
+            text with a line `id<TAB>name`, or a name alone, for each class; or packed data.
+    """
+
+    src: list[str]
+    image: str = "image"
+    label: str = "label"
+    split: Literal["train", "val"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,10 +45,15 @@ def pack(
             job.check()
         check_classes(options.out, [job.listing.split for job in jobs], jobs[0].listing.classes)
         for job in jobs:
-            with progress(console, job.listing.split, len(job.listing.entries)) as update:
-                packed = job.finished() or job.run(pool, update)
+            packed, count = job.finished(), len(job.listing.entries)
+            if packed is None:
+                with progress(console, f"{job.listing.split} (reading)", count) as update:
+                    job.prepare(pool, update)
+                with progress(console, job.listing.split, count) as update:
+                    packed = job.run(pool, update)
             tell(job.listing.split, packed, options.quality)
-    tell_next_step(options.out)
+    if not any(listing.evaluation for listing in listings):  # on which nothing is trained
+        tell_next_step(options.out)
 
 
 def classes_of_other_split(out: Path, splits: Iterable[str]) -> tuple[str, ...]:

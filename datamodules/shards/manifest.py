@@ -41,6 +41,7 @@ class Manifest:
     shards: Shards = field(repr=False)  # in the order of the sample ids
     # `sample_dtype` (num_samples,); memory-mapped and read-only after `load`
     samples: np.ndarray = field(repr=False)
+    evaluation: bool = False  # an evaluation set: only the classes that have images count
     base: str | None = None  # URL of the shards' folder, if this is the copy of a remote manifest
 
     @classmethod
@@ -50,12 +51,14 @@ class Manifest:
         classes: Sequence[str],
         class_names: Sequence[str],
         parts: Iterable[tuple[Shard, np.ndarray]],
+        evaluation: bool = False,
     ) -> Manifest:
         """Join what `write_shard` returned for each shard, in this order."""
         shards, rows = zip(*parts, strict=True)
         widest = max(part.dtype["key"].itemsize for part in rows)
         samples = np.concatenate([part.astype(sample_dtype(widest)) for part in rows])
-        return cls(Path(root), tuple(classes), tuple(class_names), Shards.of(shards), samples)
+        texts = tuple(classes), tuple(class_names)
+        return cls(Path(root), *texts, Shards.of(shards), samples, evaluation)
 
     @classmethod
     def load(
@@ -84,6 +87,7 @@ class Manifest:
                 class_names=tuple(header["class_names"]),
                 shards=Shards.of(_take_shards(header)),
                 samples=_map_index(folder),
+                evaluation=bool(header.get("evaluation")),
                 base=base,
             )
         except FileNotFoundError:
@@ -112,6 +116,7 @@ class Manifest:
             "num_samples": self.num_samples,
             "classes": self.classes,
             "class_names": self.class_names,
+            **({"evaluation": True} if self.evaluation else {}),
             "shards": [
                 {name: value for name, value in shard._asdict().items() if value is not None}
                 for shard in self.shards
@@ -156,14 +161,14 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """A sha256 of the names, counts and contents of the shards, and of the classes."""
+        """A sha256 of the names, counts and contents of the shards, and of what labels mean."""
         encode = json.JSONEncoder(separators=(",", ":")).encode
         digest = hashlib.sha256(b"[[")  # of a list in JSON, which could be too long for one text
         for begin in range(0, len(self.shards), 4096):
             shards = self.shards[begin : begin + 4096]
             entries = encode([[shard.name, shard.samples, shard.sha256] for shard in shards])[1:-1]
             digest.update((f",{entries}" if begin else entries).encode())
-        digest.update(f"],{encode(self.classes)}]".encode())
+        digest.update(f"],{encode(self.classes)}{',true' * self.evaluation}]".encode())
         return digest.hexdigest()
 
     def sample(self, sample_id: int) -> Sample:

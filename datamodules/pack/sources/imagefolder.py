@@ -4,6 +4,10 @@ examples:
   # imagenet/ has train/ and val/, each with a folder of images per class
   python -m datamodules.pack imagefolder imagenet/ packed/
 
+  # an evaluation set with ImageNet's class folders, or ImageNet-C with all of
+  # its conditions: labels are those of imagenet_class_index.json
+  python -m datamodules.pack imagefolder imagenet-a/ a/ --classes index.json
+
   # smaller files: the shorter side has at most 256 pixels
   python -m datamodules.pack imagefolder imagenet/ packed/ --resize 256
 
@@ -44,7 +48,12 @@ CLASS_NAMES = "classes.tsv"
 
 def run(options: ImageFolderOptions) -> None:
     """Run the command."""
-    pack(options, [options.src], lambda *_: list_splits(options.src, options.class_names))
+    if options.classes is not None:
+        from datamodules.pack.sources.evaluation import pack_sets  # which needs this module
+
+        pack_sets(options, options.classes)
+    else:
+        pack(options, [options.src], lambda *_: list_splits(options.src, options.class_names))
 
 
 def list_splits(root: Path, class_names: Path | None = None) -> list[Listing]:
@@ -99,6 +108,7 @@ def list_classes(
     labels: Mapping[str, int],
     classes: tuple[tuple[str, ...], tuple[str, ...]],
     stray: Iterable[Problem] = (),
+    evaluation: bool = False,
 ) -> Listing:
     """List the images of class folders.
 
@@ -108,6 +118,7 @@ def list_classes(
         labels: The label of each class folder, by its name.
         classes: Ids and names of the classes, by label.
         stray: What else is in the folder.
+        evaluation: Whether only the classes that have images count.
 
     Raises:
         ValueError: A class has no images, or two classes have the same folder.
@@ -123,6 +134,7 @@ def list_classes(
         tabulate(parts),
         *classes,
         left_out=relative(folder, [*stray, *chain(*(files.left_out for files in found))]),
+        evaluation=evaluation,
     )
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from datamodules.common.pool import Pool
 from datamodules.shards.writer import MAX_KEY_BYTES
 
 PLAIN_FILE = -1
@@ -31,6 +33,9 @@ class Source:
 
     root: Path
     archives: tuple[Path, ...] = ()
+
+    def prepare(self, pool: Pool, progress: Callable[[int], Any]) -> None:
+        """Make what `read` needs, before the first image is read. Here it is there already."""
 
     def read(self, entry: np.void) -> bytes:
         """Return the image's bytes; fewer than `size` if the file ends early."""
@@ -58,6 +63,7 @@ class Listing:
     class_names: tuple[str, ...]  # names by label
     problems: tuple[Problem, ...] = ()  # images that are left out already
     left_out: tuple[Problem, ...] = ()  # files that are no images of a class
+    evaluation: bool = False  # an evaluation set: only the classes that have images count
 
     def order(self, seed: int) -> np.ndarray:
         """Shuffle: positions in `entries` sorted by a hash of seed and key, int64 (entries,).
@@ -71,7 +77,8 @@ class Listing:
     def fingerprint(self) -> str:
         """Hash everything about the input that determines the content of the shards."""
         facts = (self.split, self.classes, self.class_names, self.problems, self.entries.dtype)
-        digest = hashlib.sha256(repr(facts).encode("utf-8", "backslashreplace"))
+        kind = ("evaluation",) if self.evaluation else ()
+        digest = hashlib.sha256(repr((*facts, *kind)).encode("utf-8", "backslashreplace"))
         digest.update(self.entries.tobytes())
         return digest.hexdigest()
 
