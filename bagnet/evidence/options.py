@@ -36,7 +36,7 @@ class ReportOptions:
 
     Args:
         images: Folder of images or of class folders with images, or one image.
-        checkpoint: Checkpoint or weights of a BagNet, or the name or folder of a run.
+        checkpoint: Weights of a BagNet: a file, a run, a URL, or a name such as bagnet33.
         name: Name of a run, instead of --checkpoint.
         out: The file to write.
         classes: The data's manifest.json; or a text with a line `name` or `id<TAB>name` for each
@@ -47,7 +47,7 @@ class ReportOptions:
     """
 
     images: Path
-    checkpoint: Path | None = None
+    checkpoint: str | None = None
     name: str | None = None
     out: Path = Path("report.html")
     classes: Path | None = None

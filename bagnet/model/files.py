@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,10 +17,15 @@ from torch import Tensor
 
 from bagnet.model.card import Card
 from bagnet.model.config import CONFIG, WEIGHTS, read_config
+from bagnet.model.registry import is_model
 from datamodules.common.files import user_path
 
 METADATA = "bagnet"
 """The key of the card in the metadata of safetensors."""
+_PLACES = ("state_dict_ema", "state_dict", "model_state_dict", "model", "net")
+"""Where checkpoints have the weights; like timm, an average before the weights that it is of."""
+_WRAPPERS = ("module.", "model.", "net.", "backbone.")
+_COMPILED = "_orig_mod."
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,11 @@ class Saved:
         path: As the user gave it, for messages.
         weights: Tensors by their names in the network's own state dict.
         card: What the file says of its network.
-        settings: Hyperparameters, if it is one of our checkpoints.
     """
 
     path: str | Path
     weights: dict[str, Tensor]
     card: Card
-    settings: dict[str, Any]
 
 
 def read_saved(path: str | Path, tensors: bool = True) -> Saved:
@@ -48,13 +52,11 @@ def read_saved(path: str | Path, tensors: bool = True) -> Saved:
 
     Raises:
         ValueError: The file does not exist, is not a file of weights, is incomplete, or contains
-            Python objects.
+            Python objects or weights that are not finite.
     """
     file = user_path(path)
     content = _read(file, tensors)
-    settings = content.get("hyper_parameters")
-    settings = settings if isinstance(settings, dict) else {}
-    card = content.get("card")
+    card, settings = content.get("card"), content.get("hyper_parameters")
     try:
         card = Card.of(card if isinstance(card, dict) else {})
         config = file.with_name(CONFIG)
@@ -62,9 +64,12 @@ def read_saved(path: str | Path, tensors: bool = True) -> Saved:
             card = read_config(config) or card
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy or download it again") from None
-    if card.name is None and isinstance(settings.get("name"), str):
-        card = replace(card, name=settings["name"])  # of an older version
-    return Saved(path, _weights(content, path), card, settings)
+    if card.name is None and isinstance(settings, dict) and is_model(str(settings.get("name"))):
+        card = replace(card, name=settings["name"])  # a checkpoint of an older version
+    weights = _weights(content, path)
+    if tensors:
+        _require_finite(weights, path)
+    return Saved(path, weights, card)
 
 
 def read_card(path: str | Path) -> Card:
@@ -72,9 +77,18 @@ def read_card(path: str | Path) -> Card:
     return read_saved(path, tensors=False).card
 
 
+def _require_finite(weights: dict[str, Tensor], path: str | Path) -> None:
+    broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{path} has weights that are NaN or infinite ({some(broken)}), because its training "
+            "diverged: take an earlier checkpoint"
+        )
+
+
 def clean(key: str) -> str:
     """Remove wrappers' prefixes from a key; that of a compiled inner module is in its middle."""
-    return key.replace("_orig_mod.", "").removeprefix("module.")
+    return key.replace(_COMPILED, "").removeprefix("module.")
 
 
 def some(names: Iterable[str]) -> str:
@@ -125,16 +139,30 @@ def _python_objects(path: Path) -> list[str]:
 
 
 def _weights(content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
-    state = content.get("state_dict", content)
-    weights = (
-        {clean(key): value for key, value in state.items() if isinstance(value, Tensor)}
-        if isinstance(state, dict)
-        else {}
-    )
-    # Our checkpoints also contain metrics.
-    ours = {key: value for key, value in weights.items() if key.startswith("model.")}
-    if ours:
-        weights = {clean(key.removeprefix("model.")): value for key, value in ours.items()}
+    """Find the weights in the content of a file."""
+    states = (_tensors(content.get(place)) for place in _PLACES)
+    weights = next(filter(None, states), None) or _tensors(content)
+    # What is beside the network in a module, such as metrics, is not the network's.
+    while wrapper := next((w for w in _WRAPPERS if any(key.startswith(w) for key in weights)), ""):
+        weights = {
+            key.removeprefix(wrapper): value
+            for key, value in weights.items()
+            if key.startswith(wrapper)
+        }
     if not weights:
         raise ValueError(f"{path} holds no weights: neither a state dict nor a checkpoint with one")
     return weights
+
+
+def _tensors(state: object) -> dict[str, Tensor]:
+    """The tensors in a dict, by the names that our networks give them."""
+    return {
+        _renamed(key): value
+        for key, value in (state.items() if isinstance(state, dict) else ())
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+
+
+def _renamed(key: str) -> str:
+    """A key without what compilers add; torchvision's file of the DenseNet has a dot too many."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key.replace(_COMPILED, ""))

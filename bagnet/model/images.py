@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import copy
+
+import torch
+from torch import Tensor, nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, for values in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -36,3 +39,18 @@ def require_images(images: object, channels: int, batched: bool = True) -> None:
         found = f"{images.dtype} {tuple(images.shape)}"
     number = "" if batched else "one "
     raise ValueError(f"this takes {number}normalised float {shape}, not {found}: {remedy}")
+
+
+def require_size(model: nn.Module, side: int) -> None:
+    """Refuse images that are too small for a network; only shapes are computed.
+
+    Raises:
+        ValueError: Images of `side` x `side` pixels are too small.
+    """
+    try:
+        copy.deepcopy(model).to("meta")(torch.empty(1, 3, side, side, device="meta"))
+    except RuntimeError as error:  # of torchvision's networks; a BagNet's error says it itself
+        raise ValueError(
+            f"images of {side}x{side} pixels are too small for this network: give a larger "
+            "--data.image_size"
+        ) from error

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from bagnet.model.card import Card, OtherClasses, card_of, outputs_for, set_card
 from bagnet.model.files import METADATA, Saved, clean, read_saved, some
-from bagnet.model.registry import ORIGINAL_WIDTH, build_model, classifier_of
+from bagnet.model.recognition import recognise, require_same, sizes
+from bagnet.model.registry import build_model, classifier_of
+from bagnet.model.sources import find_weights, published
 from datamodules.common.files import replacing, user_path
 
 
@@ -22,16 +24,16 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     """Read weights onto the CPU, under the names in the network's own state dict.
 
     Args:
-        path: A `.safetensors` file, or a file written by `torch.save`: a state dict, a dict that
-            has one as `state_dict` (the authors' `.pth.tar`), or one of our checkpoints, from which
-            only the keys `model.*` are read. The prefixes `module.` (DataParallel) and `_orig_mod.`
-            (torch.compile) are removed.
+        path: See `find_weights`. A file is `.safetensors`, or written by `torch.save`: a state
+            dict; a dict that has one as `state_dict_ema`, `state_dict`, `model_state_dict`, `model`
+            or `net`; or one of our checkpoints. The prefixes `module.`, `model.`, `net.`,
+            `backbone.` and `_orig_mod.` are removed, and what is beside them is left out.
 
     Raises:
-        ValueError: The file does not exist, is not a file of weights, is incomplete, or contains
-            Python objects, which are never unpickled.
+        ValueError: There is no such file or it cannot be fetched, it is not a file of weights, is
+            incomplete, or contains Python objects, which are never unpickled.
     """
-    return read_saved(path).weights
+    return _read(path).weights
 
 
 def load_model(
@@ -41,7 +43,7 @@ def load_model(
     width: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> nn.Module:
-    """Load a trained network from a file, on the CPU and in evaluation mode.
+    """Load a trained network, on the CPU and in evaluation mode.
 
     `bagnet.load` is this function. The network's attribute `card` has what the file says about it,
     such as `model.card.class_names` (see `bagnet.model.card.Card`).
@@ -50,13 +52,13 @@ def load_model(
     in lower precision.
 
     Args:
-        path: One of our checkpoints, the authors' `.pth.tar`, or a `.safetensors` or `.pth` file of
-            weights; see `load_weights`.
-        name: Name of the network, one of `bagnet.model.registry.MODELS`. Our checkpoints and
-            `.safetensors` files contain it; for other files it must be given.
-        num_classes: Number of classes; by default, the checkpoint's or that of the last layer.
-        width: Channels of the first convolution; by default, the checkpoint's or that of the first
-            layer.
+        path: A file (see `load_weights`), a run or its name, a URL, `hf://ORG/NAME`, or the name of
+            a network with published weights, such as "bagnet33"; see `find_weights`. What is here
+            comes first, and it warns if that is not what was published.
+        name: Name of the network, such as those in `bagnet.model.registry.MODELS`, if it is another
+            one than the file says or its tensors tell.
+        num_classes: Number of classes, by default that of the last layer.
+        width: Channels of the first convolution, by default that of the first layer.
         classes: Class ids of the data that the network is for, by label. The outputs are put into
             this order. It warns if they were not, or if the file does not name its classes.
 
@@ -64,31 +66,28 @@ def load_model(
         The network; a `BagNet` if its name begins with `bagnet`.
 
     Raises:
-        ValueError: As in `load_weights`; or the network's name is unknown; or the weights are from
-            another network or for other classes.
+        ValueError: As in `load_weights`; or the network is unknown; or the weights are from another
+            one or for other classes.
 
     Example:
         >>> import tempfile
         >>> from bagnet.model.network import BagNet
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_weights(BagNet(9, num_classes=10, width=4), f"{folder}/tiny.pth")
-        ...     model = load_model(f"{folder}/tiny.pth", name="bagnet9")
+        ...     model = load_model(f"{folder}/tiny.pth")
         >>> model.receptive_field, model.fc.out_features, model.training
         (9, 10, False)
     """
-    saved = read_saved(path)
-    weights, card, settings = saved.weights, saved.card, saved.settings
-    name = name or card.name
-    if name is None:
-        raise ValueError(
-            f"{path} does not say which network it is for: give its name, such as name='bagnet33'"
-        )
-    # In our checkpoints a setting may be None if the data decided it.
-    num_classes = num_classes or settings.get("num_classes") or _num_classes(weights, name, path)
-    width = width or settings.get("width") or _width(weights, name)
+    saved = _read(path)
+    weights, card = saved.weights, saved.card
+    name = name or card.name or recognise(weights, saved.path)
+    own_classes, own_width = sizes(weights, name, saved.path)
+    num_classes, width = num_classes or own_classes, width or own_width
     model = build_model(name, num_classes, width)
-    _check_same_network(
-        weights, model, f"{path} does not fit {name} with {num_classes} classes and width {width}"
+    require_same(
+        weights,
+        model,
+        f"{saved.path} does not fit {name} with {num_classes} classes and width {width}",
     )
     if classes is not None:
         saved, notice = _for_classes(saved, _head(model), classes)
@@ -97,7 +96,7 @@ def load_model(
             warnings.warn(notice, stacklevel=2)
     model.load_state_dict(weights)
     set_card(model, replace(card, name=name))
-    _warn_of_dead_layers(model, path)
+    _warn_of_dead_layers(model, saved.path)
     return model.eval()
 
 
@@ -106,7 +105,7 @@ def start_from(
 ) -> tuple[str, bool]:
     """Give a network that is to be trained the weights of a file.
 
-    If the file has other classes, or more, or fewer, the classifier stays as it is.
+    If the file has other classes, more, fewer or none, the classifier stays as it is.
 
     Args:
         path: See `load_model`.
@@ -120,8 +119,7 @@ def start_from(
     Raises:
         ValueError: As in `load_weights`, or the weights are from another network.
     """
-    saved, head = read_saved(path), _head(model)
-    _num_classes(saved.weights, name, path)  # for its error
+    saved, head = _read(path), _head(model)
     if not classes:
         outputs, own = len(next(iter(head.values()))), saved.card.classes
         classes = own if len(own) == outputs else tuple(map(str, range(outputs)))
@@ -133,10 +131,10 @@ def start_from(
         fresh = Card(classes=tuple(classes))
         saved = replace(saved, weights={**saved.weights, **head}, card=fresh)
         notice = f"{error}: its classifier starts afresh"
-    _check_same_network(saved.weights, model, f"{path} does not fit {name}")
+    require_same(saved.weights, model, f"{saved.path} does not fit {name}")
     model.load_state_dict(saved.weights)
     set_card(model, replace(saved.card, name=name))
-    _warn_of_dead_layers(model, path)
+    _warn_of_dead_layers(model, saved.path)
     return notice, is_fresh
 
 
@@ -177,6 +175,17 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
             unfinished.write_bytes(save(weights, metadata))  # `save_file` ignores the umask
 
 
+def _read(path: str | Path) -> Saved:
+    """Read the weights that a user means, and say so if they are not the published ones."""
+    file = find_weights(path)
+    if (url := published(str(path))) and file.name != url.rpartition("/")[2]:
+        warnings.warn(
+            f"{path} is {file} here; the published weights are {url}, by which they can be had too",
+            stacklevel=3,
+        )
+    return read_saved(file)
+
+
 def _warn_of_dead_layers(model: nn.Module, path: str | Path) -> None:
     if dead := dead_layers(model):
         warnings.warn(
@@ -210,48 +219,9 @@ def _for_classes(
 ) -> tuple[Saved, str]:
     """Put the outputs into the order of the data's classes; see `outputs_for`."""
     rows = {key: saved.weights[key] for key in head if key in saved.weights}
+    if not rows:
+        raise OtherClasses(f"{saved.path} has no {' and no '.join(head)}")
     outputs = len(next(iter(rows.values())))
     order, notice = outputs_for(classes, saved.card.classes, outputs, saved.path)
     weights = {**saved.weights, **{key: values[order] for key, values in rows.items()}}
     return replace(saved, weights=weights, card=saved.card.reordered(order, classes)), notice
-
-
-def _num_classes(weights: dict[str, Tensor], name: str, path: str | Path) -> int:
-    last = _layers(name, nn.Linear)[-1] + ".weight"
-    if last not in weights:
-        raise ValueError(f"{path} is not a {name}: it has no {last}, but {some(weights)}")
-    return weights[last].shape[0]
-
-
-def _width(weights: dict[str, Tensor], name: str) -> int:
-    first = _layers(name, nn.Conv2d)[0] + ".weight"
-    return weights[first].shape[0] if first in weights else ORIGINAL_WIDTH
-
-
-def _layers(name: str, kind: type[nn.Module]) -> list[str]:
-    """Names of all layers of one kind, in the network's order."""
-    with torch.device("meta"):
-        return [key for key, layer in build_model(name).named_modules() if isinstance(layer, kind)]
-
-
-def _check_same_network(weights: dict[str, Tensor], model: nn.Module, message: str) -> None:
-    expected = {key: tensor.shape for key, tensor in model.state_dict().items()}
-    # Files older than PyTorch 0.4.1 lack this counter, and load_state_dict adds it.
-    missing = [key for key in expected.keys() - weights if not key.endswith("num_batches_tracked")]
-    unexpected = weights.keys() - expected
-    shapes = [
-        f"{key} {tuple(weights[key].shape)} instead of {tuple(shape)}"
-        for key, shape in expected.items()
-        if key in weights and weights[key].shape != shape
-    ]
-    faults = [
-        f"{what} {some(names)}"
-        for what, names in (
-            ("it lacks", sorted(missing)),
-            ("it has unknown", sorted(unexpected)),
-            ("it has", shapes),
-        )
-        if names
-    ]
-    if faults:
-        raise ValueError(f"{message}: {'; '.join(faults)}")

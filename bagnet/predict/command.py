@@ -15,7 +15,6 @@ Files that cannot be read are named, counted and left out.
 
 from __future__ import annotations
 
-import copy
 import sys
 from contextlib import closing
 
@@ -24,11 +23,12 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from bagnet.model.images import require_size
 from bagnet.model.weights import load_model
 from bagnet.predict.images import Seen, batches, find
 from bagnet.predict.options import PredictOptions
 from bagnet.predict.table import predict, write
-from bagnet.run.trained import choose_sizes, chosen_checkpoint, network_name
+from bagnet.run.trained import choose_sizes, chosen_checkpoint
 from datamodules.common.progress import progress
 from datamodules.decoding.transforms import EvalTransform
 
@@ -47,8 +47,8 @@ def run(options: PredictOptions) -> None:
     if options.out.is_dir():
         raise ValueError(f"--out is the folder {options.out}: give a file, such as predictions.csv")
     files, notes = find(options.images)
-    model = load_model(checkpoint, network_name(checkpoint, options.model.name)).to(device)
-    _check_size(model, sizes.image_size)
+    model = load_model(checkpoint, options.model.name).to(device)
+    require_size(model, sizes.image_size)
     torch.backends.cudnn.allow_tf32 = False  # it costs the authors' BagNet-33 2.5 points of top-1
     for note in notes:
         console.print(f"note: {note}")
@@ -72,17 +72,6 @@ def run(options: PredictOptions) -> None:
     if unreadable:
         said += f", and {unreadable:,} that cannot be read"
     console.print(f"{said}: {' and '.join(map(str, write(table, options.out)))}")
-
-
-def _check_size(model: nn.Module, side: int) -> None:
-    """Raise a ValueError if images of this size are too small; only shapes are computed."""
-    try:
-        copy.deepcopy(model).to("meta")(torch.empty(1, 3, side, side, device="meta"))
-    except RuntimeError as error:  # of torchvision's networks; a BagNet's error says it itself
-        raise ValueError(
-            f"images of {side}x{side} pixels are too small for this network: give a larger "
-            "--data.image_size"
-        ) from error
 
 
 def _predict(model: nn.Module, images: list[Seen]) -> pa.Table:

@@ -16,11 +16,11 @@ class ModelOptions:
     """The network.
 
     Args:
-        weights: File of weights, instead of --name.
+        weights: Weights instead of --name: a file, a URL, or a name such as bagnet33.
         name: Name of the network, such as bagnet33, if the file does not say it.
     """
 
-    weights: Path | None = None
+    weights: str | None = None
     name: str | None = None
 
 

@@ -1,8 +1,7 @@
-"""The checkpoint that a run's name stands for, its network, and the sizes of its images."""
+"""The checkpoint that a command means, its network, and the sizes of its images."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,7 @@ from pathlib import Path
 import yaml
 
 from bagnet.model.files import read_card
-from bagnet.run.folder import Run
-from datamodules.common.files import user_path
+from bagnet.model.sources import find_run, find_weights
 
 
 @dataclass(frozen=True)
@@ -34,64 +32,28 @@ IMAGENET = Sizes(224, 256)
 """The sizes where nothing says others."""
 
 
-def find_checkpoint(text: str | Path) -> Path:
-    """The file that a user means: a file, the folder of a run, or the name of a run.
-
-    A run stands for its best checkpoint, or its last one if it has no validation. Runs are in the
-    folder that `BAGNET_RUNS` names, or else in `runs`.
-
-    Raises:
-        ValueError: There is no such file or run, or the run has no checkpoint.
-    """
-    path = user_path(text)
-    if path.is_file():
-        return path
-    runs = user_path(os.environ.get("BAGNET_RUNS") or "runs")
-    # A folder of images may have the name of a run.
-    folders = [folder for folder in (path, runs / path) if folder.is_dir()]
-    for folder in folders:
-        run = Run(folder.resolve().name, folder.resolve().parent)
-        if run.weights.is_file():
-            return folder / run.weights.relative_to(run.folder)
-    if folders:
-        raise ValueError(f"{folders[-1]} has no checkpoint: give the folder of a run, or a file")
-    raise ValueError(
-        f"there is neither a file {path} nor a run {runs / path}: give the path of a checkpoint, "
-        "or the name of a run"
-    )
-
-
-def chosen_checkpoint(name: str | None, runs_dir: Path | None, weights: str | Path | None) -> Path:
+def chosen_checkpoint(
+    name: str | None,
+    runs_dir: Path | None,
+    weights: str | None,
+    flag: str = "--model.weights",
+) -> Path:
     """The checkpoint of a run, or else a file of weights.
 
     Args:
         name: Name of the run (`--name`).
         runs_dir: Folder of all runs; None for the default.
-        weights: The file, see `find_checkpoint` (`--model.weights`).
+        weights: What stands for the file, see `find_weights`.
+        flag: The flag of the weights, for the message.
 
     Raises:
-        ValueError: Both are given or none, or as in `find_checkpoint`.
+        ValueError: Both are given or none, or there is no such run or file.
     """
     if weights is not None and name is None:
-        return find_checkpoint(weights)
+        return find_weights(weights)
     if name is not None and weights is None:
-        return find_checkpoint(runs_dir / name if runs_dir else name)
-    raise ValueError("give the network: either --name RUN, or --model.weights FILE")
-
-
-def network_name(checkpoint: Path, name: str | None) -> str:
-    """The name of a checkpoint's network: the given one, or else the one that the file says.
-
-    Raises:
-        ValueError: Neither is known, or it is not a file of weights.
-    """
-    known = name or read_card(checkpoint).name
-    if known is None:
-        raise ValueError(
-            f"{checkpoint} does not say which network it is for: add its name, such as "
-            "--model.name bagnet33"
-        )
-    return known
+        return find_run(name, runs_dir)
+    raise ValueError(f"give the network: either --name RUN, or {flag} FILE")
 
 
 def sizes_of_checkpoint(checkpoint: Path) -> Sizes | None:

@@ -23,7 +23,7 @@ from bagnet.evidence.report.inputs import find_images, known_classes
 from bagnet.evidence.report.votes import compute_votes
 from bagnet.model.card import card_of
 from bagnet.model.weights import load_model
-from bagnet.run.trained import choose_sizes, find_checkpoint, network_name
+from bagnet.run.trained import choose_sizes, chosen_checkpoint
 from datamodules.common.progress import progress
 from datamodules.decoding.folders import read_image
 from datamodules.decoding.transforms import EvalTransform, WholeTransform
@@ -35,17 +35,14 @@ LARGE = 100
 def run(options: ReportOptions) -> None:
     """Compute the votes on every image and write the report."""
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-    given = [each for each in (options.checkpoint, options.name) if each is not None]
-    if len(given) != 1:
-        raise ValueError("give the network: either --checkpoint FILE, or --name RUN")
-    checkpoint = find_checkpoint(given[0])
+    checkpoint = chosen_checkpoint(options.name, None, options.checkpoint, "--checkpoint")
     sizes = choose_sizes(options.data.image_size, options.data.resize_size, [checkpoint])
     transform: EvalTransform
     if options.whole:
         transform, side = WholeTransform(sizes.resize_size), sizes.resize_size
     else:
         transform, side = EvalTransform(sizes.image_size, sizes.resize_size), sizes.image_size
-    model = require_bagnet(load_model(checkpoint, network_name(checkpoint, options.model.name)))
+    model = require_bagnet(load_model(checkpoint, options.model.name))
     model.map_size(side, side)  # raises its error for images smaller than the patch
     if options.out.is_dir():
         raise ValueError(f"--out is the folder {options.out}: give a file, such as report.html")

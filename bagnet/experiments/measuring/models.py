@@ -14,8 +14,9 @@ from torch import nn
 from bagnet.experiments.options import MeasureOptions
 from bagnet.model.card import OtherClasses
 from bagnet.model.registry import is_model
+from bagnet.model.sources import find_weights
 from bagnet.model.weights import load_model
-from bagnet.run.trained import Sizes, choose_sizes, find_checkpoint
+from bagnet.run.trained import Sizes, choose_sizes
 from datamodules.common.files import user_path
 
 Model = TypeVar("Model", bound="ModelFile")
@@ -50,7 +51,7 @@ class ModelFile:
         if not separator and user_path(path).is_file():
             raise ValueError(f"{text!r} has no label: give LABEL=FILE, such as bagnet33={text}")
         try:
-            return cls(label, find_checkpoint(path))
+            return cls(label, find_weights(path))
         except ValueError as error:
             raise ValueError(f"--models {text}: {error}") from None
 

@@ -66,7 +66,8 @@ def test_what_cannot_be_done_is_one_line(tmp_path, weights, images, monkeypatch,
     wanted = "give the network: either --name RUN, or --model.weights FILE"
     assert wanted in refused(capsys, images)
     assert wanted in refused(capsys, images, "--name", "x", *network)
-    assert "there is neither a file" in refused(capsys, images, "--name", "x")
+    assert "there is no run runs/x: give" in refused(capsys, images, "--name", "x")
+    assert "there is neither a file x nor" in refused(capsys, images, "--model.weights", "x")
     assert "--out is the folder empty" in refused(capsys, images, *network, "--out", "empty")
     assert "empty has no images" in refused(capsys, "empty", *network)
     device = ("--model.weights", weights, "--device")
@@ -82,7 +83,7 @@ def test_what_cannot_be_done_is_one_line(tmp_path, weights, images, monkeypatch,
     saved = torch.load(weights)
     saved["state_dict"]["fc.bias"].fill_(float("nan"))
     torch.save(saved, weights)
-    assert "logits are not finite: its weights are damaged" in refused(capsys, images, *network)
+    assert "NaN or infinite (fc.bias)" in refused(capsys, images, *network)
 
 
 def test_too_large_a_batch_for_the_gpu_says_so(weights, images, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""What a run's checkpoint was trained on, and how people name a run."""
+"""What a run's checkpoint was trained on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from bagnet.run.trained import Sizes, choose_sizes, find_checkpoint, network_name
+from bagnet.model.sources import find_run
+from bagnet.run.trained import Sizes, choose_sizes
 
 
 def save(path: Path, **card: int | str) -> Path:
@@ -28,36 +29,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs"
 
 
-def test_a_run_is_named_by_its_name_its_folder_or_a_file_of_it(runs, monkeypatch):
-    best, last = (runs / "small" / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
-    for text in ("small", runs / "small", f"{runs / 'small'}/", best):
-        assert find_checkpoint(text) == best
-    assert find_checkpoint(last) == last
-    assert find_checkpoint("large").name == "last.ckpt"
-    monkeypatch.chdir(runs.parent)
-    assert find_checkpoint("runs/large") == Path("runs/large/checkpoints/last.ckpt")
-    Path("small").mkdir()  # the images that it was trained on
-    assert find_checkpoint("small") == best
-
-
-def test_what_is_neither_a_file_nor_a_run_is_one_message(runs):
-    with pytest.raises(ValueError, match=r"there is neither a file nothing nor a run .*/nothing"):
-        find_checkpoint("nothing")
-    (runs / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty has no checkpoint"):
-        find_checkpoint("empty")
-
-
-def test_the_network_is_the_given_one_or_the_files(tmp_path):
-    silent, named = save(tmp_path / "a.pth"), save(tmp_path / "b.ckpt", name="bagnet9")
-    assert network_name(named, None) == "bagnet9"
-    assert network_name(named, "bagnet17") == network_name(silent, "bagnet17") == "bagnet17"
-    with pytest.raises(ValueError, match=r"a.pth does not say .* --model.name bagnet33"):
-        network_name(silent, None)
-
-
 def test_the_sizes_are_those_of_the_run_unless_others_are_given(runs, tmp_path):
-    small, large = find_checkpoint("small"), find_checkpoint("large")
+    small, large = find_run("small"), find_run("large")
     other = save(tmp_path / "weights.pth")
     assert choose_sizes(None, None, [small]) == Sizes(64, 72)
     assert choose_sizes(None, None, [other, small]) == Sizes(64, 72)

@@ -281,7 +281,7 @@ def test_a_large_page_says_so(report, monkeypatch):
         (("--data.image_size", "64"), "resize_size of at least 64"),
         (("--classes", "nowhere.txt"), "nowhere.txt: No such file or directory"),
         (("--checkpoint", "nowhere.ckpt"), "there is neither a file nowhere.ckpt nor a run"),
-        (("--name", "demo"), "either --checkpoint FILE, or --name RUN"),
+        (("--name", "demo"), "either --name RUN, or --checkpoint FILE"),
         (("--out", "."), "--out is the folder"),
     ],
 )
