@@ -16,6 +16,7 @@ COMMANDS = {
         "datamodules.pack.sources.imagefolder", options.ImageFolderOptions, ("src", "out")
     ),
     "ilsvrc": Command("datamodules.pack.sources.ilsvrc", options.IlsvrcOptions, ("src", "out")),
+    "parquet": Command("datamodules.pack.sources.parquet", options.ParquetOptions, ("src", "out")),
     "csv": Command("datamodules.pack.sources.table", options.CsvOptions, ("src", "out")),
     "wds": Command("datamodules.pack.sources.wds", options.WdsOptions, ("src", "out")),
     "index": Command("datamodules.pack.index", options.IndexOptions, ("src", "out")),

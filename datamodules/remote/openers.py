@@ -17,6 +17,9 @@ from datamodules.remote.urls import is_remote, local_path, redacted, scheme_of
 if TYPE_CHECKING:
     import aiohttp
 
+_VERSIONS = ("blob_id", "ETag", "etag", "md5Hash", "created", "LastModified", "mtime")
+"""What storages call the facts that change when a file changes."""
+
 _RANGE = 8 << 20  # bytes per request if a file is read by ranges: 14 for a shard of 110 MB
 _COMMANDS = ("pipe", "ais", "htgs", "sftp", "scp", "ftps")  # run by webdataset
 _STREAMS = ("http", "https", "hf")  # a whole file is one request to these, and not one per range
@@ -44,6 +47,30 @@ def check_opener(location: str) -> None:
         raise ValueError(
             f"nothing installed opens {redacted(location)} (scheme {scheme!r}); {remedy}"
         )
+
+
+def has_folders(location: str) -> bool:
+    """Whether it is in a storage that lists its folders: not a web server, and not a command."""
+    return is_remote(location) and scheme_of(location) not in ("http", "https", *_COMMANDS)
+
+
+def list_files(location: str) -> list[str]:
+    """URLs of the files below a remote folder, or that match a pattern with `*`."""
+    file_system, path = fsspec.core.url_to_fs(location)
+    found = file_system.glob(path) if "*" in path else file_system.find(path)
+    return [file_system.unstrip_protocol(each) for each in found]
+
+
+def open_anywhere(location: str, timeout: float) -> tuple[Any, object]:
+    """Open a file to read it in any order, each part by a request; and what tells its version."""
+    if not is_remote(location):
+        file = open(local_path(location), "rb")  # noqa: SIM115
+        return file, os.fstat(file.fileno()).st_mtime_ns
+    http = scheme_of(location) in ("http", "https")
+    file_system, path = fsspec.core.url_to_fs(location, **_http_options(timeout) if http else {})
+    facts = file_system.info(path)
+    version = next((str(facts[name]) for name in _VERSIONS if facts.get(name)), "")
+    return file_system.open(path, cache_type="none"), (facts["size"], version)
 
 
 def open_at(location: str, offset: int, size: int | None, timeout: float) -> tuple[Any, int]:

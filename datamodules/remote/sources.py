@@ -16,9 +16,10 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from datamodules.remote.openers import check_opener, open_at
+from datamodules.common.folders import natural_key
+from datamodules.remote.openers import check_opener, list_files, open_anywhere, open_at
 from datamodules.remote.urls import redacted
 
 DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -93,6 +94,40 @@ def read_source(location: str, delays: Sequence[float] = DELAYS, timeout: float 
     return with_retries(attempt, delays)
 
 
+def files_of(
+    folder: str, suffixes: tuple[str, ...], delays: Sequence[float] = DELAYS
+) -> list[str]:
+    """URLs of the files below a remote folder whose names end so; or of those that match a pattern.
+
+    Raises:
+        ValueError: Nothing installed opens such a location.
+        SourceError: The folder cannot be listed.
+    """
+    check_opener(folder)
+
+    def attempt() -> list[str]:
+        with _failures(folder, TIMEOUT):
+            return list_files(folder)
+
+    found = with_retries(attempt, delays)
+    return sorted((each for each in found if each.endswith(suffixes)), key=natural_key)
+
+
+@contextmanager
+def opened_anywhere(location: str, timeout: float = TIMEOUT) -> Iterator[tuple[BinaryIO, object]]:
+    """Open a file to read it in any order, once; and give what tells its version.
+
+    Raises:
+        ValueError: Nothing installed opens such a location.
+        SourceError: It cannot be read now.
+    """
+    check_opener(location)
+    with _failures(location, timeout):
+        file, version = open_anywhere(location, timeout)
+        with file:
+            yield file, version
+
+
 def with_retries(attempt: Callable[[], T], delays: Sequence[float] = DELAYS) -> T:
     """Call until it raises no transient `SourceError`, at most `len(delays) + 1` times."""
     for number, delay in enumerate((*delays, None), start=1):
@@ -148,14 +183,8 @@ class _Source(io.RawIOBase):
 
     @contextmanager
     def _safely(self) -> Iterator[None]:
-        """Turn what other libraries raise into a SourceError: their texts hold whole URLs."""
-        try:
+        with _failures(self._location, self._timeout, self._progress):
             yield
-        except Exception as error:
-            if not _is_failure(error):
-                raise
-            cause, transient = _explain(error, self._timeout)
-            raise self._error(f"{cause} {self._progress()}".rstrip(), transient) from None
 
     def _progress(self) -> str:
         total = "" if self._size is None else f" of {self._size:,}"
@@ -163,6 +192,21 @@ class _Source(io.RawIOBase):
 
     def _error(self, cause: str, transient: bool = True) -> SourceError:
         return SourceError(redacted(self._location), cause, transient)
+
+
+@contextmanager
+def _failures(
+    location: str, timeout: float, progress: Callable[[], str] = lambda: ""
+) -> Iterator[None]:
+    """Turn what other libraries raise into a SourceError: their texts hold whole URLs."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_failure(error):
+            raise
+        cause, transient = _explain(error, timeout)
+        cause = f"{cause} {progress()}".rstrip()
+        raise SourceError(redacted(location), cause, transient) from None
 
 
 def _is_failure(error: Exception) -> bool:

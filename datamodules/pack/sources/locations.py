@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -22,14 +22,16 @@ from datamodules.common.errors import DISK_FULL
 from datamodules.common.files import replacing, user_path
 from datamodules.common.folders import files_below, natural_key
 from datamodules.common.pool import advance
-from datamodules.remote.sources import open_source, with_retries
+from datamodules.remote.openers import has_folders
+from datamodules.remote.sources import files_of, open_source, with_retries
 from datamodules.remote.urls import is_remote, local_path, redacted
 
-# By their names, in lower case, of folders and of shards.
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 """How the names of shards end."""
 
+# By their names, in lower case, of folders and of shards.
 SPLITS = {"train": {"train", "training"}, "val": {"val", "valid", "validation"}}
+SPLITS_AND_TEST = {**SPLITS, "test": {"test", "testing"}}
 
 
 def shards_by_split(patterns: Sequence[str], split: str | None = None) -> dict[str, list[str]]:
@@ -44,7 +46,7 @@ def shards_by_split(patterns: Sequence[str], split: str | None = None) -> dict[s
         ValueError: There is no such shard, or its name says no split.
     """
     by_split: dict[str, list[str]] = {}
-    for location in _expand(patterns):
+    for location in expand(patterns):
         by_split.setdefault(split or split_of(location), []).append(location)
     return dict(sorted(by_split.items()))
 
@@ -125,16 +127,31 @@ def decompress(path: Path, copy: Path) -> None:
         os.utime(temporary, ns=(time, time))
 
 
-def _expand(patterns: Sequence[str]) -> list[str]:
+def expand(patterns: Sequence[str], suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
+    """Find the files that paths, brace lists, globs, folders and URLs mean: absolute, and unique.
+
+    Args:
+        patterns: What the user has given.
+        suffixes: How the names of the files in a folder end, local or in a storage with folders.
+
+    Raises:
+        ValueError: There is no such file.
+        SourceError: A remote folder cannot be listed.
+    """
     locations: list[str] = []
     for pattern in patterns:
         if is_remote(pattern):
-            locations += braceexpand.braceexpand(pattern)
+            for each in braceexpand.braceexpand(pattern):
+                is_folder = has_folders(each) and not each.endswith(suffixes)
+                matches = files_of(each, suffixes) if is_folder else [each]
+                if not matches:
+                    raise ValueError(f"no {suffixes[0]} files in {redacted(each)}")
+                locations += matches
             continue
         path = str(user_path(local_path(pattern)))
         if os.path.isdir(path):
             files = (entry.path for entry in files_below(path).entries)
-            matches = sorted((file for file in files if file.endswith(SUFFIXES)), key=natural_key)
+            matches = sorted((file for file in files if file.endswith(suffixes)), key=natural_key)
         else:
             matches = [
                 match
@@ -142,7 +159,7 @@ def _expand(patterns: Sequence[str]) -> list[str]:
                 for match in (_glob(each) if re.search(r"[*?\[]", each) else [each])
             ]
         if not matches:
-            raise ValueError(f"no shards (.tar) match {pattern}")
+            raise ValueError(f"no shards ({suffixes[0]}) match {pattern}")
         if missing := next((match for match in matches if not os.path.isfile(match)), None):
             raise ValueError(f"no such shard: {missing}")
         locations += map(os.path.abspath, matches)
@@ -153,12 +170,12 @@ def _glob(pattern: str) -> list[str]:
     return sorted(glob.glob(pattern), key=natural_key)
 
 
-def split_of(location: str) -> str:
+def split_of(location: str, known: Mapping[str, set[str]] = SPLITS) -> str:
     """Take the split from the file's name, or from its folder's if the file's does not say it."""
     path = path_in(location)
     for text in (path.name, path.parent.name):
         words = set(re.findall("[a-z]+", text.lower()))
-        splits = [split for split, names in SPLITS.items() if words & names]
+        splits = [split for split, names in known.items() if words & names]
         if len(splits) == 1:
             return splits[0]
     raise ValueError(

@@ -34,7 +34,7 @@ from datamodules.pack.options import CsvOptions
 from datamodules.pack.packing import classes_of_other_split, console, pack
 from datamodules.pack.sources.imagefolder import rows_of_files
 from datamodules.pack.sources.listing import Listing, Problem, Source, printable, tabulate
-from datamodules.pack.sources.locations import SPLITS, split_of
+from datamodules.pack.sources.locations import SPLITS_AND_TEST, split_of
 
 SPLIT = "split"
 """The column that is looked for if no other is named."""
@@ -154,8 +154,8 @@ def _check_columns(options: CsvOptions, table: Path, columns: Sequence[str]) -> 
 def _split_in(word: str, place: str, options: CsvOptions) -> str:
     if options.val_share:
         return ""
-    names = {**SPLITS, "test": {"test", "testing"}}
-    split = next((split for split, words in names.items() if word.lower() in words), None)
+    known = SPLITS_AND_TEST.items()
+    split = next((split for split, words in known if word.lower() in words), None)
     if split is None:
         raise ValueError(f"{place} has the split {word!r}; write train, val or test")
     return split

@@ -105,7 +105,7 @@ def decide_classes(
         for label, class_ in (item for each in part for item in each.about.items()):
             about.setdefault(label, set()).add(class_)
     listed = read_class_list(class_names) if class_names else ClassList((), tuple(known))
-    count = len(listed.names) or highest + 1
+    count = len(listed.names) or max([highest, *about]) + 1
     if highest >= count:
         raise ValueError(
             f"the shards have the label {highest} but there are {count} classes "
