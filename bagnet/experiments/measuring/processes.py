@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import time
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing.connection import Connection, wait
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from bagnet.experiments.measuring.parts import PartFiles
 from bagnet.experiments.measuring.passes import Passes
 from bagnet.experiments.options import DataOptions
+from bagnet.model.registry import classifier_of
 from bagnet.run.signals import STOPPING
 from datamodules.common.batch import UNREADABLE, Batch
 from datamodules.common.forkserver import become_worker
@@ -175,14 +176,39 @@ def work(job: Job, rank: int, devices: Sequence[str], add: Callable[[float], Non
         indices = [(0, ids) for batches in parts.values() for ids in batches]
         with_gpu = device.type == "cuda"
         reader = Workers(job.data.batches("val"), indices, job.options.workers, with_gpu)
-        with closing(reader), closing(Passes(model, add)) as passes:
+        with closing(reader), closing(Passes(model, add)) as passes, _logits(model) as are_finite:
             read = iter(reader)
             for part, batches in parts.items():
                 tables = []
                 for ids in batches:
                     with passes.batch(len(ids)):
                         tables.append(_rows(job, model, device, next(read)[0]))
+                    if not are_finite():
+                        raise ValueError(
+                            f"{files.model.label}: logits for samples {ids[0]} to {ids[-1]} are "
+                            "NaN or infinite, so nothing can be said of its decisions: its "
+                            "training diverged, or its weights are damaged"
+                        )
                 files.write(files.part(part), tables)
+
+
+@contextmanager
+def _logits(model: nn.Module) -> Iterator[Callable[[], bool]]:
+    """Watch all logits and votes of a network; yields what says whether they were finite so far."""
+    flags: list[Tensor] = []
+
+    def look(module: nn.Module, inputs: Any, outputs: Tensor) -> None:
+        finite = outputs.detach().isfinite().all()
+        flags[:] = [finite & flags[0] if flags else finite]  # read once a batch: it waits for a GPU
+
+    # Textures are made by the first layers of a network.
+    has_classifier = any(isinstance(layer, nn.Linear) for layer in model.modules())
+    hook = classifier_of(model).register_forward_hook(look) if has_classifier else None
+    try:
+        yield lambda: all(bool(flag) for flag in flags)
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 def _batches(ids: Ids, size: int) -> list[Ids]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,7 +19,9 @@ from bagnet.experiments.measuring.models import ModelFile
 from bagnet.experiments.measuring.textures import Synthesis
 from bagnet.experiments.scrambling import ShuffledTiles, Textures
 from bagnet.experiments.sensitivity import Sensitivity
+from bagnet.model.network import BagNet
 from bagnet.model.registry import build_model
+from bagnet.model.weights import save_weights
 from tests.bagnet.experiments.conftest import CLASSES, read_csv
 from tests.bagnet.experiments.measuring.test_textures import tiny_vgg
 
@@ -181,3 +184,17 @@ def test_an_explainer_must_be_a_bagnet(words, tmp_path, capsys):
     options = [*words, *SMALL["sensitivity"], "--explainer", "resnet50"]
     assert main(["sensitivity", *options]) == 2
     assert "ResNet is not a BagNet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [*SMALL, "accuracy", "patches"])
+def test_no_experiment_takes_a_network_whose_logits_are_not_finite(name, words, tmp_path, capsys):
+    torch.manual_seed(0)
+    model = BagNet(9, CLASSES, width=2)
+    with torch.no_grad():
+        model.fc.weight.fill_(3e38)  # finite, as weights that are not can not be read at all
+    save_weights(model, tmp_path / "huge.safetensors")
+    words = [*words, "--models", f"bagnet9={tmp_path / 'huge.safetensors'}"]
+    assert main([name, *words, *SMALL.get(name, [])]) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"bagnet9: logits for samples \d+ to \d+ are NaN or infinite", error)
+    assert not list(tmp_path.glob("*/table.csv"))
