@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from bagnet.model.images import require_images
 from bagnet.model.receptive_field import receptive_field
 from bagnet.model.recompute import recomputed
+from bagnet.model.timm_names import TimmNames
 
 BLOCKS = (3, 4, 6, 3)  # in each stage, as in ResNet-50
 EXPANSION = 4  # output channels of a bottleneck, in units of its inner width
@@ -63,7 +64,7 @@ class Bottleneck(nn.Module):
         return F.relu(x, inplace=True)
 
 
-class BagNet(nn.Module):
+class BagNet(TimmNames):
     """A BagNet, which classifies an image by the votes of patches of `patch` x `patch` pixels.
 
     Args:
@@ -139,7 +140,8 @@ class BagNet(nn.Module):
         self.layer2 = _stage(out, 2 * width, BLOCKS[1], blocks3x3[1], strides[1])
         self.layer3 = _stage(2 * out, 4 * width, BLOCKS[2], blocks3x3[2], strides[2])
         self.layer4 = _stage(4 * out, 8 * width, BLOCKS[3], blocks3x3[3], strides[3])
-        self.fc = nn.Linear(8 * out, num_classes)
+        self.num_features = 8 * out
+        self.fc = nn.Linear(self.num_features, num_classes)
 
         for module in self.modules():  # BatchNorm and Linear keep PyTorch's initialisation
             if isinstance(module, nn.Conv2d):
@@ -221,8 +223,7 @@ class BagNet(nn.Module):
         The classifier is linear, so the mean representation gives the same result with H' W' times
         fewer operations.
         """
-        logits: Tensor = self.fc(self.features(x).mean((2, 3)))
-        return logits
+        return self.forward_head(self.features(x))
 
 
 def _stage(channels: int, width: int, blocks: int, blocks3x3: int, stride: int) -> nn.Sequential:

@@ -60,8 +60,15 @@ def build_model(name: str, num_classes: int = 1000, width: int = 64) -> nn.Modul
 
 
 def classifier_of(model: nn.Module) -> nn.Linear:
-    """The classifier of a network of ours, which is its last linear layer."""
-    return [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    """The classifier of a network of ours, which is its last linear layer.
+
+    Raises:
+        ValueError: It has none.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        raise ValueError("the network has no classifier: give it one (reset_classifier)")
+    return layers[-1]
 
 
 @torch.no_grad()
