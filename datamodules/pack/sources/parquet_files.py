@@ -140,7 +140,7 @@ def _copy(task: tuple[str, Path, str]) -> None:
         replacing(ends_path.with_suffix(".bin")) as temporary,
         open(temporary, "wb") as copy,
         _intact(location) as problem,
-        pq.ParquetFile(path, memory_map=True) as parquet,
+        pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as parquet,
     ):
         for batch in parquet.iter_batches(_BATCH, columns=[column], use_threads=False):
             values = batch.column(0)
