@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -24,7 +23,7 @@ from bagnet.training.evidence_logger import EvidenceLogger
 from bagnet.training.finite import FiniteLoss
 from bagnet.training.flags import CommandLine
 from bagnet.training.forward import check_compile
-from bagnet.training.parser import Parser, SaveConfig
+from bagnet.training.parser import Parser, SaveConfig, why_not_made
 from bagnet.training.profiling import profiler_of
 from bagnet.training.progress import progress_bar
 from bagnet.training.sync_debug import SyncDebug
@@ -167,12 +166,10 @@ class BagNetCLI(LightningCLI):
             super().instantiate_classes()
             model["weights"] = weights  # for config.yaml
         except ValueError as error:
-            # jsonargparse says why a callback or a logger cannot be made, in many lines.
-            name = re.search(r"class_path='?([^',]+)|class_path '([^']+)'", str(error))
-            cause = re.search(r"(?:class_path '.*?':|\nErrors:\n *-)\s*(.*)", str(error))
-            if name is None or cause is None:
+            reason = why_not_made(str(error))
+            if reason is None:
                 raise
-            raise ValueError(f"{name[1] or name[2]}: {cause[1]}") from error
+            raise ValueError(reason) from error
         if self.model.notice and self.model.has_fresh_classifier and not self.fitting:
             raise ValueError(
                 f"{self.model.notice}, and there is nothing to evaluate; give the data that it was "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from textwrap import shorten
 from typing import Any, NoReturn
 
 from pytorch_lightning import LightningModule, Trainer
@@ -24,6 +25,18 @@ class Parser(LightningArgumentParser):
         sys.exit(2)
 
 
+def why_not_made(message: str) -> str | None:
+    """Why a callback or a logger cannot be made, of which jsonargparse says many lines.
+
+    Returns:
+        One line; None if the message is about something else.
+    """
+    reason = re.search(r"given class_path '(?P<name>.*)':\s*(?P<cause>.*)", message) or re.search(
+        r"Errors:\s*- (?P<cause>.*)[\s\S]*class_path='(?P<name>[^']*)'", message
+    )
+    return reason and f"{reason['name']}: {reason['cause']}"
+
+
 class SaveConfig(SaveConfigCallback):
     """Writes config.yaml into the run's folder, and gives the configuration to the loggers."""
 
@@ -38,4 +51,10 @@ class SaveConfig(SaveConfigCallback):
         self.parser.save(public, self.run.config, skip_unset=False, overwrite=True)
         config = public.as_dict()
         for logger in trainer.loggers:
-            logger.log_hyperparams(config)
+            try:
+                logger.log_hyperparams(config)
+            except Exception as error:  # MLflow refuses other settings for a run that it has
+                name, reason = type(logger).__name__, shorten(str(error), 300)
+                print(
+                    f"{name} does not take the settings ({reason}); they are in {self.run.config}"
+                )

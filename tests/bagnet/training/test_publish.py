@@ -24,7 +24,8 @@ from tensorboard.backend.event_processing.event_accumulator import IMAGES, Event
 
 from bagnet.training.command import main
 from bagnet.training.publish import publish
-from tests.trainings import table, train
+from tests.test_project import accepted
+from tests.trainings import REPOSITORY, table, train
 
 FLAGS = ["--name", "x", "--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "2"]
 TENSORBOARD = [
@@ -74,6 +75,13 @@ def test_tensorboard_is_beside_the_table_and_wandb_over_all_starts(shards, capsy
         *("confusion.png", "tensorboard", "wandb", "wandb-id.txt", "wandb-finished.txt"),
     }
     assert list(Path().rglob("*.ckpt")) == list(Path("runs/x/checkpoints").glob("*.ckpt"))
+
+
+def test_the_page_shows_the_flags_that_are_tested(capsys):
+    page = (REPOSITORY / "docs" / "wandb.md").read_text().replace("\\\n", "")
+    (flags,) = re.findall(r"^python train.py (.* TensorBoardLogger .*)$", page, re.MULTILINE)
+    assert [word.replace("bagnet33", "x") for word in flags.split()[4:]] == TENSORBOARD
+    accepted(flags.split(), capsys)
 
 
 def test_a_run_with_another_logger_is_validated_without_its_package(shards, capsys, monkeypatch):
@@ -150,6 +158,23 @@ def test_a_logger_that_cannot_be_made_says_why_in_one_line(shards, capsys):
     err = capsys.readouterr().err.splitlines()
     assert err[-1] == f"error: {name}: nobody keeps files here any more."
     assert not Path("runs").exists()
+
+
+class Strict(CSVLogger):
+    """Takes no settings, as MLflow takes no others for a run that it has."""
+
+    def log_hyperparams(self, params=None) -> None:
+        raise RuntimeError("Changing values\nis not allowed")
+
+
+def test_a_logger_that_does_not_take_the_settings_gets_the_figures(shards, capsys):
+    name = f"{Strict.__module__}.Strict"
+    words = ["--trainer.logger", name, "--trainer.logger.save_dir", "theirs"]
+    assert train(shards, *FLAGS, *words) == 0
+    line = "Strict does not take the settings (Changing values is not allowed); they are in "
+    assert f"{line}runs/x/config.yaml" in capsys.readouterr().out
+    (theirs,) = Path("theirs").rglob("metrics.csv")
+    assert "val/top1" in theirs.read_text()
 
 
 class Experiment:
