@@ -140,8 +140,8 @@ class IndexOptions(CommonOptions):
 
     Args:
         src: Shards with jpg (or png, webp, ...) and cls members: files, brace lists, globs,
-            folders; for `index` also URLs (https, s3, gs, ...) and 'pipe:COMMAND', with brace lists
-            too.
+            folders; for `index` also URLs (https, hf, s3, gs, ...) and 'pipe:COMMAND', with brace
+            lists too.
         class_names: List of the classes in the order of the labels: imagenet_class_index.json, a
             text with a line `id<TAB>name` or a name alone for each class, or a manifest.json.
         split: What the shards are, if their names do not say train or val(idation).

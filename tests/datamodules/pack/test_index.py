@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tarfile
 import zlib
 from pathlib import Path
@@ -125,6 +126,19 @@ def test_over_http(root, server, tmp_path, capsys, monkeypatch):
     assert f"val/val.tar: cannot read {server}/val.tar: no such file" in said
     assert "train/train-0001.tar: has 3,000 bytes and not" in said
     assert "secret" not in said
+
+
+def test_a_folder_of_the_hub(root, hub, tmp_path):
+    shutil.copytree(root, hub.root / "files", dirs_exist_ok=True)
+    assert pack("index", "hf://datasets/org/name", tmp_path / "out") == 0
+    assert pack("index", root, tmp_path / "local") == 0
+    for split in ("train", "val"):
+        manifest, local = (Manifest.load(tmp_path / name / split) for name in ("out", "local"))
+        assert facts(manifest) == facts(local)
+        assert {shard.url.rpartition("/")[0] for shard in manifest.shards} == {
+            "hf://datasets/org/name"
+        }
+    assert pack("verify", tmp_path / "out") == 0
 
 
 def test_through_commands(root, tmp_path, capsys):
