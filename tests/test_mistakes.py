@@ -34,7 +34,7 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         (["--data.batch_size", "400"], "150 training samples"),
         (["--model.name", "bagnet10"], "no model 'bagnet10'.*bagnet33"),
-        (["--model.weights", "nothing.pth"], "no checkpoint nothing.pth"),
+        (["--model.weights", "nothing.pth"], "neither a file nothing.pth nor a run"),
         (["--seed_everything", "-1"], "seed_everything is -1, but must be from 0 to"),
         (["--checkpoint_minutes", "-1"], "checkpoint_minutes is -1"),
         (["--trainer.log_every_n_steps", "0"], "log_every_n_steps is 0"),

@@ -85,12 +85,14 @@ def workplace(tmp_path: Path) -> Path:
     for name in ("train-0000", "validation-00"):
         samples = [sample(f"{name}{number}", number) for number in range(3)]
         write_wds(tmp_path / f"data/imagenet-1k-wds/imagenet1k-{name}.tar", samples)
+    downloaded = tmp_path / "torch/hub/checkpoints"  # the network cannot be reached
+    downloaded.mkdir(parents=True)
     for file, name in {
-        "bagnet33.pth.tar": "bagnet33",
-        "resnet50.pth": "resnet50",
-        "vgg16.pth": "vgg16",
+        tmp_path / "bagnet33.pth.tar": "bagnet33",
+        downloaded / "resnet50-0676ba61.pth": "resnet50",
+        downloaded / "vgg16-397923af.pth": "vgg16",
     }.items():
-        torch.save(build_model(name, num_classes=6, width=4).state_dict(), tmp_path / file)
+        torch.save(build_model(name, num_classes=6, width=4).state_dict(), file)
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
     (tmp_path / "train.py").symlink_to(REPOSITORY / "train.py")
     return tmp_path
@@ -101,6 +103,7 @@ def test_the_readmes_commands_run_and_their_output_has_no_fault(workplace, monke
     monkeypatch.delenv("WANDB_MODE")  # like a user without an account
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("TORCH_HOME", str(workplace / "torch"))
     commands = [*demo_commands(), *(c for c in readme_commands() if not c.startswith("make "))]
     faults = []
     for number, command in enumerate(commands):

@@ -24,10 +24,9 @@ Model = TypeVar("Model", bound="ModelFile")
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file of weights, and the label that its results go by.
+    """A file of weights, and the label that its results go by: anything that can name a file.
 
-    The label is a name that `build_model` knows; or anything that can name a file, for a checkpoint
-    of ours, which knows the name of its network.
+    If `build_model` knows the label, the file must have the weights of this network.
     """
 
     label: str
