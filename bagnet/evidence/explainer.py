@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,26 @@ from bagnet.evidence.maps import require_bagnet
 from bagnet.model.images import require_images
 from bagnet.model.network import BagNet
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Target = int | Sequence[int] | Tensor | None
+
+
+def _wrapped(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Captum's methods have a decorator, and its NoiseTunnel calls what is inside."""
+
+    @functools.wraps(method)
+    def call(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
+        return method(*arguments, **keywords)
+
+    return call
+
 
 class BagNetExplainer:
     """Explains the decisions of a BagNet by its evidence around every pixel (`dense_evidence`).
+
+    It can be called like Captum's methods, also within its `NoiseTunnel`, and as `explain(input,
+    target)`, like the explainers of the benchmarks FunnyBirds and IDSDS (Hesse et al. 2023, 2024).
 
     Args:
         model: A BagNet.
@@ -22,21 +41,29 @@ class BagNetExplainer:
     Raises:
         ValueError: The network is not a BagNet.
 
+    Attributes:
+        forward_func: The network, under Captum's name.
+        multiplies_by_inputs: As in Captum: whether attributions are products with the input.
+
     Example:
         >>> explainer = BagNetExplainer(BagNet(9, num_classes=10, width=4))
-        >>> explainer.explain(torch.zeros(2, 3, 41, 41), targets=[7, 3]).shape
+        >>> explainer.explain(torch.zeros(2, 3, 41, 41), target=[7, 3]).shape
         torch.Size([2, 1, 41, 41])
     """
 
+    multiplies_by_inputs = False
+
     def __init__(self, model: nn.Module) -> None:
         self.model: BagNet = require_bagnet(model)
+        self.forward_func = self.model
 
-    def explain(self, images: Tensor, targets: int | Sequence[int] | Tensor) -> Tensor:
+    def explain(self, input: Tensor, target: Target = None) -> Tensor:
         """Compute the evidence for one class of each image.
 
         Args:
-            images: Normalised images, float (B, 3, H, W).
-            targets: The class of each image, (B,), or one class for all of them.
+            input: Normalised images, float (B, 3, H, W).
+            target: The class of each image, (B,), or one class for all of them; None for the class
+                that the network chooses.
 
         Returns:
             The evidence in logits, (B, 1, H, W).
@@ -44,21 +71,29 @@ class BagNetExplainer:
         Raises:
             ValueError: There is not one class for each image, or as in `dense_evidence`.
         """
-        require_images(images, self.model.in_channels)
-        classes = torch.as_tensor(targets)
+        require_images(input, self.model.in_channels)
+        if target is None:
+            with torch.no_grad():
+                target = self.model(input).argmax(1)
+        classes = torch.as_tensor(target)
         if classes.ndim == 0:
-            classes = classes.expand(len(images))
-        if classes.shape != images.shape[:1]:
+            classes = classes.expand(len(input))
+        if classes.shape != input.shape[:1]:
             raise ValueError(
-                f"targets of shape {tuple(classes.shape)} for {len(images)} images: give one class "
+                f"target of shape {tuple(classes.shape)} for {len(input)} images: give one class "
                 "for each, or one for all"
             )
         maps = [
             dense_evidence(self.model, image, int(label))
-            for image, label in zip(images, classes.tolist(), strict=True)
+            for image, label in zip(input, classes.tolist(), strict=True)
         ]
         return torch.stack(maps)[:, None]
 
-    def attribute(self, inputs: Tensor, target: int | Sequence[int] | Tensor) -> Tensor:
-        """Call `explain` under the name and with the arguments of Captum's methods."""
+    @_wrapped
+    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+        """Call `explain` under Captum's name."""
         return self.explain(inputs, target)
+
+    def has_convergence_delta(self) -> bool:
+        """As in Captum: whether the sum of the attributions is compared with the logit."""
+        return False
