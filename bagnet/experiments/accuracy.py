@@ -12,6 +12,9 @@ networks take turns in one process on batches of --data.batch_size images that a
 device. Intervals are 95% (Wilson), over the images. The receptive field is that of an entry of the
 last map; only a BagNet decides by such entries alone.
 
+In an evaluation set with some of the network's classes, such as ImageNet-A and -R (pack imagefolder
+--classes), only these classes count, as their authors define it: the others cannot win.
+
 Writes to OUT/accuracy: table, figure, LABEL.parquet (predicted class; rank of the true class, 0 is
 right; probabilities of both), and networks.json (what does not depend on the images).
 """
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ from torch import Tensor, nn
 
 from bagnet.experiments.measuring.colours import network_colours
 from bagnet.experiments.measuring.figures import bar_figure
-from bagnet.experiments.measuring.measure import measure
+from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.models import parse_models, sizes_of
 from bagnet.experiments.measuring.networks import facts
 from bagnet.experiments.measuring.parts import is_imagenet, record_of
@@ -39,7 +42,7 @@ from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import share
 from bagnet.experiments.options import MeasureOptions
 from bagnet.model.registry import normalize
-from bagnet.training.metrics import rank_of_label
+from bagnet.training.metrics import among, rank_of_label
 from datamodules.common.files import write_text
 
 NAME = "accuracy"
@@ -49,6 +52,7 @@ PAPER_SPEED = {"bagnet9": 155, "bagnet17": 155, "bagnet33": 155, "resnet50": 570
 COLUMNS = {
     "model": ("network", ""),
     "images": ("images", ","),
+    "classes": ("classes", ","),
     "top1": ("top-1", ".1%"),
     "top5": ("top-5", ".1%"),
     "paper_top5": ("top-5, paper", ".1%"),
@@ -67,19 +71,26 @@ class Predictions:
 
     Columns: predicted, the leading class; rank, that of the true class; probability, that of the
     true class; confidence, the probability of the leading class.
+
+    Attributes:
+        present: Labels of the classes that count; None for all. It is not in the repr, because the
+            data decide it.
     """
+
+    present: tuple[int, ...] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, options: MeasureOptions) -> Predictions:
+        """Those of the options' data, if anything is to be measured."""
+        return cls(open_data(options).present if options.models else None)
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
     ) -> Mapping[str, np.ndarray]:
         with torch.no_grad():
             logits = model(normalize(images)).double()
-        if not logits.isfinite().all():
-            sample_id = sample_ids[(~logits.isfinite()).any(1).cpu()][0]
-            raise ValueError(
-                f"the logits of sample {sample_id} are not finite: the weights are damaged, or "
-                "come from a training run that diverged"
-            )
+        if self.present is not None:
+            logits = among(logits, torch.tensor(self.present, device=logits.device))
         probabilities = logits.softmax(1)
         columns = {
             "predicted": logits.argmax(1),
@@ -92,7 +103,7 @@ class Predictions:
 
 def run(options: MeasureOptions) -> None:
     """Measure, print the table, and write the files."""
-    tables = measure(NAME, Predictions(), options)
+    tables = measure(NAME, Predictions.of(options), options)
     networks = _networks(tables, options, options.out / NAME / "networks.json")
     rows = [_row(label, table, networks.get(label, {})) for label, table in tables.items()]
     bars = {"top5": "top-5", "top1": "top-1"}
@@ -112,6 +123,8 @@ def _row(label: str, table: pa.Table, network: Mapping[str, Any]) -> dict[str, A
         "top5": share(ranks < 5),
         **network,
     }
+    if evaluated := record_of(table.schema).get("evaluation"):
+        row["classes"] = evaluated
     if is_imagenet(table):
         row["paper_top5"] = PAPER_TOP5.get(label)
         row["paper_images_per_second"] = PAPER_SPEED.get(label)

@@ -125,7 +125,7 @@ def run(options: ErrorsOptions) -> None:
             f"there is only {labels.pop()} in --models and {folder}, and errors are compared "
             "between networks: give two (--models)"
         )
-    tables = measure(accuracy.NAME, accuracy.Predictions(), options, fewest=FEWEST)
+    tables = measure(accuracy.NAME, accuracy.Predictions.of(options), options, fewest=FEWEST)
     pairs = [Pair.of(names, tables, options.top) for names in combinations(tables, 2)]
     rows = []
     with progress(Console(stderr=True), "errors", len(pairs), "pairs") as update:

@@ -213,5 +213,6 @@ EXPERIMENTS: dict[str, type] = {
     "deletion": DeletionOptions,
     "aggregation": AggregationOptions,
     "pointing": MeasureOptions,
+    "corruptions": MeasureOptions,
 }
 """Those of the paper, in the order of their reports, and then the others."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bagnet.evidence.aggregation import parse
 from bagnet.evidence.maps import require_bagnet
-from bagnet.training.metrics import evaluation_metrics
+from bagnet.training.metrics import among, evaluation_metrics
 
 
 class Aggregations(Callback):
@@ -48,9 +48,10 @@ class Aggregations(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        module: Any = pl_module
         evidence = self._model.patch_logits(self._features).float()
         for name, aggregate in self.by_name.items():
-            self._metrics[name].update(aggregate(evidence), batch[1])
+            self._metrics[name].update(among(aggregate(evidence), module.present), batch[1])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._hook.remove()

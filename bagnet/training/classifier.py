@@ -17,7 +17,7 @@ from bagnet.training.forward import CompileMode
 from bagnet.training.freezing import Freezing
 from bagnet.training.labels import explained
 from bagnet.training.loss_module import LossModule
-from bagnet.training.metrics import ClassificationMetrics, evaluation_metrics
+from bagnet.training.metrics import ClassificationMetrics, among, evaluation_metrics
 from bagnet.training.mixing import largest
 from bagnet.training.schedule import Schedule, steps_per_epoch
 from datamodules.common.batch import Batch
@@ -192,7 +192,7 @@ class BagNetClassifier(LossModule):
             logits = self(images).float()
             if self.hparams["test_flip"]:
                 logits = (logits + self(images.flip(-1)).float()) / 2
-            metrics.update(logits, labels)
+            metrics.update(among(logits, self.present), labels)
 
     # Logged once per epoch: calling self.log with a metric in each step takes longer than the step
     # of a small network.

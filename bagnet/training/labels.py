@@ -23,6 +23,12 @@ def card_of_data(data: Any) -> Card:
     return Card(None, classes, names, *sides)
 
 
+def present_classes(data: Any, device: torch.device) -> Tensor | None:
+    """Labels of the classes that count in evaluations of a data module, if not all do."""
+    labels = getattr(data, "present", None)
+    return None if labels is None else torch.tensor(labels, device=device)
+
+
 def require_classes(model: nn.Module, outputs: int, data: Card) -> None:
     """Refuse data whose labels mean something else than the network's outputs.
 

@@ -114,6 +114,20 @@ def evaluation_metrics(num_classes: int) -> ClassificationMetrics:
     return kind(num_classes)
 
 
+def among(logits: Tensor, present: Tensor | None) -> Tensor:
+    """Logits (B, classes) of which only some can win; all others become -inf.
+
+    So accuracy is measured on a part of a network's classes, as ImageNet-A and -R define theirs.
+
+    Args:
+        logits: (B, classes), floating point.
+        present: The labels that can win, int64 (n,) on the same device; None for all.
+    """
+    if present is None:
+        return logits
+    return torch.full_like(logits, -math.inf).index_copy(1, present, logits[:, present])
+
+
 def _auroc(probabilities: Tensor, labels: Tensor, present: Tensor) -> Tensor:
     """Mean AUROC of the classes that are present, each against all others; NaN for one class."""
     if present.sum() < 2:

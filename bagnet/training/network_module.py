@@ -22,7 +22,7 @@ from bagnet.training.forward import (
     logits,
     memory_format,
 )
-from bagnet.training.labels import card_of_data, require_classes
+from bagnet.training.labels import card_of_data, present_classes, require_classes
 from datamodules.common.ranges import require_range
 
 
@@ -34,6 +34,7 @@ class NetworkModule(LightningModule):
         notice: What the user should know about its weights; empty if nothing.
         has_fresh_classifier: Whether no file had weights for the data's classes.
         is_set_up: Whether a Trainer has it.
+        present: Labels of the classes that count in evaluations, int64 (n,); None for all.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class NetworkModule(LightningModule):
                 raise ValueError(f"activation_checkpointing is for BagNets, and this is a {name}")
             self.model.recompute = True
         self.is_set_up = False
+        self.present: Tensor | None = None
 
     def setup(self, stage: str) -> None:
         """Compare the classes with the data's, and choose the weights' memory format.
@@ -77,6 +79,12 @@ class NetworkModule(LightningModule):
         if self.notice:
             rank_zero_only(print)(f"note: {self.notice}")
         device = self.trainer.strategy.root_device
+        self.present = present_classes(self.trainer.datamodule, device)  # type: ignore[attr-defined]
+        if self.present is not None:
+            rank_zero_only(print)(
+                f"note: an evaluation set: {len(self.present):,} of {self.num_classes:,} classes "
+                "have images, and only these count"
+            )
         self.model.to(memory_format=memory_format(device, self.width))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def pack(
     options: PackOptions,
     sources: Sequence[Path],
     list_images: Callable[[Pool, Callable[[int], Any]], list[Listing]],
+    pool: Pool | None = None,
 ) -> None:
     """Pack all splits of a source.
 
@@ -30,6 +32,7 @@ def pack(
         options: The command's options.
         sources: What is read; the output folder must be another.
         list_images: Given the workers and a function that shows progress, lists each split.
+        pool: The workers, if several sources are packed one after the other.
 
     Raises:
         ValueError: The input makes no sense, or the output folder has other data.
@@ -37,7 +40,7 @@ def pack(
     """
     if options.out.resolve() in [source.resolve() for source in sources]:
         raise ValueError(f"OUT is {options.out}, the same as SRC; give another folder")
-    with Pool(options.workers) as pool:
+    with nullcontext(pool) if pool else Pool(options.workers) as pool:
         with progress(console, "list", None) as update:
             listings = list_images(pool, update)
         jobs = [Job(listing, options.out / listing.split, options) for listing in listings]

@@ -138,6 +138,8 @@ def _measure_missing(
             "classes": list(data.classes),
             "class_names": list(data.class_names),
         }
+        if data.val_manifest.evaluation:
+            record["evaluation"] = len(data.present or data.classes)
         files = PartFiles(folder, model, record)
         if files.exists(files.whole):
             continue
@@ -152,7 +154,8 @@ def _measure_missing(
     _check_comparable(folder, records)
     job = Job(measurement, data, options.data, parts, missing)
     count = len(unfinished)
-    run_job(f"{folder.name}: {count} {'model' if count == 1 else 'models'}", job, devices)
+    name = folder.relative_to(options.out)
+    run_job(f"{name}: {count} {'model' if count == 1 else 'models'}", job, devices)
     for files in unfinished:
         files.join(len(parts))
 

@@ -106,15 +106,17 @@ def record_of(schema: pa.Schema) -> dict[str, Any]:
 
     Returns:
         measurement, weights and data (digests), image_size, resize_size, images, classes (their
-        ids by label), class_names.
+        ids by label), class_names; of an evaluation set also evaluation, the number of the classes
+        that count.
     """
     record: dict[str, Any] = json.loads(schema.metadata[_RECORD])
     return record
 
 
 def is_imagenet(table: pa.Table) -> bool:
-    """Whether images of 1,000 classes were measured, as in the paper."""
-    return len(record_of(table.schema)["class_names"]) == 1000
+    """Whether images of 1,000 classes were measured, as in the paper, and no evaluation set."""
+    record = record_of(table.schema)
+    return len(record["class_names"]) == 1000 and "evaluation" not in record
 
 
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.common.folders import natural_key, visible_entries
+from datamodules.common.pool import Pool
 from datamodules.pack.classes import names_of, read_class_list
 from datamodules.pack.options import ImageFolderOptions
 from datamodules.pack.packing import console, pack
@@ -45,16 +46,17 @@ def pack_sets(options: ImageFolderOptions, classes: Path) -> None:
             f"{options.src} has no class folders of {classes}, whose ids are such as {ids[0]!r}; "
             "their names must be ids, or places in the list from 0"
         )
-    for place, (folder, labels) in sets.items():
-        if len(sets) > 1:
-            console.print(place, markup=False)
 
-        def listed(folder: Path, labels: dict[str, int], *_: object) -> list[Listing]:
-            _, stray = class_folders(folder)
-            return [list_classes("val", folder, labels, (ids, names), stray, evaluation=True)]
+    def listed(folder: Path, labels: dict[str, int], *_: object) -> list[Listing]:
+        _, stray = class_folders(folder)
+        return [list_classes("val", folder, labels, (ids, names), stray, evaluation=True)]
 
-        own = replace(options, out=options.out / place)
-        pack(own, [options.src, folder], partial(listed, folder, labels))
+    with Pool(options.workers) as pool:
+        for place, (folder, labels) in sets.items():
+            if len(sets) > 1:
+                console.print(place, markup=False)
+            own = replace(options, out=options.out / place)
+            pack(own, [options.src, folder], partial(listed, folder, labels), pool)
     _tell_next_step(options.out, list(sets))
 
 

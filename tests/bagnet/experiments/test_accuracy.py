@@ -101,6 +101,10 @@ def test_the_papers_numbers_stand_beside_its_networks_on_its_classes_only(first_
     row = _row("bagnet9", table, {})
     assert (row["paper_top5"], row["paper_images_per_second"]) == (0.7, 155)
     assert _row("mine", table, {})["paper_top5"] is None
+    table = table.replace_schema_metadata({"bagnet": json.dumps(record | {"evaluation": 200})})
+    row = _row("bagnet9", table, {})
+    assert row["classes"] == 200
+    assert "paper_top5" not in row
 
 
 def test_table_and_figure_are_drawn_again_without_a_model(out, monkeypatch):
