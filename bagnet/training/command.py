@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import re
 import shlex
 import signal
@@ -27,6 +28,9 @@ from bagnet.training.flags import (
 from datamodules.common.errors import REMEDIES, explain, reader_left
 from datamodules.common.forkserver import forkserver_context
 
+WITHOUT_TRAINER = {"predict": "bagnet.predict.options", "export": "bagnet.export.options"}
+"""Commands that are not LightningCLI's, and where their options are."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. A user's mistake is reported in one line, without a traceback.
@@ -38,11 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for a mistake, 128 + N on rank 0 after signal N stopped the training.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["predict"]:  # which has no Trainer
-        from bagnet.predict.options import COMMAND
+    if words and words[0] in WITHOUT_TRAINER:
         from datamodules.common import commands
 
-        return commands.main(f"{program()} predict", COMMAND, words[1:])
+        name, *rest = words
+        command = importlib.import_module(WITHOUT_TRAINER[name]).COMMAND
+        return commands.main(f"{program()} {name}", command, rest)
     try:
         try:
             _main(words)

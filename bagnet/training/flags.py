@@ -24,6 +24,7 @@ resume:    {program} ... --resume auto
 evaluate:  {program} validate --name bagnet33
            {program} validate --patch 33 --model.weights FILE ...
 predict:   {program} predict --name bagnet33 IMAGES
+export:    {program} export --name bagnet33 --format onnx bagnet33.onnx
 
 what to train
   --patch PIXELS       side of the patch that votes: 9, 17, 25, 29, 33, 65 or 77

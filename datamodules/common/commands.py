@@ -142,7 +142,9 @@ def parse(program: str, command: Command, words: Sequence[str]) -> Any:
             default = field.default_factory()
         is_required = default is dataclasses.MISSING
         if is_required:
-            flags.append(f"--{field.name} {settings.get('metavar', field.name.upper())}")
+            value = settings.get("metavar", "{")  # choices are in the list below
+            value = field.name.upper() if value.startswith("{") else value
+            flags.append(f"--{field.name} {value}")
         settings["default"] = None if is_required else default
         parser.add_argument(f"--{field.name}", required=is_required, **settings)
     parser.add_class_arguments(cls, as_group=False, skip={field.name for field in plain})

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,28 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OSError(hidden.errno, hidden.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`, and rename it to `path` when all is written.
+
+    After an exception, nothing is left. Missing folders above it are made.
+
+    Args:
+        path: A folder that does not exist, or is empty.
+
+    Raises:
+        ValueError: There is something already.
+    """
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"{path} exists, and is no empty folder: give a new one, or move it away")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(".tmp", _prefix(path), path.parent) as temporary:
+        folder = Path(temporary, "new")
+        folder.mkdir()  # with the usual rights, unlike the temporary one
+        yield folder
+        os.replace(folder, path)
 
 
 def user_path(text: str | Path) -> Path:
