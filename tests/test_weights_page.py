@@ -1,4 +1,4 @@
-"""The code blocks of docs/weights.md run, with a small network in the place of the authors' file."""
+"""The code blocks of docs/weights.md run, with a small network in place of the authors' file."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import glob
 import hashlib
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ AUTHORS = {
     "bagnet33": f"{_AUTHORS}bagnet32-2ddd53ed.pth.tar",
 }
 """The files of Brendel & Bethge, whose names count the pixels from zero."""
+PATIENCE = 60.0
+"""Seconds to wait for the next bytes of a download."""
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")  # as torch.hub names files: the beginning of the SHA-256
 _HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?")
 
@@ -158,7 +161,8 @@ def _downloaded(url: str, words: str) -> Path:
 
 
 def _download(url: str, words: str, unfinished: Path, path: Path) -> None:
-    expected = _HASH.search(path.name)
+    expected, before = _HASH.search(path.name), socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)  # torch.hub would wait for ever
     try:
         torch.hub.download_url_to_file(
             url, str(unfinished), expected and expected[1], sys.stderr.isatty()
@@ -168,6 +172,8 @@ def _download(url: str, words: str, unfinished: Path, path: Path) -> None:
             f"{words} cannot be downloaded ({_reason(error)}): download {url} elsewhere, and put "
             f"it at {path}"
         ) from error
+    finally:
+        socket.setdefaulttimeout(before)
     try:
         read_saved(unfinished, tensors=False)  # torch.hub takes a cut connection for the end
     except ValueError as error:

@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import re
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from bagnet.experiments.measuring.models import ModelFile
 from bagnet.model import sources
 from bagnet.model.registry import build_model
 from bagnet.model.sources import AUTHORS, find_run, find_weights, published
 from bagnet.model.weights import load_model, load_weights, save_weights
+from bagnet.training.classifier import BagNetClassifier
 from tests.datamodules.servers import HttpServer, serving
 
 
@@ -116,6 +119,24 @@ def test_without_a_network_the_message_is_the_same(authors, server, monkeypatch,
     said = refused("bagnet9")
     assert "Connection refused" in said
     assert said.endswith(f"elsewhere, and put it at {cache}{authors}")
+
+
+def test_a_server_that_falls_silent_is_not_waited_for(authors, server, monkeypatch):
+    monkeypatch.setattr(sources, "PATIENCE", 0.1)
+    for action in ("silent", ("stall", 5000)):
+        server.fail(authors, action)
+        assert "timed out" in refused("bagnet9")
+    assert socket.getdefaulttimeout() is None
+
+
+@pytest.mark.filterwarnings("ignore:.*do not both name")
+def test_a_training_and_an_experiment_take_the_same_names(authors, server):
+    module = BagNetClassifier("bagnet9", num_classes=3, width=2, weights="bagnet9")
+    model = ModelFile.parse("bagnet9")
+    assert (model.label, model.path.name) == ("bagnet9", authors[1:])
+    loaded = ModelFile.parse(f"mine={server.url}{authors}").load(torch.device("cpu"), "abc")
+    assert torch.equal(loaded.fc.weight, module.model.fc.weight)
+    assert len(server.requests) == 1
 
 
 def test_any_url_goes_the_same_way(server, cache):
