@@ -20,6 +20,7 @@ COMMANDS = {
     "csv": Command("datamodules.pack.sources.table", options.CsvOptions, ("src", "out")),
     "wds": Command("datamodules.pack.sources.wds", options.WdsOptions, ("src", "out")),
     "index": Command("datamodules.pack.index", options.IndexOptions, ("src", "out")),
+    "describe": Command("datamodules.pack.describe", options.DescribeOptions, ("out",)),
     "verify": Command("datamodules.pack.verify", options.VerifyOptions, ("out",)),
 }
 

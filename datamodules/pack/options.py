@@ -166,3 +166,16 @@ class VerifyOptions(CommonOptions):
     """
 
     allow_pipe: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeOptions:
+    """Options of `describe`.
+
+    Args:
+        out: Folder of the packed or indexed data.
+        sheet: PNG to write, with images of each class.
+    """
+
+    out: Path
+    sheet: Path | None = None

@@ -109,12 +109,34 @@ def tell_next_step(out: Path) -> None:
     console.print(f"next: python train.py --data.root {out}{allowed}", markup=False)
 
 
+def manifests_in(out: Path, allow_pipe: bool) -> list[Manifest]:
+    """The manifests of packed data, train first, or of one split's folder.
+
+    Args:
+        out: The folder.
+        allow_pipe: Whether shards may be the output of commands.
+
+    Raises:
+        ValueError: There are none, or one is damaged.
+    """
+    folders = [out / name for name in ("train", "val") if (out / name).is_dir()]
+    if (out / MANIFEST).exists():
+        folders.append(out)
+    if not folders:
+        raise ValueError(f"{out} has neither train/ nor val/; OUT is the folder of a pack")
+    return [Manifest.load(folder, allow_pipe=allow_pipe) for folder in folders]
+
+
 def sizes(manifest: Manifest) -> str:
     """Images, shards, bytes and classes, for people."""
-    size = int(manifest.shards.bytes.sum())
-    factor, unit = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e6 else (1e3, "kB")
     shards = len(manifest.shards)
     return (
         f"{manifest.num_samples:,} images, {shards:,} shard{'s' * (shards != 1)}, "
-        f"{size / factor:.1f} {unit}, {manifest.num_classes:,} classes"
+        f"{bytes_in_words(int(manifest.shards.bytes.sum()))}, {manifest.num_classes:,} classes"
     )
+
+
+def bytes_in_words(size: float) -> str:
+    """A number of bytes for people: `1.2 MB`."""
+    factor, unit = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e6 else (1e3, "kB")
+    return f"{size / factor:.1f} {unit}" if size >= 100 else f"{size:.0f} bytes"

@@ -23,23 +23,18 @@ from datamodules.common.progress import progress
 from datamodules.decoding.images import UnreadableImage
 from datamodules.pack.images import to_rgb_jpeg
 from datamodules.pack.options import VerifyOptions
-from datamodules.pack.packing import console, sizes
+from datamodules.pack.packing import console, manifests_in, sizes
 from datamodules.pack.sources.locations import local_copy
 from datamodules.remote.sources import SourceError
 from datamodules.shards.entries import Shard
-from datamodules.shards.manifest import MANIFEST, Manifest, sha256_of
+from datamodules.shards.manifest import Manifest, sha256_of
 from datamodules.shards.writer import suffix_of
 
 
 def run(options: VerifyOptions) -> int:
     """Run the command; returns 1 if anything is wrong."""
     wrong = 0
-    folders = [options.out / name for name in ("train", "val") if (options.out / name).is_dir()]
-    if (options.out / MANIFEST).exists():
-        folders.append(options.out)
-    if not folders:
-        raise ValueError(f"{options.out} has neither train/ nor val/; OUT is the folder of a pack")
-    manifests = [Manifest.load(folder, allow_pipe=options.allow_pipe) for folder in folders]
+    manifests = manifests_in(options.out, options.allow_pipe)
     with Pool(options.workers) as pool:
         for manifest in manifests:
             name = manifest.root.name
