@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +28,7 @@ from tests.datamodules.pack.builders import image, write
 IDS = tuple(f"n{number:08d}" for number in range(101, 113))
 RANKING = (5, 0, 7, 11, 2, 9, 1, 3, 4, 6, 8, 10)
 """The classes in the order in which the network ranks them, for every image."""
+PAGE = Path(__file__).parent.parent / "docs" / "evaluation-sets.md"
 SIZES = ["--data.image_size", "32", "--data.resize_size", "32", "--data.workers", "0"]
 
 
@@ -194,6 +198,32 @@ def test_a_stopped_measurement_resumes_and_too_few_conditions_have_no_mce(
     assert experiments(["corruptions", "--out", str(out)]) == 0
     assert (out / "corruptions/corruptions.md").read_bytes() == table
     assert experiments(["report", "--out", str(out)]) == 0
+
+
+def test_the_commands_of_the_page_run(network, packed, tmp_path, monkeypatch, capsys):
+    """On a few images, with the network of this file."""
+    monkeypatch.chdir(tmp_path)
+    packed({"a": [7, 7, 2], "c/fog/1": [5, 0], "c/fog/2": [0, 0]})
+    for name in ("a", "c"):
+        Path(f"imagenet-{name}").symlink_to(tmp_path / "in" / name)
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    assert len(commands) == 6
+    for words in commands:
+        program, arguments = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
+        if program == "datamodules.pack":
+            assert pack([*arguments, "--workers", "1"]) == 0
+        elif program == "bagnet.experiments":
+            arguments[arguments.index("bagnet33")] = f"known={network}"
+            assert experiments([*arguments, *SIZES, "--gpus", "0"]) == 0
+        else:
+            arguments[arguments.index("bagnet33")] = str(network)
+            small = ["--patch", "9", "--model.width", "4", "--gpus", "0", *SIZES]
+            assert main([*arguments, *small, "--trainer.enable_progress_bar", "false"]) == 0
+    said = capsys.readouterr().out
+    assert "validation   top-1 66.67%" in said  # ImageNet-A
+    assert "validation   top-1 50.00%" in said  # fog/1
+    assert Path("results/corruptions/table.md").is_file()
 
 
 def test_the_images_of_imagenet_c_are_not_resized(network, packed, tmp_path):
