@@ -63,15 +63,7 @@ def facts(manifest: Manifest) -> dict[str, list[str]]:
         part = f" ({len(widths):,} of them)" if len(widths) < len(labels) else ""
         lines["width"] = [_spread(widths, "{:,.0f} px".format) + part]
         lines["height"] = [_spread(heights, "{:,.0f} px".format) + part]
-    lines["class"] = [_spread(counts, "{:,.0f} images".format)]
-    if counts.max() > _EVEN * counts.min():
-        if empty := int((counts == 0).sum()):
-            lines["imbalance"] = [f"{empty:,} classes have no images"]
-        else:
-            times = counts.max() / counts.min()
-            lines["imbalance"] = [f"{times:,.1f} times as many in the largest as in the rarest"]
-        rarest = np.argsort(counts, kind="stable")[:RAREST]
-        lines["rarest"] = [f"{counts[label]:<7,} {_class(manifest, label)}" for label in rarest]
+    lines |= _balance(manifest, counts)
     skipped = manifest.root / SKIPPED
     if skipped.exists():
         number = len(skipped.read_text(encoding="utf-8").splitlines())
@@ -81,6 +73,23 @@ def facts(manifest: Manifest) -> dict[str, list[str]]:
     if unreadable:
         text = f"{len(unreadable):,} of {len(unreadable) + len(widths):,}: {unreadable[0]}"
         lines.setdefault("unreadable", []).append(text)
+    return lines
+
+
+def _balance(manifest: Manifest, counts: np.ndarray) -> dict[str, list[str]]:
+    """How many images classes have, from their `counts`, int64 (classes,)."""
+    present = np.flatnonzero(counts)
+    if not len(present):
+        return {"class": ["none has images"]}
+    lines = {"class": [_spread(counts[present], "{:,.0f} images".format)]}
+    if number := len(counts) - len(present):
+        first = _class(manifest, int(np.argmin(counts)))
+        lines["class"].append(f"{number:,} without images, such as {first}")
+    ratio = counts.max() / counts[present].min()
+    if ratio > _EVEN:
+        rarest = present[np.argsort(counts[present], kind="stable")][:RAREST]
+        lines["imbalance"] = [f"{ratio:,.1f} times as many in the largest as in the rarest"]
+        lines["rarest"] = [f"{counts[label]:<7,} {_class(manifest, label)}" for label in rarest]
     return lines
 
 

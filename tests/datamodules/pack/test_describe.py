@@ -66,10 +66,11 @@ def test_counts_sizes_and_imbalance(tmp_path, capsys):
     assert "imbalance" not in val
 
 
-def test_a_class_without_images_is_the_rarest(tmp_path, capsys):
+def test_classes_without_images_are_said_and_are_no_imbalance(tmp_path, capsys):
     write_split(tmp_path / "train", [2, 0, 2])
     said = describe(capsys, tmp_path / "train")
-    assert "  imbalance  1 classes have no images\n  rarest     0       n1\n" in said
+    assert "  class      2 images\n             1 without images, such as n1\n" in said
+    assert "imbalance" not in said
 
 
 def test_no_line_is_wider_than_80_columns(tmp_path, capsys):
