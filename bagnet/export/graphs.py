@@ -1,7 +1,8 @@
 """ONNX and torch.export: files with the computation and the weights, which need none of our code.
 
 Input is `images`: float32 (batch, 3, height, width), normalised as `bagnet.normalize` does it, in
-any number and of any size that the network takes (the ONNX of an AlexNet or VGG: of one size).
+any number and of any size that the network takes (but the ONNX of an AlexNet or VGG: of one size,
+and the .pt2 of a BagNet: from two entries of its map on).
 Outputs are `logits` (batch, classes) and, with evidence, `evidence` (batch, classes, H', W'), of
 which the logits are the mean. Both formats carry what `config.json` says (`bagnet.model.config`).
 """
