@@ -41,10 +41,9 @@ class MeasureOptions:
     """What every experiment that measures images takes, and all that `accuracy` takes.
 
     Args:
-        models: Networks to measure: runs, by name or folder, or LABEL=FILE with the file or the run
-            of a network. LABEL is the network's name (such as bagnet33), or anything for a
-            checkpoint of ours, which knows its name. Without --models, the results in --out are
-            drawn again.
+        models: Networks to measure: runs, by name or folder; names of published weights, such as
+            bagnet33 and resnet50; or LABEL=FILE, also with a URL or a run. Without --models, the
+            results in --out are drawn again.
         data: The images.
         out: Folder of all results; each experiment has its own folder in it.
         limit: Measure so many images, spread over the split; by default all.

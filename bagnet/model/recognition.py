@@ -16,8 +16,8 @@ from bagnet.model.registry import MODELS, ORIGINAL_WIDTH, TORCHVISION, build_mod
 
 Weights = Mapping[str, Tensor]
 _PADDED = (
-    "is from a BagNet with padded convolutions and one layer less, such as those of bagnetsv2, in "
-    "which a vote is not for one patch alone: only BagNets without padding can be loaded"
+    "is from a BagNet with padded convolutions and one layer less, such as those of bagnetsv2: "
+    "only BagNets without padding can be loaded, whose votes are for one patch of the image each"
 )
 _CONVOLUTION = re.compile(r"layer([1-4])\.\d+\.conv2\.weight")
 
