@@ -2,8 +2,8 @@
 
 The names below are the public API. They are imported when they are first used, so that importing
 `bagnet` stays fast. Here: networks (`model`), their training (`training`, `run`), which patches
-decide (`evidence`), predictions for a user's own images (`predict`), the paper's experiments
-(`experiments`), and benchmarks (`bench`).
+decide (`evidence`), predictions for a user's own images (`predict`), networks for other programs
+(`export`), the paper's experiments (`experiments`), and benchmarks (`bench`).
 Not here: data (`datamodules`, which never imports this package).
 """
 

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from bagnet.predict.options import COMMAND as PREDICT
+from bagnet.training.command import WITHOUT_TRAINER
 from datamodules.common import commands
 from train import main
 
@@ -143,8 +143,9 @@ def test_the_readmes_training_commands_are_accepted(command, capsys, monkeypatch
     arguments = words[words.index("train.py") + 1 :]
     if "--help" in arguments:
         assert main(arguments) == 0
-    elif arguments[0] == "predict":
-        assert commands.parse("predict", PREDICT, arguments[1:]).images
+    elif arguments[0] in WITHOUT_TRAINER:
+        options = importlib.import_module(WITHOUT_TRAINER[arguments[0]])
+        assert commands.parse(arguments[0], options.COMMAND, arguments[1:]).name == "bagnet33"
     else:
         accepted(arguments, capsys)
 

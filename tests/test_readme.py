@@ -39,7 +39,7 @@ def in_small(command: str, number: int) -> str:
     """The same command for a small machine, with small images and networks."""
     for words, instead in IN_SMALL.items():
         command = command.replace(words, instead)
-    if re.search("validate --name|predict --name|--help", command):
+    if re.search("(validate|predict|export) --name|--help", command):
         return command  # the run's own settings
     sizes = "" if "demo" in command else SIZES  # the demo's planted boxes hold at one size only
     if "train.py" in command and "validate" not in command:
