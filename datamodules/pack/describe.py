@@ -115,9 +115,9 @@ def _size(manifest: Manifest, sample_id: int) -> tuple[int, int] | str:
 
 def _spread(values: np.ndarray, words: Callable[[float], str]) -> str:
     """Median, least and most, each with its unit, but `3 to 9 images` if that is the same."""
-    if values.min() == values.max():
-        return words(values[0])
     low, high = words(values.min()), words(values.max())
+    if low == high:
+        return low
     if low.split()[1] == high.split()[1]:
         low = low.split()[0]
     return f"{words(np.median(values))} in the median, {low} to {high}"

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from datamodules.common.folders import natural_key
 from datamodules.remote.openers import check_opener, list_files, open_anywhere, open_at
-from datamodules.remote.urls import redacted
+from datamodules.remote.urls import redacted, scheme_of
 
 DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before the second attempt, the third, and so on."""
@@ -94,9 +94,7 @@ def read_source(location: str, delays: Sequence[float] = DELAYS, timeout: float 
     return with_retries(attempt, delays)
 
 
-def files_of(
-    folder: str, suffixes: tuple[str, ...], delays: Sequence[float] = DELAYS
-) -> list[str]:
+def files_of(folder: str, suffixes: tuple[str, ...], delays: Sequence[float] = DELAYS) -> list[str]:
     """URLs of the files below a remote folder whose names end so; or of those that match a pattern.
 
     Raises:
@@ -206,6 +204,8 @@ def _failures(
             raise
         cause, transient = _explain(error, timeout)
         cause = f"{cause} {progress()}".rstrip()
+        if scheme_of(location) == "hf" and not transient:  # the Hub hides what is private
+            cause += "; private and gated data need `hf auth login`"
         raise SourceError(redacted(location), cause, transient) from None
 
 

@@ -136,6 +136,12 @@ def test_from_the_hub_with_one_request_for_the_images_of_a_file(hub, tmp_path, m
     assert all(request.range for request in hub.requests[count:])  # only labels are read again
 
 
+def test_a_dataset_that_the_hub_does_not_have_is_one_clear_error(hub, tmp_path, capsys):
+    for name, message in {"other": "no such file", "name": "no .parquet files in hf://"}.items():
+        error = refused(capsys, "parquet", f"hf://datasets/org/{name}", tmp_path / "out")
+        assert message in error
+
+
 def test_names_in_the_file_are_never_paths(tmp_path):
     tricks = [
         "../../evil.jpg",
