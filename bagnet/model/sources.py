@@ -7,14 +7,12 @@ elsewhere is fetched once, into the caches of torch.hub and `huggingface_hub`.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import hashlib
 import os
 import re
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,7 +22,7 @@ from bagnet.model.config import CONFIG, WEIGHTS
 from bagnet.model.files import read_saved
 from bagnet.model.registry import TORCHVISION
 from bagnet.run.folder import Run
-from datamodules.common.files import replacing, user_path
+from datamodules.common.files import locked, replacing, user_path
 
 _AUTHORS = (
     "https://bitbucket.org/wielandbrendel/bag-of-feature-pretrained-models/raw/"
@@ -146,13 +144,19 @@ def _downloaded(url: str, words: str) -> Path:
         words: What the user called it, for messages.
     """
     path = _place(url)
+    if path.is_file():
+        return path
     try:
-        if not path.is_file():
-            with _alone(path):
-                if not path.is_file():
-                    print(f"downloading {url} to {path}", file=sys.stderr, flush=True)
-                    with replacing(path) as unfinished:
-                        _download(url, words, unfinished, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError):  # some network disks have no locks
+                held.enter_context(locked(path.with_name(f".{path.name}.lock")))
+                for killed in path.parent.glob(f".{glob.escape(path.stem)}.*.partial"):
+                    killed.unlink(missing_ok=True)
+            if not path.is_file():
+                print(f"downloading {url} to {path}", file=sys.stderr, flush=True)
+                with replacing(path) as unfinished:
+                    _download(url, words, unfinished, path)
     except OSError as error:
         raise ValueError(
             f"{words} cannot be kept at {path} ({_reason(error)}): set TORCH_HOME to another folder"
@@ -191,18 +195,6 @@ def _place(url: str) -> Path:
         return cache / name
     query = [hashlib.sha256(parts.query.encode()).hexdigest()[:8]] if parts.query else []
     return cache.joinpath(parts.hostname or "", *folders, *query, name or "weights")
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process fetches this file, and remove what a killed one left of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        with contextlib.suppress(OSError):  # some network disks have no locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.partial"):
-                leftover.unlink(missing_ok=True)
-        yield
 
 
 def _from_hub(words: str) -> Path:

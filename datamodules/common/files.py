@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import os
 import re
@@ -72,6 +73,27 @@ def new_folder(path: Path) -> Iterator[Path]:
         folder.mkdir()  # with the usual rights, unlike the temporary one
         yield folder
         os.replace(folder, path)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process has this lock, and hold it.
+
+    Args:
+        path: A file for the lock alone; it is made, and stays.
+
+    Raises:
+        OSError: The file cannot be written, or its file system has no locks.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        # A child forked in the meantime has the descriptor too, so closing is not enough.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        os.close(lock)
 
 
 def user_path(text: str | Path) -> Path:

@@ -18,13 +18,14 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from datamodules.common.errors import DISK_FULL
+from datamodules.common.files import locked
 from datamodules.remote import sources
 from datamodules.remote.sources import BLOCK, SourceError
 from datamodules.remote.urls import is_remote, redacted
@@ -178,17 +179,9 @@ class ShardCache:
             excess -= length
         return busy if excess > 0 else None
 
-    @contextlib.contextmanager
-    def _names(self) -> Iterator[None]:
+    def _names(self) -> contextlib.AbstractContextManager[None]:
         """Hold the right to create, rename and delete files of the folder."""
-        lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            # A child forked in the meantime has the descriptor too, so closing is not enough.
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            os.close(lock)
+        return locked(self.folder / ".lock")
 
     def make_folder(self) -> None:
         """Make the folder, and make sure that copies can be written there.

@@ -56,7 +56,9 @@ def test_what_is_not_one_of_them_is_named_with_what_was_expected():
 
 def test_a_padded_bagnet_is_named_also_where_an_unpadded_one_was_expected(tmp_path):
     state = padded(weights("bagnet33"))
-    with pytest.raises(ValueError, match="x.pt is from a BagNet with padded .*, such as .*v2: only"):
+    with pytest.raises(
+        ValueError, match="x.pt is from a BagNet with padded .*, such as .*v2: only"
+    ):
         recognise(state, "x.pt")
     torch.save(padded(build_model("bagnet9", 3, width=2).state_dict()), tmp_path / "x.pt")
     with pytest.raises(ValueError, match=r"not fit bagnet9 .*; it is from a BagNet with padded"):
