@@ -110,7 +110,8 @@ def _size(manifest: Manifest, sample_id: int) -> tuple[int, int] | str:
         data = read_image(manifest, sample_id)
         return image_size(data) if data else ""
     except (UnreadableImage, SourceError, OSError) as error:
-        return f"{manifest.sample(sample_id).key} ({error})"
+        reason = error.cause if isinstance(error, SourceError) else error
+        return f"{manifest.sample(sample_id).key} ({reason})"
 
 
 def _spread(values: np.ndarray, words: Callable[[float], str]) -> str:

@@ -89,7 +89,7 @@ def test_images_that_cannot_be_read_are_named(tmp_path, capsys):
     said = describe(capsys, tmp_path, "--sheet", tmp_path / "s.png")
     assert "  unreadable 1 of 6: 0-1 (not a readable image" in said
     shard.unlink()
-    assert "  unreadable 6 of 6: 0-0 (cannot read " in describe(capsys, tmp_path)
+    assert "  unreadable 6 of 6: 0-0 (no such file)\n" in describe(capsys, tmp_path)
 
 
 def test_only_a_part_is_opened_and_it_is_said(tmp_path, capsys, monkeypatch):
