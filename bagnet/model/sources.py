@@ -33,7 +33,7 @@ AUTHORS = {
     "bagnet17": f"{_AUTHORS}bagnet16-105524de.pth.tar",
     "bagnet33": f"{_AUTHORS}bagnet32-2ddd53ed.pth.tar",
 }
-"""The files of Brendel & Bethge, whose names count the pixels from zero."""
+"""The files of Brendel & Bethge; their names say a pixel less."""
 PATIENCE = 60.0
 """Seconds to wait for the next bytes of a download."""
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")  # as torch.hub names files: the beginning of the SHA-256
@@ -91,15 +91,14 @@ def find_run(name: str, runs_dir: Path | None = None) -> Path:
     Raises:
         ValueError: There is no such run, or it has no checkpoint.
     """
-    folders = _folders(user_path(name), runs_dir)
+    runs = user_path(runs_dir) if runs_dir else None
+    folders = _folders(user_path(name), runs)
     for folder in folders:
         if file := _in_folder(folder):
             return file
     if folders:
         raise ValueError(f"{folders[-1]} has no checkpoint: give the folder of a run")
-    raise ValueError(
-        f"there is no run {(runs_dir or _runs()) / name}: give the name of another one"
-    )
+    raise ValueError(f"there is no run {(runs or _runs()) / name}: give the name of another one")
 
 
 def published(name: str) -> str | None:
@@ -117,10 +116,10 @@ def _runs() -> Path:
     return user_path(os.environ.get("BAGNET_RUNS") or "runs")
 
 
-def _folders(path: Path, runs_dir: Path | None = None) -> list[Path]:
+def _folders(path: Path, runs: Path | None = None) -> list[Path]:
     """The folders that may be the run; one of images may have the name of a run."""
-    here = [] if runs_dir else [path]
-    return [folder for folder in (*here, (runs_dir or _runs()) / path) if folder.is_dir()]
+    places = [runs / path] if runs else [path, _runs() / path]
+    return [folder for folder in places if folder.is_dir()]
 
 
 def _in_folder(folder: Path) -> Path | None:

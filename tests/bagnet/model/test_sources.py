@@ -252,6 +252,8 @@ def test_a_run_is_named_by_its_name_its_folder_or_a_file_of_it(tmp_path, monkeyp
     assert find_weights(last) == last
     assert find_run("large").name == "last.ckpt"
     assert find_run("large", tmp_path / "runs").parents[1] == large
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_run("large", Path("~/runs")).parents[1] == large
     monkeypatch.chdir(tmp_path)
     assert find_weights("runs/large") == Path("runs/large/checkpoints/last.ckpt")
     Path("small").mkdir()  # the images that it was trained on
