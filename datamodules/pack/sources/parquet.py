@@ -13,7 +13,6 @@ a plain copy of its images. After an interruption, the same command resumes.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -30,16 +29,13 @@ from datamodules.pack.shard import PARTIAL
 from datamodules.pack.sources.listing import Listing, Problem, printable, tabulate, to_rows
 from datamodules.pack.sources.locations import SPLITS_AND_TEST, expand, path_in, split_of
 from datamodules.pack.sources.parquet_files import File, Rows, read_file
-from datamodules.pack.sources.scan import MAX_CLASSES, Scan
+from datamodules.pack.sources.scan import MAX_CLASSES, Scan, wnid_in
 from datamodules.pack.sources.wds import decide_classes
 
 _MAX_NAME = 255
 """The most bytes of an image's name: the longest one of a split takes room for all."""
 
 _NO_LABEL = (-1, "")
-
-_WNID = re.compile(r"(?:^|[_/])(n\d{8})(?=[_./])")
-"""ImageNet's files have the class in their name, and so in the column `image.path`."""
 
 
 def run(options: ParquetOptions) -> None:
@@ -119,8 +115,7 @@ def _about(files: Mapping[str, Sequence[File]]) -> dict[int, tuple[str, str]]:
     for file in (file for part in files.values() for file in part):
         for label, path in zip(file.labels, file.paths, strict=True):
             if 0 <= int(label) < MAX_CLASSES:
-                match = _WNID.search(path)
-                wnids.setdefault(int(label), set()).add(match[1] if match else "")
+                wnids.setdefault(int(label), set()).add(wnid_in(path))
     unique = {next(iter(each)) for each in wnids.values() if len(each) == 1} - {""}
     if len(unique) == len(wnids) == max(wnids) + 1:
         ids = {label: next(iter(each)) for label, each in wnids.items()}

@@ -75,7 +75,7 @@ def scan(path: Path, name: str, archive: int = 0) -> Scan:
                 problems.append((f"{name}: {printable(key)}", printable(str(error))))
                 continue
             if label not in about:
-                about[label] = _wnid_in(key), ""
+                about[label] = wnid_in(key), ""
                 if "json" in fields:
                     with suppress(ValueError, RecursionError):  # only names are lost
                         about[label] = _class_in(json.loads(read(fields["json"])), key)
@@ -105,14 +105,18 @@ def _grouped(path: Path) -> Iterator[tuple[str, dict[str, TarInfo]]]:
 def _class_in(facts: Any, key: str) -> tuple[str, str]:
     """Id and name of the class in a sample's json; empty if they are not known."""
     if not isinstance(facts, dict):
-        return _wnid_in(key), ""
+        return wnid_in(key), ""
     identity, name = (
         next((str(facts[f]) for f in group if f in facts), "") for group in (ID_FIELDS, NAME_FIELDS)
     )
-    return identity or _wnid_in(str(facts.get("filename", ""))) or _wnid_in(key), name
+    return identity or wnid_in(str(facts.get("filename", ""))) or wnid_in(key), name
 
 
-def _wnid_in(name: str) -> str:
-    """The class that the name of one of ImageNet's training images begins with; else empty."""
-    match = re.match(r"(?:.*/)?(n\d{8})[_/]", name)
+def wnid_in(name: str) -> str:
+    """The class in the name of one of ImageNet's images; empty if there is none.
+
+    Training images begin with it (`n01440764_10026`), and validation images may end with it, as
+    those of Hugging Face do (`ILSVRC2012_val_00000293_n01440764.JPEG`).
+    """
+    match = re.search(r"(?:^|[_/])(n\d{8})(?=[_./])", name)
     return match[1] if match else ""
