@@ -39,8 +39,9 @@ class ReportOptions:
         checkpoint: Weights of a BagNet: a file, a run, a URL, or a name such as bagnet33.
         name: Name of a run, instead of --checkpoint.
         out: The file to write.
-        classes: The data's manifest.json; or a text with a line `name` or `id<TAB>name` for each
-            class, in the order of the network's outputs. By default, the classes of the run's data.
+        classes: List of the network's classes, in the order of its outputs: packed data,
+            imagenet_class_index.json, or a text with a line `name` or `id<TAB>name` for each class.
+            By default, the classes of the run's data.
         whole: Show whole images: resize them without the crop.
         data: What the network sees of an image.
         model: The network.
