@@ -33,9 +33,7 @@ def to_rgb_jpeg(data: bytes, resize: int | None = None, quality: Quality = 90) -
             more than `MAX_PIXELS`, or sides that a JPEG cannot have. A JPEG that must shrink may
             have more, unless it is progressive.
     """
-    kept = {"JPEG", "MPO"}  # MPO is a JPEG with more pictures behind it, as phones make them
-    if quality == "lossless":
-        kept.add("PNG")
+    kept = ("JPEG", "PNG") if quality == "lossless" else ("JPEG",)
     with opened(data, any_size=True) as image:
         side = min(image.size)
         limit = side if resize is None else min(side, resize)
