@@ -3,8 +3,9 @@
 The image is cut into cells of 8x8 pixels. Deletion replaces them by ImageNet's mean colour one
 after the other, beginning with the most important for the predicted class; insertion starts from
 the mean colour and puts them back in the same order. The area under the probability of the class
-says how good the ranking is: small for deletion, large for insertion (Petsiuk et al., RISE, BMVC
-2018).
+says how good the ranking is: small for deletion, large for insertion. The measures are those of
+RISE (Petsiuk et al., BMVC 2018), which removes single pixels instead of cells, and inserts them
+into a blurred image.
 
 --methods chooses what ranks the cells: by default the BagNet's own dense evidence, and a random
 order as the baseline. Other networks than BagNets have no evidence; for them, choose from saliency,

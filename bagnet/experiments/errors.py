@@ -3,11 +3,11 @@
 The paper compares the accuracies of two networks class by class in a scatter plot: BagNets and
 standard networks find the same classes hard.
 
-It does not say which accuracy that is; here it is top-5 (--top 5), which its other figures use;
-with few classes, use --top 1. Pearson's and Spearman's r, and their bootstrap intervals, are over
-classes. Image by image, we add three statistics of the predicted class: Cohen's kappa of the
-predictions; the error consistency of Geirhos et al. (2020), which is the agreement in right and
-wrong beyond what the accuracies imply; and McNemar's exact test of equal accuracy.
+The accuracy is top-5 (--top 5), as in the paper; with few classes, use --top 1. Pearson's and
+Spearman's r, and their bootstrap intervals, are over classes. Image by image, we add three
+statistics of the predicted class: Cohen's kappa of the predictions; the error consistency of
+Geirhos et al. (2020), which is the agreement in right and wrong beyond what the accuracies imply;
+and McNemar's exact test of equal accuracy, with Holm's correction for the number of pairs.
 
 Reads OUT/accuracy, and measures what is missing there. Writes to OUT/errors: table (pairs), classes
 (those whose accuracies differ most, for each pair) and figure.
@@ -37,6 +37,7 @@ from bagnet.experiments.measuring.statistics import (
     FEWEST,
     Interval,
     bootstrap,
+    holm,
     kappa,
     pearson,
     share_of,
@@ -59,6 +60,7 @@ COLUMNS = {
     "only_first": ("right: first only", ","),
     "only_second": ("right: other only", ","),
     "mcnemar": ("McNemar's p", ".2g"),
+    "mcnemar_holm": ("p, Holm", ".2g"),
 }
 
 CLASS_COLUMNS = {
@@ -132,6 +134,8 @@ def run(options: ErrorsOptions) -> None:
         for pair in pairs:
             rows.append(_row(pair))
             update(len(rows))
+    for row, corrected in zip(rows, holm([row["mcnemar"] for row in rows]), strict=True):
+        row["mcnemar_holm"] = corrected
     names = record_of(next(iter(tables.values())).schema)["class_names"]
     differing = [row for pair in pairs for row in most_different(pair, names, options.differing)]
     written = {"table": (rows, COLUMNS), "classes": (differing, CLASS_COLUMNS)}

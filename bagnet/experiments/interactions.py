@@ -1,15 +1,17 @@
 """Tests whether networks add up what they see in separate parts of an image.
 
-Brendel & Bethge (ICLR 2019, under "spatial interactions"): let l(x) be the logit of a class and
-d_1, d_2, ... changes of the image at separate places. For a BagNet with patches of q pixels,
+Brendel & Bethge (ICLR 2019, under "spatially distinct image manipulations"): let l(x) be the logit
+of a class and d_1, d_2, ... changes of the image at separate places. For a BagNet with patches of q
+pixels,
 
     l(x) - l(x + sum d_i) = sum (l(x) - l(x + d_i))
 
 for every image, if no patch can see two of the changes. Pearson's correlation between the two
 sides, over images, shows how far other networks are from this. The image is cut into a grid of
 squares of q pixels, and every second square of every second row is replaced by its mean colour: one
-at a time for the right side, all at once for the left. So the changed squares are q pixels apart,
-and three quarters of the image stay as they are. A patch of R pixels sees two only if R > q + 1.
+at a time for the right side, all at once for the left. So the changed squares are q pixels apart.
+At 224 px they are .250 of the image for q of 8 and 16, and .327 for 32 and 64. A patch of R pixels
+sees two only if R > q + 1.
 
 The paper leaves some details open:
 

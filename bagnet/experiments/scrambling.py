@@ -4,7 +4,7 @@ Brendel & Bethge (ICLR 2019, under "image scrambling"): a bag of local features 
 its parts are, so scrambling them must not change its decision. For networks whose receptive fields
 overlap there is no exact way to do this; textures synthesised from the Gram matrices of a VGG
 (Gatys et al. 2015) come close. VGG-16 has a top-5 accuracy of 90.1% on images and of 79.4% on their
-textures (79.7% in a summary of the paper).
+textures.
 
 The order is lost in two ways:
 
@@ -14,8 +14,11 @@ The order is lost in two ways:
   only the patches across the seams change.
 * Textures, with --texture_network vgg16=FILE: synthesised from noise, see measuring/textures.py.
   The paper says that features of a VGG are used, but not which, nor how. The defaults (conv1_1 and
-  pool1 to pool4 with equal weights, 500 steps of L-BFGS, Gaussian noise, max pooling) are those of
-  Gatys et al. or close to them. Textures that exist are not made again.
+  pool1 to pool4 with equal weights, Gaussian noise, L-BFGS) are those of Gatys et al., whose own
+  code has average pooling, a VGG-19 with normalised weights and 2,000 steps; here it is the VGG's
+  own max pooling, and 500 steps. ResNets and DenseNets are tested with the textures of a VGG: their
+  layers add up or collect those before them, and the paper says nothing of textures made from them.
+  Textures that exist are not made again.
 
 500 steps of VGG-16 take 14.6 to 18.3 tera multiply-adds for an image of 224x224 pixels: --limit
 sets the number of images. "Same class" is the share of images for which the network chooses the

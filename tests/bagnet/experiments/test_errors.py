@@ -69,11 +69,12 @@ def test_it_compares_all_pairs_that_accuracy_has_measured(command, networks, tmp
     fewer, more = sorted((int(other["only_first"]), int(other["only_second"])))
     tail = sum(comb(fewer + more, k) for k in range(fewer + 1)) / 2 ** (fewer + more)
     assert float(other["mcnemar"]) == pytest.approx(min(1, 2 * tail))
+    assert float(other["mcnemar_holm"]) == pytest.approx(min(1, 3 * 2 * tail))
     assert len(read_csv(folder / "classes.csv")) == 3 * 5
     # Without a model, from the results that exist.
     (tmp_path / "out" / "accuracy" / "copy.parquet").unlink()
     assert main(["errors", "--out", str(tmp_path / "out"), "--top", "1"]) == 0
-    assert read_csv(folder / "table.csv") == [other]
+    assert read_csv(folder / "table.csv") == [{**other, "mcnemar_holm": other["mcnemar"]}]
 
 
 def test_the_figure_has_a_dot_for_each_pair_of_accuracies_and_says_how_sure_r_is():

@@ -11,6 +11,7 @@ from scipy import stats
 from bagnet.experiments.measuring.statistics import (
     Interval,
     bootstrap,
+    holm,
     kappa,
     mean,
     mean_band,
@@ -115,3 +116,14 @@ def test_each_number_of_an_interval_is_formatted():
 def test_too_few_rows_are_one_clear_error():
     with pytest.raises(ValueError, match="4 rows are too few for a statistic, which needs 5"):
         mean(np.arange(4))
+
+
+def test_holms_correction_is_the_smallest_level_at_which_the_step_down_procedure_rejects():
+    p = [0.01, 0.04, 0.03, 0.005, 0.03]
+    corrected = holm(p)
+    assert corrected == pytest.approx([0.04, 0.09, 0.09, 0.025, 0.09])
+    for level in np.linspace(0.001, 0.2, 200):
+        rejected, left = set(), sorted(range(len(p)), key=p.__getitem__)
+        while left and p[left[0]] * len(left) <= level:
+            rejected.add(left.pop(0))
+        assert rejected == {number for number, value in enumerate(corrected) if value <= level}
