@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bagnet.evidence.dense import dense_evidence
     from bagnet.evidence.explainer import BagNetExplainer
-    from bagnet.evidence.maps import evidence_map
+    from bagnet.evidence.maps import evidence_map, pixel_evidence
     from bagnet.model.network import BagNet
     from bagnet.model.registry import normalize
     from bagnet.model.weights import load_model as load
@@ -30,6 +30,7 @@ __all__ = [
     "evidence_map",
     "load",
     "normalize",
+    "pixel_evidence",
     "save",
 ]
 
@@ -41,6 +42,7 @@ _PLACES = {
     "evidence_map": ("bagnet.evidence.maps", "evidence_map"),
     "load": ("bagnet.model.weights", "load_model"),
     "normalize": ("bagnet.model.registry", "normalize"),
+    "pixel_evidence": ("bagnet.evidence.maps", "pixel_evidence"),
     "save": ("bagnet.model.weights", "save_weights"),
 }
 

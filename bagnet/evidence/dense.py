@@ -15,7 +15,6 @@ convolutions need around the image, and 1.03 with the margins around tiles, whic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -23,16 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bagnet.evidence.maps import require_bagnet
+from bagnet.evidence.maps import Target, require_bagnet, rows_of
 from bagnet.model.images import require_images
 from bagnet.model.network import BagNet, Bottleneck
 
 TILE = 64  # px. With 112, less is repeated, but a CPU's caches overflow: it takes a quarter longer.
 
 
-def dense_evidence(
-    model: nn.Module, image: Tensor, target: int | Sequence[int] | None = None
-) -> Tensor:
+def dense_evidence(model: nn.Module, image: Tensor, target: Target = None) -> Tensor:
     """Compute the logits of the patch around every pixel.
 
     The image is padded with zeros (the mean colour) by p = (R - 1) / 2 pixels on each side, where R
@@ -66,7 +63,7 @@ def dense_evidence(
     """
     bagnet = require_bagnet(model)
     require_images(image, bagnet.in_channels, batched=False)
-    rows = slice(None) if target is None else _rows(bagnet, target)
+    rows = slice(None) if target is None else rows_of(bagnet, target)
     margin = bagnet.receptive_field - 1
     with torch.no_grad():
         weight, bias = bagnet.fc.weight[rows], bagnet.fc.bias[rows]
@@ -79,19 +76,6 @@ def dense_evidence(
                 votes = F.linear(_features(bagnet, tile)[0].permute(1, 2, 0), weight, bias)
                 evidence[:, top:bottom, left:right] = votes.permute(2, 0, 1)
     return evidence[0] if isinstance(target, int) else evidence
-
-
-def _rows(model: BagNet, target: int | Sequence[int]) -> list[int]:
-    """The classes as a list; a ValueError if it is empty or the network lacks one of them."""
-    classes = [target] if isinstance(target, int) else list(target)
-    count = model.fc.out_features
-    unknown = [number for number in classes if not 0 <= number < count]
-    if unknown or not classes:
-        fault = f"there is no class {unknown[0]}" if unknown else "target lists no class"
-        raise ValueError(
-            f"{fault}: the network has {count} classes, so choose from 0 to {count - 1}"
-        )
-    return classes
 
 
 def _tiles(size: int) -> list[tuple[int, int]]:

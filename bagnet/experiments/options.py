@@ -12,7 +12,15 @@ from datamodules.common.processes import default_workers
 
 Fill = Literal["mean", "image", "zero", "blur"]
 Pooling = Literal["mean", "absolute", "max"]
-Method = Literal["evidence", "saliency", "integrated_gradients", "smoothgrad", "gradcam", "random"]
+Method = Literal[
+    "evidence",
+    "pixel_evidence",
+    "saliency",
+    "integrated_gradients",
+    "smoothgrad",
+    "gradcam",
+    "random",
+]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 

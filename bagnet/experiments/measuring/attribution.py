@@ -1,6 +1,7 @@
 """How important each pixel is for a network's decision, by the methods that experiments compare.
 
 * evidence: a BagNet's own, around every pixel (`bagnet.dense_evidence`).
+* pixel_evidence: a BagNet's own, each patch's spread over its pixels (`bagnet.pixel_evidence`).
 * saliency: the magnitude of the gradient.
 * integrated_gradients: from ImageNet's mean colour, in 32 steps.
 * smoothgrad: the mean of 16 saliencies, with noise of 15 percent of the range of the image's values
@@ -8,7 +9,7 @@
 * gradcam: the positive part at the end of the convolutions, enlarged bilinearly.
 * random: the baseline, a new order for each image.
 
-All but the first and the last are Captum's.
+All but the first two and the last are Captum's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bagnet.evidence.explainer import BagNetExplainer
-from bagnet.evidence.maps import require_bagnet
+from bagnet.evidence.maps import pixel_evidence, require_bagnet
 from bagnet.experiments.options import Method, Pooling
 
 STEPS = 32  # of Integrated Gradients
@@ -51,11 +52,14 @@ def attribute(
         The importance, summed over the colours, (B, 1, H, W).
 
     Raises:
-        ValueError: "evidence" of a network that is not a BagNet, or "gradcam" of one whose last
+        ValueError: Evidence of a network that is not a BagNet, or "gradcam" of one whose last
             feature maps are not known.
     """
     if method == "evidence":
         return BagNetExplainer(model).explain(images, targets)
+    if method == "pixel_evidence":
+        pairs = zip(images, targets.tolist(), strict=True)
+        return torch.stack([pixel_evidence(model, image, label)[None] for image, label in pairs])
     if method == "saliency":
         inputs = images.detach().requires_grad_()
         gradients: Tensor = Saliency(model).attribute(inputs, targets)
@@ -87,7 +91,7 @@ def attribute(
 
 def check_methods(methods: Sequence[Method], model: nn.Module) -> None:
     """Raise a ValueError if a method cannot explain a model; see `attribute`."""
-    if "evidence" in methods:
+    if {"evidence", "pixel_evidence"} & set(methods):
         require_bagnet(model)
     if "gradcam" in methods:
         last_maps(model)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bagnet.evidence.maps import evidence_map
+from bagnet.evidence.maps import evidence_map, pixel_evidence
 from bagnet.model.network import BagNet
 from tests.bagnet.evidence.networks import network
 
@@ -45,3 +45,31 @@ def test_the_network_is_not_changed(model: BagNet) -> None:
 def test_other_networks_have_no_evidence() -> None:
     with pytest.raises(ValueError, match="Linear is not a BagNet"):
         evidence_map(nn.Linear(2, 2), torch.zeros(1, 3, 40, 40))
+
+
+@pytest.mark.parametrize("patch", [9, 17, 33])
+@pytest.mark.parametrize("size", [(33, 33), (40, 67), (51, 90)])
+def test_the_shares_of_all_pixels_sum_to_the_logits_of_an_image_of_any_size(patch, size):
+    model = network(patch)
+    image = torch.randn(3, *size, dtype=torch.float64)
+    shares = pixel_evidence(model, image)
+    assert shares.shape == (4, *size)
+    torch.testing.assert_close(shares.sum((1, 2)), model(image[None])[0].detach())
+
+
+def test_a_pixel_has_an_equal_share_in_the_vote_of_each_patch_that_sees_it(model):
+    image = torch.randn(3, 30, 41, dtype=torch.float64)
+    votes = evidence_map(model, image[None])[0]
+    expected = torch.zeros(3, 30, 41, dtype=torch.float64)
+    for i, j in np.ndindex(*votes.shape[1:]):
+        top, left, bottom, right = model.box(i, j)
+        expected[:, top:bottom, left:right] += votes[:, i, j, None, None] / 9**2 / votes[0].numel()
+    torch.testing.assert_close(pixel_evidence(model, image), expected)
+    torch.testing.assert_close(pixel_evidence(model, image, 2), expected[2])
+    torch.testing.assert_close(pixel_evidence(model, image, [2, 0]), expected[[2, 0]])
+    assert pixel_evidence(model, image)[:, 26:].abs().max() == 0  # no patch reaches these rows
+
+
+def test_classes_that_the_network_does_not_have_are_refused(model):
+    with pytest.raises(ValueError, match="no class 3"):
+        pixel_evidence(model, torch.zeros(3, 30, 41), [0, 3])

@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from bagnet.experiments.measuring.attribution import attribute, by_cell, last_maps
+from bagnet.experiments.measuring.attribution import (
+    attribute,
+    by_cell,
+    check_methods,
+    last_maps,
+)
 from bagnet.experiments.measuring.masking import probability_curves
 from bagnet.experiments.options import DataOptions, SensitivityOptions
 from bagnet.experiments.sensitivity import Sensitivity, _counts
+from bagnet.model.network import BagNet
 from bagnet.model.registry import build_model, normalize
 from tests.bagnet.experiments.bags import Linear, Pixel, pictures, tiny_bagnet
 
@@ -60,6 +66,17 @@ def test_integrated_gradients_of_a_linear_bag_are_its_votes():
     scores = attribute("integrated_gradients", model, x, targets, ids, 0)
     votes = (x * model.weight.detach()).sum(1, keepdim=True)
     torch.testing.assert_close(scores, votes, rtol=1e-4, atol=1e-4)
+
+
+def test_the_pixel_evidence_of_an_image_sums_to_its_logit():
+    model = BagNet(9, 3, width=4).eval()
+    x, targets = torch.randn(2, 3, 24, 30), torch.tensor([2, 1])
+    scores = attribute("pixel_evidence", model, x, targets, torch.tensor([0, 1]), 0)
+    assert scores.shape == (2, 1, 24, 30)
+    logits = model(x).detach()[range(2), targets]
+    torch.testing.assert_close(scores.sum((1, 2, 3)), logits)
+    with pytest.raises(ValueError, match="is not a BagNet"):
+        check_methods(["pixel_evidence"], build_model("alexnet", 3))
 
 
 def test_a_cell_counts_with_the_pixels_it_has():
