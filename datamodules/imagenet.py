@@ -47,6 +47,7 @@ RANGES = {
     "streams": (1,),
     "max_unreadable": (0, 1),
     "cache_gib": (0,),
+    "patience": (0,),
 }
 """The least and the largest value of settings."""
 
@@ -64,6 +65,7 @@ class ImageNetDataModule(LightningDataModule):
         batch_size: Images in a training batch over all devices and nodes, which share it equally.
         workers: Number of processes per device that read and decode; 0 reads in the training
             process. By default 4, or the number of CPUs if there are fewer.
+        patience: Minutes to wait for a batch from such a process before the run ends.
         image_size: Side of the images that the network sees, in pixels.
         resize_size: Shorter side of a validation image before its centre is cropped, in pixels.
         seed: Seed for the order of the samples and their augmentation, at least 0.
@@ -111,6 +113,7 @@ class ImageNetDataModule(LightningDataModule):
         root: str,
         batch_size: int = 256,
         workers: int | None = None,
+        patience: float = 30.0,
         image_size: int = 224,
         resize_size: int = 256,
         seed: int = 0,
@@ -134,6 +137,7 @@ class ImageNetDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.image_size, self.resize_size = image_size, resize_size
         self.workers = default_workers() if workers is None else workers
+        self._patience = 60 * patience
         self.seed = seed
         self.window = window
         self.streams = streams
@@ -256,6 +260,7 @@ class ImageNetDataModule(LightningDataModule):
             window=self.window,
             accumulate=self._accumulate,
             workers=self.workers,
+            patience=self._patience,
             pin_memory=self._pin_memory,
             audit_dir=self.audit_dir,
             session=self._session,
@@ -294,6 +299,7 @@ class ImageNetDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
             workers=self.workers,
+            patience=self._patience,
             pin_memory=self._pin_memory,
         )
         self._loaders.append(loader)

@@ -20,7 +20,7 @@ from torch.utils.data import Sampler
 from datamodules.audit.writer import FACTS, AuditWriter
 from datamodules.common.batch import Batch
 from datamodules.loading.batches import Batches, Index, ReadBatch
-from datamodules.loading.workers import Workers
+from datamodules.loading.workers import PATIENCE, Workers
 from datamodules.plan import PERMUTATION, EvalPlan, TrainPlan, batches_per_epoch, rank_batch
 from datamodules.remote.prefetch import Prefetcher, UpcomingBatches
 from datamodules.shards.manifest import Manifest
@@ -127,6 +127,7 @@ class TrainLoader:
         window: Shuffle window of the plan, in shards.
         accumulate: Batches per optimizer step.
         workers: Processes of this rank that read; 0 reads in this process.
+        patience: Seconds to wait for a batch from a worker.
         pin_memory: Whether to copy batches into page-locked memory, for CUDA.
         audit_dir: Folder for the record of the sample ids of each batch; None records nothing.
         session: Number of this start of the run in the audit; see `AuditWriter`.
@@ -150,6 +151,7 @@ class TrainLoader:
         window: int = 2,
         accumulate: int = 1,
         workers: int = 0,
+        patience: float = PATIENCE,
         pin_memory: bool = False,
         audit_dir: Path | None = None,
         session: int = 0,
@@ -173,7 +175,9 @@ class TrainLoader:
             facts = {name: identity[name] for name in FACTS}
             self._audit = AuditWriter(audit_dir, session, rank, world_size, facts)
         self._batches = batches
-        self._read_with = partial(Workers, batches, workers=workers, pin_memory=pin_memory)
+        self._read_with = partial(
+            Workers, batches, workers=workers, patience=patience, pin_memory=pin_memory
+        )
         self._workers = self._read_with(self.sampler)
         self.waited = 0.0
 
@@ -263,6 +267,7 @@ class EvalLoader:
         rank: Rank of this process.
         world_size: Number of ranks.
         workers: Processes of this rank that read; 0 reads in this process.
+        patience: Seconds to wait for a batch from a worker.
         pin_memory: Whether to copy batches into page-locked memory, for CUDA.
 
     Raises:
@@ -277,11 +282,12 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
+        patience: float = PATIENCE,
         pin_memory: bool = False,
     ) -> None:
         plan = EvalPlan(batches.manifest.num_samples, batch_size, world_size)
         self._indices = [(0, plan.batch(step, rank)) for step in range(len(plan))]
-        self._workers = Workers(batches, self._indices, workers, pin_memory)
+        self._workers = Workers(batches, self._indices, workers, pin_memory, patience)
 
     def __len__(self) -> int:
         return len(self._indices)

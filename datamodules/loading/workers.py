@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -14,7 +18,10 @@ from datamodules.common.processes import uninterrupted
 from datamodules.loading.batches import Batches, Index, ReadBatch
 from datamodules.loading.shared_memory import SharedBuffers
 from datamodules.loading.unreadable import UnreadableLog
+from datamodules.loading.watchdog import Watchdog
 
+PATIENCE = 1800.0
+"""Seconds to wait for a batch by default: a shard may first have to come from a slow server."""
 _SECONDS_FOR_A_QUEUE = 2.0
 _UNGUARDED = (
     "the processes that read ended before their first batch, as they do if a script has its code "
@@ -31,9 +38,11 @@ class Workers:
         indices: Which batches to read; iterated anew at each iteration.
         workers: Number of processes; 0 reads in this process.
         pin_memory: Whether to copy batches into page-locked memory, for CUDA.
+        patience: Seconds to wait for a batch from a worker.
 
     Raises:
-        ValueError: The number of workers is negative.
+        ValueError: The number of workers is negative; or while reading, if a worker has ended, or
+            lets the training wait for longer than `patience`.
     """
 
     def __init__(
@@ -42,40 +51,70 @@ class Workers:
         indices: Sampler[Index] | list[Index],
         workers: int,
         pin_memory: bool,
+        patience: float = PATIENCE,
     ) -> None:
         if workers < 0:
             raise ValueError(f"workers is {workers}, but it is a number of processes, at least 0")
         self._reader = _Reader(batches)
         self._indices, self._workers, self._pin_memory = indices, workers, pin_memory
+        self._patience = patience
+        self._processes: list[BaseProcess] = []
+        self._has_read = False
         self._loader: DataLoader[_Read] | None = None
         self._batches: Iterator[_Read] | None = None
         self._queue_threads: set[threading.Thread] = set()
         self._log = UnreadableLog()
 
     def __iter__(self) -> Iterator[ReadBatch]:
+        with closing(Watchdog(self._patience)) as watchdog:
+            try:
+                yield from self._read(watchdog)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise ValueError(self._why_ended(watchdog)) from None
+
+    def _read(self, watchdog: Watchdog) -> Iterator[ReadBatch]:
         if self._loader is None:
             self._loader = self._make_loader()
-        others = set(threading.enumerate())
-        with uninterrupted():
+        self._has_read = bool(self._processes)
+        others, running = set(threading.enumerate()), multiprocessing.active_children()
+        with uninterrupted(), watchdog.waiting(self._processes, 0):
             self._batches = iter(self._loader)
+        if not self._processes:
+            new = (each for each in multiprocessing.active_children() if each not in running)
+            self._processes = sorted(new, key=lambda process: process.pid or 0)
         started = set(threading.enumerate()) - others
         self._queue_threads |= {each for each in started if each.name == "QueueFeederThread"}
-        has_read = False
-        while self._batches is not None:  # until it is closed
-            try:
+        for number in itertools.count():
+            if self._batches is None:  # it was closed
+                return
+            with watchdog.waiting(self._processes, number):
                 read = next(self._batches, None)
-            except RuntimeError as error:
-                if has_read or "exited unexpectedly" not in str(error):
-                    raise
-                raise ValueError(_UNGUARDED) from None
             if read is None:
                 return
-            has_read = True
+            self._has_read = True
             if isinstance(read, OSError):
                 raise read
             (images, labels, sample_ids), unreadable = read  # pinning makes lists of tuples
             self._log.tell(unreadable)
             yield (images, labels, sample_ids), unreadable
+
+    def _why_ended(self, watchdog: Watchdog) -> str:
+        """Why a worker has ended, in one line."""
+        if watchdog.killed is not None:
+            return (
+                f"process {watchdog.killed}, which reads the data, gave no batch within "
+                f"{self._patience / 60:g} minutes, so it was ended: see whether the disk or the "
+                "server of the data hangs; or wait longer (--data.patience)"
+            )
+        if not self._has_read:
+            return _UNGUARDED
+        dead = ", ".join(str(each.pid) for each in self._processes if not each.is_alive())
+        return (
+            f"a process that reads the data has ended (process id {dead}), perhaps because the "
+            "machine has too little memory: use fewer --data.workers"
+        )
 
     def _make_loader(self) -> DataLoader[_Read]:
         return DataLoader(
@@ -96,6 +135,7 @@ class Workers:
         # These are the last references, so the workers end here and now. If the garbage collector
         # finds them instead, it cuts their queues first, and torch waits for each worker in vain.
         self._loader = self._batches = None
+        self._processes = []
         # torch does not wait for these. If Python ends while one of them is deleting a semaphore,
         # it prints a warning about a leak. Not forever: the pipe to a killed worker may be full.
         while self._queue_threads:

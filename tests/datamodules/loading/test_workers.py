@@ -102,3 +102,45 @@ def test_closing_waits_for_the_threads_of_the_queues(train):
 def test_a_negative_number_of_workers_is_an_error(train):
     with pytest.raises(ValueError, match="workers is -1"):
         train(workers=-1)
+
+
+def worker_of(batches):
+    """Read a batch, and return the worker that reads all of them."""
+    next(batches)
+    (worker,) = torch.multiprocessing.active_children()
+    return worker
+
+
+@pytest.mark.slow  # torch looks every five seconds
+def test_a_worker_that_was_stopped_is_named_and_ends_the_reading_in_one_line(train):
+    loader = train(workers=1, patience=1.0)
+    batches = iter(loader)
+    worker = worker_of(batches)
+    os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(ValueError, match=f"process {worker.pid}, which.*patience") as info:
+        list(batches)  # those that were read before
+    assert "\n" not in str(info.value)
+    worker.join(30)
+    loader.close()
+
+
+@pytest.mark.slow  # torch looks every five seconds
+def test_a_worker_that_was_stopped_between_epochs_is_named(train):
+    loader = train(workers=2, patience=1.0)
+    list(loader)
+    _, last = sorted(each.pid for each in torch.multiprocessing.active_children())
+    os.kill(last, signal.SIGSTOP)
+    with pytest.raises(ValueError, match=f"process {last}, which reads the data, gave no batch"):
+        list(loader)
+    loader.close()
+
+
+@pytest.mark.slow  # torch looks every five seconds
+def test_a_worker_that_was_killed_ends_the_reading_in_one_line(train):
+    loader = train(workers=1)
+    batches = iter(loader)
+    worker = worker_of(batches)
+    worker.kill()
+    with pytest.raises(ValueError, match=rf"has ended \(process id {worker.pid}\).*workers$"):
+        list(batches)
+    loader.close()
