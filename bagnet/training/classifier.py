@@ -86,9 +86,9 @@ class BagNetClassifier(LossModule):
         seed: Seed for what is drawn in a step; train.py takes it from seed_everything.
         batch_size: The global batch, which scales the learning rate; by default, that of the first
             batch over all devices. train.py takes it from the data.
-        weights: Initial weights: a file, a run, a URL, or a name such as bagnet33 (docs/weights.md).
-            If their classes are others than the data's, the classifier starts afresh, and this is
-            said. A resumed training does not read them.
+        weights: Initial weights: a file, a run, a URL, or a name such as bagnet33
+            (docs/weights.md). If their classes are others than the data's, the classifier starts
+            afresh, and this is said. A resumed training does not read them.
         compile: Whether to compile the network, including the normalisation of the pixels, or the
             mode of torch.compile: "reduce-overhead" adds CUDA graphs, "max-autotune" also searches
             for the fastest kernels, for many minutes.
