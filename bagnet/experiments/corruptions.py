@@ -57,8 +57,9 @@ ALEXNET = {
     "pixelate": 0.717840,
     "jpeg_compression": 0.606500,
 }
-"""AlexNet's mean top-1 error over the severities, by the authors of ImageNet-C
-(https://github.com/hendrycks/robustness, "Calculating the mCE")."""
+"""AlexNet's mean top-1 error over the severities, which the authors of ImageNet-C published
+(https://github.com/hendrycks/robustness); the digits are those in the code of AugMix (Hendrycks et
+al., ICLR 2020, https://github.com/google-research/augmix)."""
 
 COLUMNS = {
     "model": ("network", ""),
