@@ -57,7 +57,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`, and rename it to `path` when all is written.
 
-    After an exception, nothing is left. Missing folders above it are made.
+    After an exception, nothing is left; if the process is killed, the temporary folder. Missing
+    folders above are made.
 
     Args:
         path: A folder that does not exist, or is empty.

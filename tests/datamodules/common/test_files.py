@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.common.files import link, replacing, user_path, write_text
+from datamodules.common.files import link, new_folder, replacing, user_path, write_text
 
 REPOSITORY = Path(__file__).parents[3]
 WRITE_HALF = """
@@ -106,6 +106,29 @@ def test_a_link_that_a_killed_process_left_is_not_written_through(tmp_path):
     os.link(other, tmp_path / leftover)
     write_text("new", path)
     assert (path.read_text(), other.read_text()) == ("new", "last")
+
+
+def test_a_new_folder_appears_with_all_its_files_or_not_at_all(tmp_path):
+    path = tmp_path / "above" / "new"
+
+    def fail() -> None:
+        with new_folder(path) as folder:
+            write_text("half", folder / "a.txt")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert names(path.parent) == []
+    path.mkdir()  # an empty one may be there
+    with new_folder(path) as folder:
+        write_text("whole", folder / "a.txt")
+        assert names(path) == []
+    assert names(path.parent) == ["new"]
+    assert names(path) == ["a.txt"]
+    for taken in (path, path / "a.txt"):
+        with pytest.raises(ValueError, match="exists, and is no empty"), new_folder(taken):
+            pass
+    assert names(path) == ["a.txt"]
 
 
 def test_a_full_disk_that_torch_hides_is_told_with_the_path(tmp_path):
