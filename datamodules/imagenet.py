@@ -65,7 +65,6 @@ class ImageNetDataModule(LightningDataModule):
         batch_size: Images in a training batch over all devices and nodes, which share it equally.
         workers: Number of processes per device that read and decode; 0 reads in the training
             process. By default 4, or the number of CPUs if there are fewer.
-        patience: Minutes to wait for a batch from such a process before the run ends.
         image_size: Side of the images that the network sees, in pixels.
         resize_size: Shorter side of a validation image before its centre is cropped, in pixels.
         seed: Seed for the order of the samples and their augmentation, at least 0.
@@ -92,6 +91,7 @@ class ImageNetDataModule(LightningDataModule):
         cache_gib: Maximum size of these copies, in GiB, for all processes of a node.
         allow_pipe: Whether to run commands that your own manifest names as sources (`pipe:...`). A
             manifest from elsewhere could name any command.
+        patience: Minutes to wait for a batch from a process that reads before the run ends.
 
     Raises:
         ValueError: A value is out of its range.
@@ -113,7 +113,6 @@ class ImageNetDataModule(LightningDataModule):
         root: str,
         batch_size: int = 256,
         workers: int | None = None,
-        patience: float = 30.0,
         image_size: int = 224,
         resize_size: int = 256,
         seed: int = 0,
@@ -128,6 +127,7 @@ class ImageNetDataModule(LightningDataModule):
         cache_dir: str | None = None,
         cache_gib: float = 64.0,
         allow_pipe: bool = False,
+        patience: float = 30.0,
     ) -> None:
         super().__init__()
         given = locals()

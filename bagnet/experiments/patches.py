@@ -6,7 +6,9 @@ misclassified images with the evidence for the predicted and for the true class.
 
 The paper does not say how many patches of one image it shows. Here it is only the strongest for
 each class, because its neighbours see almost the same pixels. The misclassified images shown are
-those on which the predicted class leads by most.
+those on which the predicted class leads by most. With --other vgg16, they are those that this
+network misclassifies, too, as in the paper, with the probabilities that both give to their classes;
+they are read from what `accuracy` has measured.
 
 The results hold the strongest patch for each image and class, and for misclassified images also the
 evidence for both classes. So the lists are exact, not those of a sample. The pictures take their
@@ -28,8 +30,9 @@ from torch import Tensor, nn
 from bagnet.evidence.maps import evidence_map, require_bagnet
 from bagnet.evidence.pictures.plots import BoxOf
 from bagnet.evidence.pictures.sheets import Mistake, mistake_sheet, patch_sheet
+from bagnet.experiments import accuracy
 from bagnet.experiments.measuring.measure import measure, open_data
-from bagnet.experiments.measuring.parts import record_of
+from bagnet.experiments.measuring.parts import read_file, record_of
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.options import PatchesOptions
 from bagnet.model.registry import normalize
@@ -111,7 +114,8 @@ def run(options: PatchesOptions) -> None:
             for row in rows:
                 row["file"] = data.val_manifest.sample(row["sample_id"]).key
             figures[f"{label}-patches"] = patch_sheet(_blocks(rows, classes, data.batches("val")))
-            if wrong := mistakes(table, options.mistakes, names, data):
+            notes = _errors_of_both(label, table, options) if options.other else None
+            if wrong := mistakes(table, options.mistakes, names, data, notes):
                 figures[f"{label}-mistakes"] = mistake_sheet(wrong, _box_of(table))
         tables[f"{label}-patches"] = (rows, COLUMNS)
     write_results(options, NAME, tables, figures)
@@ -165,12 +169,26 @@ def strongest(
 
 
 def mistakes(
-    table: pa.Table, count: int, names: Sequence[str], data: ImageNetDataModule
+    table: pa.Table,
+    count: int,
+    names: Sequence[str],
+    data: ImageNetDataModule,
+    notes: Mapping[int, str] | None = None,
 ) -> list[Mistake]:
-    """The misclassified images on which the predicted class leads by most; at most `count`."""
+    """The misclassified images on which the predicted class leads by most.
+
+    Args:
+        table: Results of `StrongestPatches`.
+        count: The most images to find.
+        names: Names of all classes.
+        data: The data.
+        notes: What to say of images, by sample id, if only these are looked for.
+    """
     batches = data.batches("val")
     lead = table["logit_predicted"].to_numpy() - table["logit_true"].to_numpy()
     is_wrong = list_value_length(table["maps"]).to_numpy() > 0
+    if notes is not None:
+        is_wrong &= np.isin(table["sample_id"].to_numpy(), list(notes))
     order = [int(n) for n in np.argsort(-lead, kind="stable") if is_wrong[n]][:count]
     return [
         Mistake(
@@ -180,9 +198,46 @@ def mistakes(
             predicted=names[row["predicted"]],
             logits=(row["logit_true"], row["logit_predicted"]),
             evidence=np.array(row["maps"], np.float32).reshape(2, -1, row["map_width"]),
+            note="" if notes is None else notes[row["sample_id"]],
         )
         for row in table.take(order).to_pylist()
     ]
+
+
+def _errors_of_both(label: str, table: pa.Table, options: PatchesOptions) -> dict[int, str]:
+    """What two networks say of the images that both misclassify, by sample id.
+
+    Raises:
+        ValueError: `accuracy` has not measured both, or on other images.
+    """
+    folder, names = options.out / accuracy.NAME, record_of(table.schema)["class_names"]
+    wrong: list[dict[int, str]] = []
+    for network in (label, str(options.other)):
+        file = folder / f"{network}.parquet"
+        if not file.is_file():
+            raise ValueError(
+                f"--other {options.other} needs the accuracies of it and of {label}, and there is "
+                f"no {file}: run `accuracy` with both into the same --out first"
+            )
+        rows = read_file(file)
+        for name in ("data", "image_size", "resize_size"):
+            if record_of(rows.schema)[name] != record_of(table.schema)[name]:
+                raise ValueError(
+                    f"{file} was measured with other images ({name}): measure `accuracy` again, "
+                    "with the data and sizes of `patches`"
+                )
+        wrong.append(
+            {
+                row["sample_id"]: f"{network} says {names[row['predicted']]} "
+                f"({row['confidence']:.0%}; {names[row['label']]} {row['probability']:.0%})"
+                for row in rows.to_pylist()
+                if row["rank"] > 0
+            }
+        )
+    first, second = wrong
+    return {
+        number: f"{text}; {second[number]}" for number, text in first.items() if number in second
+    }
 
 
 def _box_of(table: pa.Table) -> BoxOf:

@@ -127,8 +127,8 @@ class TrainLoader:
         window: Shuffle window of the plan, in shards.
         accumulate: Batches per optimizer step.
         workers: Processes of this rank that read; 0 reads in this process.
-        patience: Seconds to wait for a batch from a worker.
         pin_memory: Whether to copy batches into page-locked memory, for CUDA.
+        patience: Seconds to wait for a batch from a worker.
         audit_dir: Folder for the record of the sample ids of each batch; None records nothing.
         session: Number of this start of the run in the audit; see `AuditWriter`.
 
@@ -151,8 +151,8 @@ class TrainLoader:
         window: int = 2,
         accumulate: int = 1,
         workers: int = 0,
-        patience: float = PATIENCE,
         pin_memory: bool = False,
+        patience: float = PATIENCE,
         audit_dir: Path | None = None,
         session: int = 0,
     ) -> None:
@@ -267,8 +267,8 @@ class EvalLoader:
         rank: Rank of this process.
         world_size: Number of ranks.
         workers: Processes of this rank that read; 0 reads in this process.
-        patience: Seconds to wait for a batch from a worker.
         pin_memory: Whether to copy batches into page-locked memory, for CUDA.
+        patience: Seconds to wait for a batch from a worker.
 
     Raises:
         ValueError: There are fewer samples than ranks.
@@ -282,8 +282,8 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
-        patience: float = PATIENCE,
         pin_memory: bool = False,
+        patience: float = PATIENCE,
     ) -> None:
         plan = EvalPlan(batches.manifest.num_samples, batch_size, world_size)
         self._indices = [(0, plan.batch(step, rank)) for step in range(len(plan))]

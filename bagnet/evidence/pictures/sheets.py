@@ -37,6 +37,7 @@ class Mistake:
         predicted: Name of the predicted class.
         logits: Logits of the true and of the predicted class.
         evidence: Evidence for the true and for the predicted class, in logits, (2, H', W').
+        note: What else to say of it, in a line; empty for nothing.
     """
 
     image: np.ndarray
@@ -45,6 +46,7 @@ class Mistake:
     predicted: str
     logits: tuple[float, float]
     evidence: np.ndarray
+    note: str = ""
 
 
 def patch_sheet(blocks: Mapping[str, Mapping[str, Sequence[tuple[np.ndarray, str]]]]) -> Figure:
@@ -108,13 +110,15 @@ def mistake_sheet(mistakes: Sequence[Mistake], box: BoxOf, patches: int = 4) -> 
     """
     small, gap = (PICTURE - 0.25) / 2, 0.1
     left = 0.15 + 3 * (PICTURE + gap)
-    line = PICTURE + 0.75
+    noted = 0.16 if any(mistake.note for mistake in mistakes) else 0.0
+    line = PICTURE + 0.75 + noted
     width = left + patches * (small + 0.06) + 0.1
     sheet = Sheet(width, line * len(mistakes) + 0.95)
     for number, mistake in enumerate(mistakes):
-        y = number * line + 0.75
+        y = number * line + 0.75 + noted
         names = f"{mistake.name}: {mistake.true}, taken for {mistake.predicted}"
-        sheet.text(0.15, y - 0.26, names, size=8, weight="bold")
+        sheet.text(0.15, y - 0.26 - noted, names, size=8, weight="bold")
+        sheet.text(0.15, y - 0.26, mistake.note, size=8, color="0.35")
         picture = sheet.axes(0.15, y, PICTURE, PICTURE)
         draw_image(picture, mistake.image)
         limit = colour_limit(mistake.evidence)

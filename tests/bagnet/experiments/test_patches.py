@@ -93,6 +93,40 @@ def test_drawn_again_without_a_network_the_pictures_are_the_same(out, shards, tm
     assert {file.name: file.read_bytes() for file in folder.glob("mine-*")} == before
 
 
+def test_with_another_network_only_images_that_both_misclassify_are_shown(
+    out, shards, network, tmp_path, monkeypatch, capsys
+):
+    copy = shutil.copytree(out, tmp_path / "out")
+    common = ["--data.root", str(shards), "--out", str(copy), *SIZES]
+    words = ["patches", *common, *SHOWN, "--mistakes", "60", "--other", "bagnet17"]
+    assert main(words) == 2
+    assert "run `accuracy` with both into the same --out first" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    second = save_network(tmp_path / "17.ckpt", 17)
+    assert main(["accuracy", "--models", f"mine={network}", f"bagnet17={second}", *common]) == 0
+    shown = []
+    real = patches.mistake_sheet
+    monkeypatch.setattr(
+        patches, "mistake_sheet", lambda wrong, box: shown.extend(wrong) or real(wrong[:2], box)
+    )
+    assert main(words) == 0
+    data = ImageNetDataModule(str(shards), 53, 0, 32, 36)
+    ((images, labels, ids),) = data.val_dataloader()
+    shares = [load_model(file)(normalize(images)).softmax(1).detach() for file in (network, second)]
+    best = [each.max(1) for each in shares]
+    expected = {}
+    for n, label in enumerate(labels.tolist()):
+        if all(each.indices[n] != label for each in best):
+            expected[data.val_manifest.sample(int(ids[n])).key] = "; ".join(
+                f"{name} says class{each.indices[n]} ({each.values[n]:.0%}; class{label} "
+                f"{share[n, label]:.0%})"
+                for name, each, share in zip(("mine", "bagnet17"), best, shares, strict=True)
+            )
+    assert 0 < len(expected) < 53
+    assert {mistake.name: mistake.note for mistake in shown} == expected
+
+
 def test_bad_input_gets_one_message(out, shards, capsys):
     words = ["patches", "--out", str(out), "--data.workers", "0"]
     assert main([*words, "--classes", "cat"]) == 2
