@@ -6,8 +6,8 @@ Importance comes from the heat map of a BagNet, from attributions of the tested 
 from chance. In the paper, the BagNet's heat maps found what VGG-16, ResNet-50, ResNet-152 and
 DenseNet-169 rely on better than these networks' own attributions, which use their gradients.
 
-The class is the leading one of the tested network. The method "evidence" is that of the BagNet that
---explainer names, around every pixel; `measuring/attribution.py` describes all methods.
+The class is the leading one of the tested network. The methods "evidence" and "pixel_evidence" are
+those of the BagNet that --explainer names; `measuring/attribution.py` describes all methods.
 
 What the paper leaves open, and what is done here:
 
@@ -48,8 +48,11 @@ from datamodules.shards.manifest import sha256_of
 
 NAME = "sensitivity"
 COUNTS = tuple(range(1, 101))
+EVIDENCE: frozenset[Method] = frozenset({"evidence", "pixel_evidence"})
+"""The methods that explain the BagNet of --explainer, and not the tested network."""
 STYLES: dict[Method, dict[str, Any]] = {
     "evidence": {"color": "#d95f02", "linewidth": 2.2},
+    "pixel_evidence": {"color": "#e6ab02", "linewidth": 2.2},
     "saliency": {"color": "#7570b3"},
     "integrated_gradients": {"color": "#1b9e77"},
     "smoothgrad": {"color": "#e7298a"},
@@ -72,21 +75,21 @@ def run(options: SensitivityOptions) -> None:
     counts = _counts(options)
     explainer: ModelFile | None = None
     classes: tuple[str, ...] = ()
-    if options.models and "evidence" in methods:
+    if options.models and EVIDENCE & set(methods):
         models = parse_models(options.models)
         explainer = next((model for model in models if model.label == options.explainer), None)
         if explainer is None:
             raise ValueError(
-                f"--explainer {options.explainer}: --methods evidence needs the heat maps of a "
+                f"--explainer {options.explainer}: evidence and pixel_evidence are heat maps of a "
                 "BagNet; give the label of one of --models "
-                f"({', '.join(model.label for model in models)}), or leave evidence out"
+                f"({', '.join(model.label for model in models)}), or leave them out of --methods"
             )
         classes = open_data(options).classes
         require_bagnet(explainer.load(torch.device("cpu"), classes))
     masking = options.cell, options.fill, options.pooling, options.seed
     digest = sha256_of(explainer.path) if explainer else None
     measurement = Sensitivity(methods, counts, *masking, explainer, digest, classes)
-    own = [method for method in methods if method != "evidence"]
+    own = [method for method in methods if method not in EVIDENCE]
     check = partial(check_methods, own)
     tables = measure(NAME, measurement, options, check=check, fewest=FEWEST)
     written = {"table": (table_rows(tables), TITLES)}
@@ -137,7 +140,7 @@ class Sensitivity:
         }
         for method in self.methods:
             explained = model
-            if method == "evidence":
+            if method in EVIDENCE:
                 assert self.explainer is not None, "run sets it"
                 explained = _load(self.explainer, self.explainer_weights, x.device, self.classes)
             scores = attribute(method, explained, x, targets, sample_ids, self.seed)
