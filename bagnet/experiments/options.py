@@ -70,6 +70,23 @@ class MeasureOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeatmapsOptions(MeasureOptions):
+    """Options of `heatmaps`.
+
+    Args:
+        limit: Number of images, drawn at random.
+        seed: Seed of this draw.
+        samples: Sample ids of the images to show, instead of random ones.
+        classes: Whose evidence to show: predicted, true, and ids, names or numbers of classes.
+    """
+
+    limit: PositiveInt = 4
+    seed: NonNegativeInt = 0
+    samples: list[NonNegativeInt] = field(default_factory=list)
+    classes: list[str] = field(default_factory=lambda: ["predicted", "true"])
+
+
+@dataclass(frozen=True, kw_only=True)
 class PatchesOptions(MeasureOptions):
     """Options of `patches`.
 
@@ -212,6 +229,7 @@ class ReportOptions:
 
 EXPERIMENTS: dict[str, type] = {
     "accuracy": MeasureOptions,
+    "heatmaps": HeatmapsOptions,
     "patches": PatchesOptions,
     "scrambling": ScramblingOptions,
     "interactions": InteractionsOptions,

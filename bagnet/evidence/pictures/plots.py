@@ -90,14 +90,12 @@ def draw_evidence(
     )
 
 
-def evidence_bar(axes: Axes, classes: str) -> None:
+def evidence_bar(axes: Axes, classes: str, scale: str = "each image's own scale") -> None:
     """Draw the legend of the colours, in wide and low axes; each image has its own numbers."""
     colours = ScalarMappable(Normalize(-1, 1), COLOURS)
     bar = axes.figure.colorbar(colours, cax=axes, orientation="horizontal", extend="both")
     bar.set_ticks([-1, 0, 1], labels=["-s", "0", "s"])
-    label = (
-        f"evidence of a patch for {classes} (logits)\ns: each image's own scale, given at its map"
-    )
+    label = f"evidence of a patch for {classes} (logits)\ns: {scale}, given at its map"
     axes.set_xlabel(label, fontsize=8, loc="left")
     axes.tick_params(labelsize=8)
 

@@ -49,6 +49,7 @@ def measure(
     *,
     check: Callable[[nn.Module], object] = lambda model: None,
     fewest: int = 1,
+    samples: Sequence[int] | None = None,
 ) -> dict[str, pa.Table]:
     """Measure what is missing, and return everything that is then in `OUT/NAME`.
 
@@ -60,6 +61,7 @@ def measure(
         check: Called with each model before anything is measured; raises a ValueError if it cannot
             be measured.
         fewest: Fewest images that the experiment's statistics need.
+        samples: Sample ids of the images to measure, ascending; by default, --limit chooses them.
 
     Returns:
         A table for each label, in the order of `registry.MODELS` and then by name. It has a row for
@@ -73,7 +75,7 @@ def measure(
     folder = options.out / name
     models = parse_models(options.models) if models is None else models
     if models:
-        _measure_missing(folder, measurement, models, options, check, fewest)
+        _measure_missing(folder, measurement, models, options, check, fewest, samples)
     tables = {file.stem: read_file(file) for file in sorted(result_files(folder), key=_place)}
     if not tables:
         raise ValueError(
@@ -115,15 +117,18 @@ def _measure_missing(
     options: MeasureOptions,
     check: Callable[[nn.Module], object],
     fewest: int,
+    samples: Sequence[int] | None,
 ) -> None:
     devices = _devices(options.gpus, options.processes)
     data, sizes = open_data(options), sizes_of(options)
     total = data.val_manifest.num_samples
-    images = min(options.limit or total, total)
+    images = min(options.limit or total, total) if samples is None else len(samples)
     if images < fewest:
         limit = f"--limit {images}" if images < total else f"{data.root} has {images} images"
         raise ValueError(f"{limit}: the statistics need at least {fewest} images")
     ids = np.arange(images, dtype=np.int64) * total // images  # spread: shards may be sorted
+    if samples is not None:
+        ids = np.array(samples, dtype=np.int64)
     parts = slices(ids, part_size(images))
     records = {file.stem: read_record(file) for file in result_files(folder)}
     unfinished, missing = [], []
