@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,9 @@ from bagnet.model.registry import build_model, normalize
 from bagnet.model.weights import load_model, save_weights
 from datamodules.imagenet import ImageNetDataModule
 from tests.trainings import REPOSITORY, table
+from tests.wheel import live_with, site
+
+__all__ = ["site"]
 
 HEIGHT, WIDTH, RADIUS = 600, 800, 32
 SIZE, RESIZED = 96, 128
@@ -84,12 +88,13 @@ def run(words: list[str]) -> str:
 
 
 @pytest.mark.slow
-def test_a_network_for_two_classes_shows_the_mark_that_decides(tmp_path, monkeypatch):
+def test_a_network_for_two_classes_shows_the_mark_that_decides(site, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    for name in ("configs", "train.py"):
-        Path(name).symlink_to(REPOSITORY / name)
+    live_with(site, tmp_path / "home", monkeypatch)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    Path("configs").symlink_to(REPOSITORY / "configs")
+    shutil.copy(REPOSITORY / "train.py", tmp_path)  # not a link, or Python would look beside it
     marks = write_scans(Path("scans"))
     torch.manual_seed(0)
     other = build_model("bagnet17", num_classes=3, width=16)

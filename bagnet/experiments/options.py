@@ -94,11 +94,14 @@ class PatchesOptions(MeasureOptions):
         patches: Patches in each row of a class.
         classes: Names of the classes to show; by default the first eight.
         mistakes: Misclassified images in the picture of mistakes.
+        other: Label of another network that `accuracy` has measured into the same --out, such as
+            vgg16: only images that it misclassifies, too, are mistakes to show.
     """
 
     patches: PositiveInt = 7
     classes: list[str] = field(default_factory=list)
     mistakes: NonNegativeInt = 6
+    other: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

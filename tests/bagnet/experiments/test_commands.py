@@ -30,7 +30,7 @@ SMALL = {
     for name, words in {
         "interactions": "--sides 9 12 --gaps 0 8 --pair_side 8 --pairs 2",
         "scrambling": "--tiles 2 4",
-        "sensitivity": "--explainer bagnet9 --counts 1 5 --methods evidence random",
+        "sensitivity": "--explainer bagnet9 --counts 1 5 --methods evidence pixel_evidence random",
         "deletion": "--steps 4",
         "aggregation": "--thresholds 0 1 --attacks 8",
     }.items()
@@ -154,7 +154,7 @@ class Features(torch.nn.Module):
         ("errors", "--limit 3", "--limit 3: the statistics need at least 5"),
         ("patches", "--classes cat", "--classes cat: there is no such class"),
         ("scrambling", "--tiles 5", "--tiles 5 does not cut images of 36 px into equal tiles"),
-        ("sensitivity", "--explainer vgg", "--methods evidence needs the heat maps of a BagNet"),
+        ("sensitivity", "--explainer vgg", "evidence and pixel_evidence are heat maps of a BagNet"),
         ("sensitivity", "--counts 99", "an image of 36x36 px has 25 cells of 8 px to mask"),
     ],
 )
