@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bagnet.training.command import main
+from bagnet.training.command_line.command import main
 from tests.trainings import train
 
 ONE = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2")

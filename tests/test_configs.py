@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from bagnet.training.command import main
+from bagnet.training.command_line.command import main
 from tests.test_project import CONFIGS, SWEEP, accepted
 
 SMALL = [

@@ -20,7 +20,7 @@ from bagnet.experiments.measuring.statistics import share
 from bagnet.model.card import Card, set_card
 from bagnet.model.network import BagNet
 from bagnet.model.weights import save_weights
-from bagnet.training.command import main
+from bagnet.training.command_line.command import main
 from datamodules.pack.__main__ import main as pack
 from tests.bagnet.experiments.conftest import read_csv
 from tests.datamodules.pack.builders import image, write

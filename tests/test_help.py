@@ -10,7 +10,7 @@ import pytest
 from bagnet.bench.__main__ import BENCHMARKS
 from bagnet.evidence.__main__ import COMMANDS as EVIDENCE
 from bagnet.experiments.__main__ import COMMANDS as EXPERIMENTS
-from bagnet.training.flags import short_help
+from bagnet.training.command_line.flags import short_help
 from datamodules.audit.__main__ import COMMAND as AUDIT
 from datamodules.common.commands import Command, main
 from datamodules.demo.__main__ import COMMAND as DEMO

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bagnet.training.command import main
+from bagnet.training.command_line.command import main
 from tests.trainings import train
 
 
@@ -87,6 +87,6 @@ def test_the_installed_program_takes_the_words_that_were_typed(monkeypatch, caps
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr("bagnet.training.command.expand", lambda arguments: [][0])
+    monkeypatch.setattr("bagnet.training.command_line.command.expand", lambda arguments: [][0])
     with pytest.raises(IndexError):
         main([])

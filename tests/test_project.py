@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from bagnet.training.command import WITHOUT_TRAINER
+from bagnet.training.command_line.command import WITHOUT_TRAINER
 from datamodules.common import commands
 from train import main
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bagnet.training.classifier import BagNetClassifier
-from bagnet.training.command import main as train
+from bagnet.training.command_line.command import main as train
 from datamodules.audit.verdict import audit
 from tests.slurm.cluster import PATIENCE, until
 from tests.slurm.runs import curve

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bagnet.training.command import main
+from bagnet.training.command_line.command import main
 from tests.slurm.runs import records
 from tests.test_configs import SMALL
 from tests.test_project import SWEEP
@@ -160,7 +160,7 @@ def test_a_loop_gives_each_trial_a_name(shards, tmp_path, monkeypatch):
 
 def test_a_trial_that_is_stopped_says_the_command_that_resumes_it(monkeypatch, capsys):
     from bagnet.run.signals import Stopped
-    from bagnet.training import command
+    from bagnet.training.command_line import command
 
     def stop(given):
         raise Stopped(command.signal.SIGINT, Path("last.ckpt"))

@@ -11,8 +11,8 @@ import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
-from bagnet.training.command import main
-from bagnet.training.trainer import check_settings
+from bagnet.training.command_line.command import main
+from bagnet.training.command_line.trainer import check_settings
 from tests.trainings import TINY, table, train
 
 ALWAYS = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--name", "x")

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from bagnet.model.weights import load_model
-from bagnet.training.command import main
+from bagnet.training.command_line.command import main
 from datamodules.audit.__main__ import main as audit
 from datamodules.shards.manifest import Manifest
 from tests.trainings import TINY, spawn, table, train

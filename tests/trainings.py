@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bagnet.training.command import main
+from bagnet.training.command_line.command import main
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = [

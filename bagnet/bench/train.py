@@ -42,7 +42,7 @@ from bagnet.bench.lib.rounds import step_seconds, take_turns
 from bagnet.bench.lib.setting import GRAPHS, Setting, check, network_of, prepared
 from bagnet.bench.lib.steps import ON_REQUEST, REFERENCE, VARIANTS, Step, leave_group
 from bagnet.bench.options import StepOptions
-from bagnet.training.utilization import data_sheet
+from bagnet.training.monitoring.utilization import data_sheet
 
 WARM_UP = 3  # steps, after the first one
 

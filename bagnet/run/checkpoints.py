@@ -19,7 +19,7 @@ from bagnet.run.agreement import HostGroup
 from bagnet.run.checkpoint_io import Background, Content, snapshot, writing
 from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
-from bagnet.run.wandb import ResumableWandbLogger
+from bagnet.run.loggers.wandb import ResumableWandbLogger
 from datamodules.common.files import link
 
 SIGTERM_BROADCAST = "_broadcast_sigterm_tensor"

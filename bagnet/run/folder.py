@@ -52,22 +52,22 @@ class Run:
 
     @property
     def metrics(self) -> Path:
-        """The table of everything that was logged (`bagnet/run/csv_table.py`)."""
+        """The table of everything that was logged (`bagnet/run/loggers/csv_table.py`)."""
         return self.folder / "metrics.csv"
 
     @property
     def evidence(self) -> Path:
-        """The latest picture of evidence (`bagnet/training/evidence_logger.py`)."""
+        """The latest picture of evidence (`bagnet/training/monitoring/evidence_logger.py`)."""
         return self.folder / "evidence.png"
 
     @property
     def trace(self) -> Path:
-        """The trace of `--trainer.profiler pytorch` (`bagnet/training/profiling.py`)."""
+        """The trace of `--trainer.profiler pytorch` (`bagnet/training/monitoring/profiling.py`)."""
         return self.folder / "trace.json"
 
     @property
     def confusion(self) -> Path:
-        """The latest confusion matrix (`bagnet/training/confusion_logger.py`)."""
+        """The latest confusion matrix (`bagnet/training/monitoring/confusion_logger.py`)."""
         return self.folder / "confusion.png"
 
     @property

@@ -13,9 +13,9 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run.complete import why_stopped
-from bagnet.run.csv_table import CSVTable
 from bagnet.run.folder import Run
-from bagnet.run.wandb_start import location
+from bagnet.run.loggers.csv_table import CSVTable
+from bagnet.run.loggers.wandb_start import location
 
 FIGURES = {
     "top1": ("top-1", ".2%"),

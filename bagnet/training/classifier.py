@@ -11,15 +11,15 @@ from torch import Tensor
 
 from bagnet.model.network import BagNet
 from bagnet.run.agreement import share_buffers
-from bagnet.training.averaging import EMA
-from bagnet.training.batchnorm import PreciseBatchNorm
 from bagnet.training.forward import CompileMode
-from bagnet.training.freezing import Freezing
 from bagnet.training.labels import explained
 from bagnet.training.loss_module import LossModule
 from bagnet.training.metrics import ClassificationMetrics, among, evaluation_metrics
-from bagnet.training.mixing import largest
-from bagnet.training.schedule import Schedule, steps_per_epoch
+from bagnet.training.recipe.averaging import EMA
+from bagnet.training.recipe.batchnorm import PreciseBatchNorm
+from bagnet.training.recipe.freezing import Freezing
+from bagnet.training.recipe.mixing import largest
+from bagnet.training.recipe.schedule import Schedule, steps_per_epoch
 from datamodules.common.batch import Batch
 from datamodules.common.ranges import require_range
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from bagnet.model.registry import normalize
 from bagnet.training.labels import class_weights
-from bagnet.training.mixing import classification_loss, mix
 from bagnet.training.optimized_module import OptimizedModule
+from bagnet.training.recipe.mixing import classification_loss, mix
 from datamodules.plan import random_seed
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from bagnet.training.labels import doubt
 from bagnet.training.network_module import NetworkModule
-from bagnet.training.optim import build_optimizer, parameter_groups
-from bagnet.training.schedule import (
+from bagnet.training.recipe.optim import build_optimizer, parameter_groups
+from bagnet.training.recipe.schedule import (
     epochs_done,
     epochs_of,
     learning_rate_factor,

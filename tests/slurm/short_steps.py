@@ -14,7 +14,7 @@ from torch import nn
 
 from bagnet.run import signals
 from bagnet.training import network_module
-from bagnet.training.command import main
+from bagnet.training.command_line.command import main
 
 
 def quick(name: str, num_classes: int, width: int) -> nn.Module:

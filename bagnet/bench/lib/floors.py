@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bagnet.bench.lib.rounds import step_seconds
 from bagnet.model.registry import build_model
-from bagnet.training.utilization import BATCH, count_flops
+from bagnet.training.monitoring.utilization import BATCH, count_flops
 
 BF16 = 2  # bytes
 PASSES = 4

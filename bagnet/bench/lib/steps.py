@@ -14,8 +14,8 @@ from bagnet.bench.lib.rounds import recorded
 from bagnet.bench.lib.setting import GRAPHS, Setting
 from bagnet.model.registry import build_model
 from bagnet.training import forward
-from bagnet.training.optim import parameter_groups
-from bagnet.training.trainer import ddp_settings
+from bagnet.training.command_line.trainer import ddp_settings
+from bagnet.training.recipe.optim import parameter_groups
 
 REFERENCE = "channels-last"
 ON_REQUEST = {*GRAPHS, "ddp", "compiled-benchmark", "compiled-symbolic"}

@@ -22,7 +22,7 @@ from bagnet.experiments.measuring.figures import Rows
 from bagnet.experiments.measuring.parts import result_files
 from bagnet.experiments.measuring.statistics import Interval
 from bagnet.experiments.options import MeasureOptions
-from bagnet.run.wandb_start import location, reason, start_run
+from bagnet.run.loggers.wandb_start import location, reason, start_run
 from datamodules.common.files import write_text
 
 NOTHING = "–"
@@ -134,7 +134,7 @@ def save_figure(figure: Figure, stem: Path) -> None:
 def log_to_wandb(name: str, folder: Path) -> None:
     """Log all tables and figures of a folder to W&B, and its per-sample results as an artifact.
 
-    `bagnet.run.wandb_start.start_run` says when W&B works offline, in the folder.
+    `bagnet.run.loggers.wandb_start.start_run` says when W&B works offline, in the folder.
     """
     with start_run(folder, run_name=name, run_job_type="experiment") as run:
         for file in sorted(folder.glob("*.md")):

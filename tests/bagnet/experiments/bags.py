@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bagnet.model.network import BagNet
 from bagnet.model.images import IMAGENET_MEAN, IMAGENET_STD
+from bagnet.model.network import BagNet
 
 
 class Linear(nn.Module):

@@ -12,7 +12,7 @@ from torch import nn
 from bagnet.model.card import Card, set_card
 from bagnet.model.registry import build_model
 from bagnet.model.weights import save_weights
-from bagnet.training.command import main
+from bagnet.training.command_line.command import main
 
 CARD = Card("bagnet9", tuple("abcde"), ("a cat", "ein Hündchen", *"CDE"), 40, 46)
 

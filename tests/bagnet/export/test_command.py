@@ -14,7 +14,7 @@ from torch import nn
 from bagnet.export import command, graphs
 from bagnet.model.card import card_of
 from bagnet.model.weights import load_model, save_weights
-from bagnet.training.command import main
+from bagnet.training.command_line.command import main
 from tests.bagnet.export.conftest import CARD, save_network
 
 REPOSITORY = Path(__file__).parents[3]

@@ -15,7 +15,7 @@ from timm.data import create_transform, resolve_data_config
 import bagnet
 from bagnet.model.card import card_of
 from bagnet.model.weights import load_model
-from bagnet.training.command import main
+from bagnet.training.command_line.command import main
 from tests.bagnet.export.conftest import CARD, save_network
 from tests.conftest import CLASSES
 from tests.trainings import table, train

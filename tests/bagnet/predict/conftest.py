@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bagnet.training.command import main
+from bagnet.training.command_line.command import main
 from tests.bagnet.evidence.report.test_command import save_network, save_noise
 
 CARD = {

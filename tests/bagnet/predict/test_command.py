@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bagnet.training.command import main
+from bagnet.training.command_line.command import main
 from tests.bagnet.evidence.report.test_command import save_network
 from tests.trainings import spawn, table, train
 

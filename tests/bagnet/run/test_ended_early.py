@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from bagnet.run.folder import Run
-from bagnet.training.command import main
+from bagnet.training.command_line.command import main
 from datamodules.audit.__main__ import main as audit
 from tests.bagnet.run.fitting import fit, step
 

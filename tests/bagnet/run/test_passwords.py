@@ -12,8 +12,8 @@ import wandb
 from pytorch_lightning.cli import LightningArgumentParser
 
 from bagnet.run.folder import Run
-from bagnet.run.wandb_start import start_run
-from bagnet.training.parser import SaveConfig
+from bagnet.run.loggers.wandb_start import start_run
+from bagnet.training.command_line.parser import SaveConfig
 
 URL = "https://alice:pa55word@host/shards?token=pa55word"
 

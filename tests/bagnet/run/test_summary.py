@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bagnet.run.csv_table import CSVTable
 from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
+from bagnet.run.loggers.csv_table import CSVTable
+from bagnet.run.loggers.wandb import ResumableWandbLogger
 from bagnet.run.summary import Summary, describe
-from bagnet.run.wandb import ResumableWandbLogger
 
 
 def test_the_last_lines_have_the_last_and_the_best_result_and_all_places(

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import wandb
 
-from bagnet.run.csv_table import CSVTable
 from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
-from bagnet.run.wandb import ResumableWandbLogger
-from bagnet.run.wandb_start import location
+from bagnet.run.loggers.csv_table import CSVTable
+from bagnet.run.loggers.wandb import ResumableWandbLogger
+from bagnet.run.loggers.wandb_start import location
 from tests.slurm.runs import records
 from tests.trainings import train
 

@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from bagnet.run import signals
 from bagnet.training import network_module
 from bagnet.training.classifier import BagNetClassifier
-from bagnet.training.cli import BagNetCLI
-from bagnet.training.flags import expand
+from bagnet.training.command_line.cli import BagNetCLI
+from bagnet.training.command_line.flags import expand
 from datamodules.imagenet import ImageNetDataModule
 from tests.bagnet.training.quiet import CLASSES, batches, quiet_trainer
 

@@ -8,9 +8,9 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from bagnet.run.csv_table import CSVTable
 from bagnet.run.lease import Lease
-from bagnet.run.wandb import ResumableWandbLogger
+from bagnet.run.loggers.csv_table import CSVTable
+from bagnet.run.loggers.wandb import ResumableWandbLogger
 
 
 class Data(LightningDataModule):

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 from bagnet.run.checkpoints import LastCheckpoint
 from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
-from bagnet.training.freezing import Freezing
-from bagnet.training.trainer import prepare_devices
+from bagnet.training.command_line.trainer import prepare_devices
+from bagnet.training.recipe.freezing import Freezing
 from tests.bagnet.training.quiet import batches, classifier, quiet_trainer
 
 STEPS = 12

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from bagnet.model.registry import normalize
 from bagnet.model.weights import save_weights
 from bagnet.training.classifier import BagNetClassifier
-from bagnet.training.schedule import learning_rate_factor
+from bagnet.training.recipe.schedule import learning_rate_factor
 from datamodules.common.batch import UNREADABLE
 from tests.bagnet.training.quiet import CLASSES, batches, classifier, loader, quiet_trainer
 

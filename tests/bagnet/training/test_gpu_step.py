@@ -13,12 +13,12 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bagnet.training.classifier import BagNetClassifier
-from bagnet.training.finite import FiniteLoss
 from bagnet.training.forward import check_compile, compiled, logits, memory_format
-from bagnet.training.optim import sgd
-from bagnet.training.progress import Bar
-from bagnet.training.sync_debug import SyncDebug
-from bagnet.training.throughput import Throughput
+from bagnet.training.monitoring.finite import FiniteLoss
+from bagnet.training.monitoring.progress import Bar
+from bagnet.training.monitoring.sync_debug import SyncDebug
+from bagnet.training.monitoring.throughput import Throughput
+from bagnet.training.recipe.optim import sgd
 from tests.bagnet.training.quiet import CLASSES, Rows, batches, classifier, loader, quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
@@ -226,7 +226,7 @@ class Overflows(Callback):
 def test_16_mixed_survives_an_overflow_in_the_first_steps(monkeypatch):
     """torch's fused SGD would leave its momentum uninitialised, and add it to the weights."""
     monkeypatch.setattr(
-        "bagnet.training.optim.sgd",
+        "bagnet.training.recipe.optim.sgd",
         lambda groups, lr, momentum, fused: sgd(groups, lr, momentum, fused=True),
     )
     junk = [torch.full((1 << size,), torch.nan) for size in range(4, 18) for _ in range(20)]

@@ -10,11 +10,11 @@ import torch
 from pytorch_lightning.profilers import Profiler, SimpleProfiler
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bagnet.training.cli import BagNetCLI
-from bagnet.training.command import main
+from bagnet.training.command_line.cli import BagNetCLI
+from bagnet.training.command_line.command import main
 from bagnet.training.metrics import ClassificationMetrics
-from bagnet.training.profiling import Unprofiled
-from bagnet.training.progress import Bar
+from bagnet.training.monitoring.profiling import Unprofiled
+from bagnet.training.monitoring.progress import Bar
 from tests.bagnet.training.host_time import measure
 from tests.bagnet.training.quiet import Rows, classifier, loader, quiet_trainer
 

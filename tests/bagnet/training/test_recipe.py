@@ -12,10 +12,10 @@ from pytorch_lightning import Trainer
 from torchvision.transforms import v2
 
 from bagnet.training.classifier import BagNetClassifier
-from bagnet.training.command import main as train
-from bagnet.training.throughput import Throughput
+from bagnet.training.command_line.command import main as train
+from bagnet.training.monitoring.throughput import Throughput
 from datamodules.audit.__main__ import main as audit
-from tests.bagnet.training.test_batchnorm import require_precise
+from tests.bagnet.training.recipe.test_batchnorm import require_precise
 from tests.starts import end, kill_at, start
 
 RECIPE = {

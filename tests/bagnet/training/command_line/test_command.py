@@ -1,0 +1,50 @@
+"""A start of train.py loses no time before its imports, nor with collecting garbage in them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from bagnet.training.command_line import command
+from bagnet.training.command_line.cli import BagNetCLI
+
+START = """
+import gc, sys
+from bagnet.training.command_line import command
+
+whole = []
+gc.callbacks.append(lambda phase, info: whole.append(info) if info["generation"] == 2 else None)
+command.forkserver_context = lambda: print("workers before torch:", "torch" not in sys.modules)
+command.main(["--gpus", "0", "--data.root", "missing", "--resume", "nowhere"])
+print("whole collections:", len(whole), "frozen:", gc.get_freeze_count() > 0, gc.isenabled())
+"""
+
+
+@pytest.mark.slow
+def test_a_start_prepares_workers_before_it_imports_and_imports_without_collections():
+    done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].startswith("error: --resume nowhere: no such file")
+    assert done.stdout.splitlines() == [
+        "workers before torch: True",
+        "whole collections: 0 frozen: True True",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "prepared"),
+    [
+        (["--data.workers", "2"], True),
+        (["--data.batch_size", "8"], True),
+        (["--data.workers", "0"], False),
+        (["--data.workers=0", "--data.batch_size", "8"], False),
+        (["fit", "--help"], False),
+    ],
+)
+def test_workers_are_prepared_only_if_the_flags_allow_any(words, prepared, monkeypatch):
+    started = []
+    monkeypatch.setattr(command, "forkserver_context", lambda: started.append(True))
+    monkeypatch.setattr(BagNetCLI, "__init__", lambda *_: None)
+    assert command.main(words) == 0
+    assert started == [True] * prepared
