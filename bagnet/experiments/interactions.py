@@ -30,13 +30,14 @@ where D are changes of the logit, and the means are over places and images: 0 if
 interact, and 1/2 if either square alone has the effect of both. For a BagNet it is 0 for gaps of
 R - 1 and more, up to rounding.
 
-Writes table.* and figure.* of the correlations, and distance.* of the pairs.
+Writes table.* and figure.* of the correlations, distance.* of the pairs, and masks.png: some images
+with all squares replaced.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +47,14 @@ import torch
 from torch import Tensor, nn
 
 from bagnet.experiments.measuring.colours import network_colours
-from bagnet.experiments.measuring.figures import line_figure
+from bagnet.experiments.measuring.figures import image_figure, line_figure
 from bagnet.experiments.measuring.masking import draw_pairs, every_second, replace, target_logits
-from bagnet.experiments.measuring.measure import measure
+from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.models import sizes_of
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import FEWEST, bootstrap, pearson
 from bagnet.experiments.options import Fill, InteractionsOptions
+from bagnet.model.images import IMAGENET_MEAN, IMAGENET_STD
 from bagnet.model.registry import normalize
 from datamodules.common.batch import Box
 
@@ -69,6 +71,7 @@ DISTANCE = {
     "images": ("images", ",d"),
     "interaction": ("interaction", ".4f"),
 }
+SHOWN = 4  # images in masks.png
 GAPS = (0, 4, 8, 16, 24, 32, 48, 64, 96, 128)  # px
 
 
@@ -103,7 +106,25 @@ def run(options: InteractionsOptions) -> None:
     panels, title = {"interaction": "interaction"}, "gap between two squares (px)"
     distance = line_figure(pairs, "gap", panels, title, colours, ylim=(0, None))
     written = {"table": (rows, CORRELATION), "distance": (pairs, DISTANCE)}
-    write_results(options, "interactions", written, {"figure": grid, "distance": distance})
+    figures = {"figure": grid, "distance": distance}
+    if options.models:  # so the options are those of the results
+        ids = next(iter(tables.values()))["sample_id"].to_numpy()[:SHOWN]
+        (images, _, _), _ = open_data(options).batches("val")[0, ids]
+        figures["masks"] = image_figure(masked(images, sides, options.fill))
+    write_results(options, "interactions", written, figures)
+
+
+def masked(images: Tensor, sides: Sequence[int], fill: Fill) -> dict[str, Tensor]:
+    """Images, uint8 (B, 3, H, W), as they are and with all squares of each side replaced."""
+    height, width = images.shape[2:]
+    columns = {"as it is": images}
+    mean, std = (torch.tensor(each)[:, None, None] for each in (IMAGENET_MEAN, IMAGENET_STD))
+    for side in sides:
+        boxes = every_second(height, width, side)
+        pixels = replace(normalize(images), boxes, fill) * std + mean
+        share = len(boxes) * side * side / (height * width)
+        columns[f"{side} px: {share:.1%}"] = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
+    return columns
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from bagnet.experiments.measuring.colours import network_colours
-from bagnet.experiments.measuring.figures import Colours, Rows, line_figure
+from bagnet.experiments.measuring.figures import Colours, Rows, image_figure, line_figure
 from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.models import sizes_of
 from bagnet.experiments.measuring.parts import is_imagenet, record_of
@@ -216,17 +216,12 @@ def examples_figure(options: ScramblingOptions, ids: np.ndarray, counts: Sequenc
     data = open_data(options)
     (images, _, sample_ids), _ = data.batches("val")[0, ids]
     sheets = {
-        f"{count}x{count}": shuffle_tiles(images, orders(count, sample_ids, options.seed))
+        f"{count}x{count}" if count > 1 else "as it is": shuffle_tiles(
+            images, orders(count, sample_ids, options.seed)
+        )
         for count in counts
     }
     if options.texture_network:
         network = TextureNetwork.parse(options.texture_network)
         sheets["texture"] = read_pictures(options.out / "textures" / network.label, sample_ids)
-    figure = Figure(figsize=(1.2 * len(sheets), 1.2 * len(ids) + 0.3), layout="constrained")
-    panels = figure.subplots(len(ids), len(sheets), squeeze=False)
-    for column, (title, sheet) in enumerate(sheets.items()):
-        panels[0, column].set_title(title if title != "1x1" else "as it is", fontsize=8)
-        for axes, picture in zip(panels[:, column], sheet, strict=True):
-            axes.imshow(picture.permute(1, 2, 0).numpy())
-            axes.set_axis_off()
-    return figure
+    return image_figure(sheets)

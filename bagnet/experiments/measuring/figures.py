@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from torch import Tensor
 
 Rows = Sequence[Mapping[str, Any]]
 """Rows of a table; "model" says which network a row is about."""
@@ -166,6 +167,23 @@ def panel_figure(
         axes.set_axis_off()
     grid[0].set_ylim(bottom=0)  # the panels share it
     _legend_below(figure, handles)
+    return figure
+
+
+def image_figure(columns: Mapping[str, Tensor]) -> Figure:
+    """Show images in a grid, with a row for each image and a column for each of its versions.
+
+    Args:
+        columns: uint8 (n, 3, H, W), by the title of the column.
+    """
+    count = len(next(iter(columns.values())))
+    figure = Figure(figsize=(1.2 * len(columns), 1.2 * count + 0.3), layout="constrained")
+    panels = figure.subplots(count, len(columns), squeeze=False)
+    for column, (title, images) in enumerate(columns.items()):
+        panels[0, column].set_title(title, fontsize=8)
+        for axes, image in zip(panels[:, column], images, strict=True):
+            axes.imshow(image.permute(1, 2, 0).numpy())
+            axes.set_axis_off()
     return figure
 
 

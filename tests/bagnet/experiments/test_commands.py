@@ -59,9 +59,10 @@ def test_a_command_writes_rows_tables_and_figures_and_draws_them_again_from_the_
         53 * n // 5 for n in range(5)
     ]
     drawn = [p for p in folder.iterdir() if p.suffix in (".csv", ".md", ".png", ".svg")]
-    again = {p: p.read_bytes() for p in drawn if p.stem != "examples"}
+    again = {p: p.read_bytes() for p in drawn if p.stem not in ("examples", "masks")}
     assert {p.name for p in again} >= {"table.csv", "table.md", "figure.png", "figure.svg"}
     assert {row["model"] for row in read_csv(folder / "table.csv")} == {"bagnet9", "bagnet17"}
+    assert (folder / "masks.png").is_file() == (name == "interactions")
     for path in again:
         path.unlink()
     assert main([name, "--out", str(tmp_path)]) == 0

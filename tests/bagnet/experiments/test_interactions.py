@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bagnet.experiments.interactions import Interactions, effects
+from bagnet.experiments.interactions import Interactions, effects, masked
 from bagnet.experiments.measuring.masking import every_second
 from bagnet.model.registry import normalize
 from tests.bagnet.experiments.bags import Linear, pictures, tiny_bagnet
@@ -93,3 +93,18 @@ def test_images_are_measured_the_same_in_any_batch():
     for name, column in together.items():
         rows = np.concatenate([columns[name] for columns in alone])
         np.testing.assert_allclose(column, rows, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_the_pictures_have_the_squares_that_are_measured_and_nothing_else_changes():
+    images = pictures(2, 224)
+    columns = masked(images, (8, 64), "mean")
+    # The shares of a square image of 224 pixels.
+    assert list(columns) == ["as it is", "8 px: 25.0%", "64 px: 32.7%"]
+    assert torch.equal(columns["as it is"], images)
+    for side, found in zip((8, 64), list(columns.values())[1:], strict=True):
+        expected = images.clone()
+        for top, left, bottom, right in every_second(224, 224, side):
+            box = expected[..., top:bottom, left:right]
+            box.copy_(box.float().mean((2, 3), keepdim=True).round().to(torch.uint8))
+        assert (found.int() - expected.int()).abs().max() <= 1
+        assert torch.equal(found[..., side : 2 * side, :], images[..., side : 2 * side, :])
