@@ -8,9 +8,9 @@ RISE (Petsiuk et al., BMVC 2018), which removes single pixels instead of cells, 
 into a blurred image.
 
 --methods chooses what ranks the cells: by default the BagNet's own dense evidence, and a random
-order as the baseline. Other networks than BagNets have no evidence; for them, choose from saliency,
-integrated_gradients, smoothgrad, gradcam and random (`measuring/attribution.py`). `sensitivity`
-asks the same about a network that is not the explained one.
+order as the baseline. Other networks than BagNets have no evidence; for them, choose from the other
+methods (`measuring/attribution.py`). `sensitivity` asks the same about a network that is not the
+explained one.
 
 Writes table.* (the mean areas), figure.* (the mean curves), and LABEL.parquet.
 """
@@ -53,7 +53,8 @@ def run(options: DeletionOptions) -> None:
     """Measure what is missing, and draw everything that exists."""
     methods = tuple(options.methods) or ("evidence", "random")
     measurement = Deletion(
-        methods, options.steps, options.cell, options.fill, options.pooling, options.seed
+        *(methods, options.steps, options.cell, options.fill, options.pooling, options.seed),
+        options.integration_steps,
     )
     check = partial(check_methods, methods)
     tables = measure(NAME, measurement, options, check=check, fewest=FEWEST)
@@ -75,6 +76,7 @@ class Deletion:
     fill: Fill
     pooling: Pooling
     seed: int
+    integration_steps: int = 32
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
@@ -84,7 +86,9 @@ class Deletion:
             targets = model(x).argmax(1)
         columns = {"target": targets.cpu().numpy()}
         for method in self.methods:
-            scores = attribute(method, model, x, targets, sample_ids, self.seed)
+            scores = attribute(
+                method, model, x, targets, sample_ids, self.seed, self.integration_steps
+            )
             priority = by_cell(scores, self.cell, self.pooling)
             counts = np.linspace(0, priority[0].numel(), self.steps + 1).round().astype(int)
             curves = partial(

@@ -16,6 +16,8 @@ Method = Literal[
     "evidence",
     "pixel_evidence",
     "saliency",
+    "gradient_x_input",
+    "deeplift",
     "integrated_gradients",
     "smoothgrad",
     "gradcam",
@@ -173,6 +175,7 @@ class MaskingOptions(MeasureOptions):
             (zero), or a blurred image.
         pooling: How the importance of a cell's pixels becomes one number.
         seed: Seed of `random` and `smoothgrad`.
+        integration_steps: Steps of `integrated_gradients`; the paper's software takes 100.
     """
 
     methods: list[Method] = field(default_factory=list)
@@ -180,6 +183,7 @@ class MaskingOptions(MeasureOptions):
     fill: Fill = "zero"
     pooling: Pooling = "mean"
     seed: NonNegativeInt = 0
+    integration_steps: PositiveInt = 32
 
 
 @dataclass(frozen=True, kw_only=True)

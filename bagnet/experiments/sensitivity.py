@@ -14,8 +14,8 @@ What the paper leaves open, and what is done here:
 * Masks: a cell becomes ImageNet's mean colour (--fill zero); "mean", "image" and "blur" are others.
 * Importance of a cell: the mean of the attribution over its pixels, summed over the colours
   (--pooling mean); "absolute" takes the mean of its magnitude and "max" its largest value.
-* The paper's other attributions, DeepLIFT and epsilon-LRP, are left out: they are defined by the
-  kinds of layers and not by the network.
+* Integrated Gradients: 32 steps (--integration_steps); each image's error, what the sum of the
+  attributions lacks of the difference of the logits, is in the column integrated_gradients_gap.
 
 Writes table.* (the mean probability at the largest number of cells), figure.* (the curves), and
 LABEL.parquet.
@@ -37,7 +37,11 @@ from torch import Tensor, nn
 from bagnet.evidence.maps import require_bagnet
 from bagnet.experiments.measuring.attribution import attribute, by_cell, check_methods
 from bagnet.experiments.measuring.figures import Curve, panel_figure
-from bagnet.experiments.measuring.masking import probabilities, probability_curves
+from bagnet.experiments.measuring.masking import (
+    probabilities,
+    probability_curves,
+    target_logits,
+)
 from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.models import ModelFile, parse_models, sizes_of
 from bagnet.experiments.measuring.results import write_results
@@ -54,6 +58,8 @@ STYLES: dict[Method, dict[str, Any]] = {
     "evidence": {"color": "#d95f02", "linewidth": 2.2},
     "pixel_evidence": {"color": "#e6ab02", "linewidth": 2.2},
     "saliency": {"color": "#7570b3"},
+    "gradient_x_input": {"color": "#66a61e"},
+    "deeplift": {"color": "#1f78b4"},
     "integrated_gradients": {"color": "#1b9e77"},
     "smoothgrad": {"color": "#e7298a"},
     "gradcam": {"color": "#a6761d"},
@@ -86,7 +92,7 @@ def run(options: SensitivityOptions) -> None:
             )
         classes = open_data(options).classes
         require_bagnet(explainer.load(torch.device("cpu"), classes))
-    masking = options.cell, options.fill, options.pooling, options.seed
+    masking = options.cell, options.fill, options.pooling, options.seed, options.integration_steps
     digest = sha256_of(explainer.path) if explainer else None
     measurement = Sensitivity(methods, counts, *masking, explainer, digest, classes)
     own = [method for method in methods if method not in EVIDENCE]
@@ -113,7 +119,8 @@ class Sensitivity:
     """The probability of the leading class as more and more cells are masked, for each image.
 
     Columns: target, the leading class; probability, that of the unchanged image; counts, the
-    numbers of masked cells; and for each method, the probabilities for these counts.
+    numbers of masked cells; for each method, the probabilities for these counts; and
+    integrated_gradients_gap, in logits.
     """
 
     methods: tuple[Method, ...]
@@ -122,6 +129,7 @@ class Sensitivity:
     fill: Fill
     pooling: Pooling
     seed: int
+    integration_steps: int = 32
     explainer: ModelFile | None = field(default=None, repr=False)
     explainer_weights: str | None = None  # a digest, by which the record names the explainer
     classes: tuple[str, ...] = field(default=(), repr=False)  # the data's, in the targets' order
@@ -143,7 +151,14 @@ class Sensitivity:
             if method in EVIDENCE:
                 assert self.explainer is not None, "run sets it"
                 explained = _load(self.explainer, self.explainer_weights, x.device, self.classes)
-            scores = attribute(method, explained, x, targets, sample_ids, self.seed)
+            scores = attribute(
+                method, explained, x, targets, sample_ids, self.seed, self.integration_steps
+            )
+            if method == "integrated_gradients":
+                with torch.no_grad():
+                    start = target_logits(model(torch.zeros_like(x)), targets)
+                gap = scores.sum((1, 2, 3)) - (target_logits(logits, targets) - start)
+                columns["integrated_gradients_gap"] = gap.cpu().numpy()
             priority = by_cell(scores, self.cell, self.pooling)
             curves = probability_curves(
                 model, x, targets, priority, self.counts, cell=self.cell, fill=self.fill

@@ -3,13 +3,18 @@
 * evidence: a BagNet's own, around every pixel (`bagnet.dense_evidence`).
 * pixel_evidence: a BagNet's own, each patch's spread over its pixels (`bagnet.pixel_evidence`).
 * saliency: the magnitude of the gradient.
-* integrated_gradients: from ImageNet's mean colour, in 32 steps.
+* gradient_x_input: their product. It is what epsilon-LRP is in DeepExplain, which the paper's
+  authors used and which changes the gradients of ReLUs only, up to its epsilon.
+* deeplift: the rescale rule, from ImageNet's mean colour (`measuring/deeplift.py`).
+* integrated_gradients: from ImageNet's mean colour; its sum misses the difference of the logits by
+  an error that falls with --integration_steps.
 * smoothgrad: the mean of 16 saliencies, with noise of 15 percent of the range of the image's values
   (Smilkov et al. 2017).
-* gradcam: the positive part at the end of the convolutions, enlarged bilinearly.
+* gradcam: the positive part at the end of the convolutions, after the last ReLU, enlarged
+  bilinearly.
 * random: the baseline, a new order for each image.
 
-All but the first two and the last are Captum's.
+Saliency, Integrated Gradients, SmoothGrad and Grad-CAM are Captum's.
 """
 
 from __future__ import annotations
@@ -18,15 +23,21 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
+from captum.attr import (
+    InputXGradient,
+    IntegratedGradients,
+    LayerGradCam,
+    NoiseTunnel,
+    Saliency,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bagnet.evidence.explainer import BagNetExplainer
 from bagnet.evidence.maps import pixel_evidence, require_bagnet
+from bagnet.experiments.measuring.deeplift import deeplift
 from bagnet.experiments.options import Method, Pooling
 
-STEPS = 32  # of Integrated Gradients
 DRAWS, NOISE = 16, 0.15  # of SmoothGrad
 
 
@@ -37,6 +48,7 @@ def attribute(
     targets: Tensor,
     sample_ids: Tensor,
     seed: int,
+    steps: int = 32,
 ) -> Tensor:
     """The importance of each pixel for one class of each image.
 
@@ -47,6 +59,7 @@ def attribute(
         targets: The class of each image, int64 (B,).
         sample_ids: Sample ids, int64 (B,): with the seed, they determine all random numbers.
         seed: Seed of `random` and `smoothgrad`.
+        steps: Steps of `integrated_gradients`.
 
     Returns:
         The importance, summed over the colours, (B, 1, H, W).
@@ -64,6 +77,11 @@ def attribute(
         inputs = images.detach().requires_grad_()
         gradients: Tensor = Saliency(model).attribute(inputs, targets)
         return gradients.sum(1, keepdim=True)
+    if method == "gradient_x_input":
+        products: Tensor = InputXGradient(model).attribute(images.clone().requires_grad_(), targets)
+        return products.detach().sum(1, keepdim=True)
+    if method == "deeplift":
+        return deeplift(model, images, targets).sum(1, keepdim=True)
     if method == "gradcam":
         gradcam = LayerGradCam(model, last_maps(model))
         maps = gradcam.attribute(images, targets, relu_attributions=True).detach()
@@ -84,7 +102,7 @@ def attribute(
                 )
         else:
             integrated = IntegratedGradients(model)
-            scores = integrated.attribute(image, target=target, n_steps=STEPS)
+            scores = integrated.attribute(image, target=target, n_steps=steps)
         rows.append(scores.sum(1, keepdim=True))
     return torch.cat(rows).detach()
 
@@ -98,13 +116,19 @@ def check_methods(methods: Sequence[Method], model: nn.Module) -> None:
 
 
 def last_maps(model: nn.Module) -> nn.Module:
-    """The module whose output is the network's last feature maps.
+    """The module whose output is the network's last feature maps, after their ReLU.
+
+    A DenseNet calls its last ReLU as a function. It gets one as a module, too, where hooks find it;
+    the network computes the same.
 
     Raises:
         ValueError: The network is none of those in `bagnet.model.registry`.
     """
     for name in ("layer4", "features"):  # ResNet and BagNet; VGG, DenseNet and AlexNet
-        if isinstance(module := getattr(model, name, None), nn.Module):
+        if isinstance(module := getattr(model, name, None), nn.Sequential):
+            if isinstance(module[-1], nn.BatchNorm2d):
+                # Not nn.ReLU, which keeps its output, and the function changes that in place.
+                module.append(nn.Threshold(0.0, 0.0))
             return module
     raise ValueError(
         f"Grad-CAM needs the last feature maps, and those of {type(model).__name__} are not known: "

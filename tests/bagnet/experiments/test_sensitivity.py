@@ -79,6 +79,32 @@ def test_the_pixel_evidence_of_an_image_sums_to_its_logit():
         check_methods(["pixel_evidence"], build_model("alexnet", 3))
 
 
+def test_gradient_times_input_is_what_it_says():
+    model = BagNet(9, 3, width=4).eval()
+    x, targets = torch.randn(2, 3, 24, 30, requires_grad=True), torch.tensor([2, 1])
+    (gradient,) = torch.autograd.grad(model(x)[range(2), targets].sum(), x)
+    scores = attribute("gradient_x_input", model, x.detach(), targets, torch.tensor([0, 1]), 0)
+    torch.testing.assert_close(scores, (gradient * x).sum(1, keepdim=True).detach())
+
+
+def test_more_steps_leave_integrated_gradients_a_smaller_gap():
+    model, images = tiny_bagnet(9).float(), pictures(3, 32)
+    gaps = []
+    for steps in (2, 200):
+        settings = {"methods": ("integrated_gradients",), "integration_steps": steps}
+        columns = measure(model, images, **settings)
+        x, target = normalize(images), columns["target"]
+        scores = attribute(
+            "integrated_gradients", model, x, torch.tensor(target), torch.arange(3), 0, steps
+        )
+        with torch.no_grad():
+            change = (model(x) - model(torch.zeros_like(x)))[range(3), target]
+        gap = columns["integrated_gradients_gap"]
+        np.testing.assert_allclose(gap, (scores.sum((1, 2, 3)) - change).numpy(), atol=1e-5)
+        gaps.append(np.abs(gap).mean())
+    assert gaps[1] < 0.1 * gaps[0]
+
+
 def test_a_cell_counts_with_the_pixels_it_has():
     scores = torch.zeros(1, 1, 10, 12)
     scores[..., 8:, 8:] = -1  # 2x4 pixels
@@ -108,7 +134,9 @@ def test_gradcam_finds_the_last_maps_of_every_network(name):
     torch.manual_seed(0)
     model = (build_model(name, 3, 4) if name == "bagnet9" else build_model(name, 3)).eval()
     x = normalize(pictures(1, 64))
+    before = model(x)
     scores = attribute("gradcam", model, x, torch.tensor([1]), torch.tensor([0]), 0)
+    assert torch.equal(model(x), before)
     assert scores.shape == (1, 1, 64, 64)
     assert (scores >= 0).all()
     # Grad-CAM's definition, in torch alone. Some networks change the maps in place, so they get a
@@ -122,6 +150,7 @@ def test_gradcam_finds_the_last_maps_of_every_network(name):
     hook = last_maps(model).register_forward_hook(keep)
     logit = model(x)[0, 1]
     hook.remove()
+    assert (kept[0] >= 0).all()
     (gradient,) = torch.autograd.grad(logit, kept[0])
     maps = (gradient.mean((2, 3), keepdim=True) * kept[0]).sum(1, keepdim=True).relu()
     whole = torch.nn.functional.interpolate(maps, (64, 64), mode="bilinear")
