@@ -191,11 +191,11 @@ class SensitivityOptions(MaskingOptions):
     """Options of `sensitivity`.
 
     Args:
-        explainer: Label of the BagNet among --models whose evidence is used.
+        explainer: Labels of the BagNets among --models whose evidence is used.
         counts: Numbers of masked cells; by default 1 to 100, or as many as the image has.
     """
 
-    explainer: str | None = None
+    explainer: list[str] = field(default_factory=list)
     counts: list[NonNegativeInt] = field(default_factory=list)
 
 

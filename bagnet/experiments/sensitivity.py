@@ -7,7 +7,7 @@ from chance. In the paper, the BagNet's heat maps found what VGG-16, ResNet-50, 
 DenseNet-169 rely on better than these networks' own attributions, which use their gradients.
 
 The class is the leading one of the tested network. The methods "evidence" and "pixel_evidence" are
-those of the BagNet that --explainer names; `measuring/attribution.py` describes all methods.
+those of the BagNets that --explainer names; `measuring/attribution.py` describes all methods.
 
 What the paper leaves open, and what is done here:
 
@@ -23,10 +23,11 @@ LABEL.parquet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any
+from itertools import cycle
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +54,9 @@ from datamodules.shards.manifest import sha256_of
 NAME = "sensitivity"
 COUNTS = tuple(range(1, 101))
 EVIDENCE: frozenset[Method] = frozenset({"evidence", "pixel_evidence"})
-"""The methods that explain the BagNet of --explainer, and not the tested network."""
+"""The methods that explain the BagNets of --explainer, and not the tested network."""
+LINES = ("-", "--", ":", "-.")
+"""Styles of the lines of several explainers."""
 STYLES: dict[Method, dict[str, Any]] = {
     "evidence": {"color": "#d95f02", "linewidth": 2.2},
     "pixel_evidence": {"color": "#e6ab02", "linewidth": 2.2},
@@ -79,22 +82,24 @@ def run(options: SensitivityOptions) -> None:
     """Measure what is missing, and draw everything that exists."""
     methods = tuple(options.methods) or METHODS
     counts = _counts(options)
-    explainer: ModelFile | None = None
+    explainers: tuple[ModelFile, ...] = ()
     classes: tuple[str, ...] = ()
     if options.models and EVIDENCE & set(methods):
-        models = parse_models(options.models)
-        explainer = next((model for model in models if model.label == options.explainer), None)
-        if explainer is None:
+        models = {model.label: model for model in parse_models(options.models)}
+        unknown = [label for label in options.explainer if label not in models]
+        if unknown or not options.explainer:
             raise ValueError(
-                f"--explainer {options.explainer}: evidence and pixel_evidence are heat maps of a "
-                "BagNet; give the label of one of --models "
-                f"({', '.join(model.label for model in models)}), or leave them out of --methods"
+                f"--explainer {' '.join(unknown)}: evidence and pixel_evidence are heat maps of "
+                f"BagNets; give labels of --models ({', '.join(models)}), or leave them out of "
+                "--methods"
             )
+        explainers = tuple(models[label] for label in options.explainer)
         classes = open_data(options).classes
-        require_bagnet(explainer.load(torch.device("cpu"), classes))
+        for explainer in explainers:
+            require_bagnet(explainer.load(torch.device("cpu"), classes))
     masking = options.cell, options.fill, options.pooling, options.seed, options.integration_steps
-    digest = sha256_of(explainer.path) if explainer else None
-    measurement = Sensitivity(methods, counts, *masking, explainer, digest, classes)
+    digests = tuple(sha256_of(explainer.path) for explainer in explainers)
+    measurement = Sensitivity(methods, counts, *masking, explainers, digests, classes)
     own = [method for method in methods if method not in EVIDENCE]
     check = partial(check_methods, own)
     tables = measure(NAME, measurement, options, check=check, fewest=FEWEST)
@@ -119,8 +124,8 @@ class Sensitivity:
     """The probability of the leading class as more and more cells are masked, for each image.
 
     Columns: target, the leading class; probability, that of the unchanged image; counts, the
-    numbers of masked cells; for each method, the probabilities for these counts; and
-    integrated_gradients_gap, in logits.
+    numbers of masked cells; for each method, the probabilities for these counts ("evidence of
+    LABEL" for that of an explainer); and integrated_gradients_gap, in logits.
     """
 
     methods: tuple[Method, ...]
@@ -130,8 +135,8 @@ class Sensitivity:
     pooling: Pooling
     seed: int
     integration_steps: int = 32
-    explainer: ModelFile | None = field(default=None, repr=False)
-    explainer_weights: str | None = None  # a digest, by which the record names the explainer
+    explainers: tuple[ModelFile, ...] = field(default=(), repr=False)
+    explainer_weights: tuple[str, ...] = ()  # digests, by which the record names the explainers
     classes: tuple[str, ...] = field(default=(), repr=False)  # the data's, in the targets' order
 
     def __call__(
@@ -146,11 +151,7 @@ class Sensitivity:
             "probability": probabilities(logits, targets).cpu().numpy(),
             "counts": np.tile(self.counts, (len(x), 1)),
         }
-        for method in self.methods:
-            explained = model
-            if method in EVIDENCE:
-                assert self.explainer is not None, "run sets it"
-                explained = _load(self.explainer, self.explainer_weights, x.device, self.classes)
+        for method, name, explained in self._explained(model, x.device):
             scores = attribute(
                 method, explained, x, targets, sample_ids, self.seed, self.integration_steps
             )
@@ -163,13 +164,25 @@ class Sensitivity:
             curves = probability_curves(
                 model, x, targets, priority, self.counts, cell=self.cell, fill=self.fill
             )
-            columns[method] = curves.cpu().numpy()
+            columns[name] = curves.cpu().numpy()
         return columns
 
+    def _explained(
+        self, model: nn.Module, device: torch.device
+    ) -> Iterator[tuple[Method, str, nn.Module]]:
+        """Each method with the name of its column and the network that it explains."""
+        for method in self.methods:
+            if method not in EVIDENCE:
+                yield method, method, model
+                continue
+            for explainer, digest in zip(self.explainers, self.explainer_weights, strict=True):
+                network = _load(explainer, digest, device, self.classes)
+                yield method, f"{method} of {explainer.label}", network
 
-@lru_cache(maxsize=1)
+
+@lru_cache
 def _load(
-    explainer: ModelFile, weights: str | None, device: torch.device, classes: tuple[str, ...]
+    explainer: ModelFile, weights: str, device: torch.device, classes: tuple[str, ...]
 ) -> nn.Module:
     """Load the explainer once for each process and file."""
     return explainer.load(device, classes)
@@ -197,19 +210,33 @@ def curves_figure(tables: Mapping[str, pa.Table]) -> Figure:
     for label, table in tables.items():
         counts = [0, *table["counts"][0].as_py()]
         before = table["probability"].to_numpy()[:, None]
-        panels[label] = {
-            method: mean_curve(method, counts, np.hstack((before, curves)))
-            for method, curves in curves_of(table).items()
-        }
+        panels[label] = {}
+        lines = {method: cycle(LINES) for method in EVIDENCE}
+        for name, curves in curves_of(table).items():
+            method = _method(name)
+            line = {"linestyle": next(lines[method])} if method in EVIDENCE else {}
+            panels[label][name] = mean_curve(name, counts, np.hstack((before, curves)), **line)
     return panel_figure(panels, "masked cells", "probability of the class")
 
 
-def mean_curve(method: Method, x: Sequence[float] | np.ndarray, curves: np.ndarray) -> Curve:
+def mean_curve(
+    name: str, x: Sequence[float] | np.ndarray, curves: np.ndarray, **style: Any
+) -> Curve:
     """The mean of a method's curves (images, points), with its intervals."""
-    return Curve(x, curves.mean(0), mean_band(curves), STYLES[method])
+    return Curve(x, curves.mean(0), mean_band(curves), STYLES[_method(name)] | style)
 
 
-def curves_of(table: pa.Table, prefix: str = "") -> dict[Method, np.ndarray]:
-    """The columns PREFIX + METHOD of a table, (images, points), for each method that it has."""
-    methods = [method for method in METHODS if prefix + method in table.column_names]
-    return {method: np.array(table[prefix + method].to_pylist()) for method in methods}
+def curves_of(table: pa.Table, prefix: str = "") -> dict[str, np.ndarray]:
+    """The curves (images, points) of each method that a table has.
+
+    Their columns are PREFIX + METHOD, or "PREFIX + METHOD of EXPLAINER".
+    """
+    names = [each.removeprefix(prefix) for each in table.column_names if each.startswith(prefix)]
+    names = [name for name in names if _method(name) in METHODS]
+    names.sort(key=lambda name: METHODS.index(_method(name)))
+    return {name: np.array(table[prefix + name].to_pylist()) for name in names}
+
+
+def _method(name: str) -> Method:
+    """The method of a curve."""
+    return cast(Method, name.partition(" of ")[0])

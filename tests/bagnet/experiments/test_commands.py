@@ -6,6 +6,7 @@ import pickle
 import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -30,7 +31,7 @@ SMALL = {
     for name, words in {
         "interactions": "--sides 9 12 --gaps 0 8 --pair_side 8 --pairs 2",
         "scrambling": "--tiles 2 4",
-        "sensitivity": "--explainer bagnet9 --counts 1 5 --methods evidence pixel_evidence random",
+        "sensitivity": "--explainer bagnet9 --counts 1 5 --methods evidence random",
         "deletion": "--steps 4",
         "aggregation": "--thresholds 0 1 --attacks 8",
     }.items()
@@ -72,8 +73,9 @@ def test_a_command_writes_rows_tables_and_figures_and_draws_them_again_from_the_
 
 def test_measurements_can_be_pickled_and_their_record_names_weights_not_paths(tmp_path):
     settings = {"methods": ("evidence",), "counts": (1,), "cell": 8, "fill": "zero"}
-    settings |= {"pooling": "mean", "seed": 0, "explainer_weights": "0123abcd"}
-    sensitivity = Sensitivity(**settings, explainer=ModelFile("bagnet9", tmp_path / "bagnet9.pth"))
+    settings |= {"pooling": "mean", "seed": 0, "explainer_weights": ("0123abcd",)}
+    explainers = (ModelFile("bagnet9", tmp_path / "bagnet9.pth"),)
+    sensitivity = Sensitivity(**settings, explainers=explainers)
     for measurement in (
         Aggregated((0.0,), (23,)),
         Deletion(("evidence",), 16, 8, "zero", "mean", 0),
@@ -155,7 +157,11 @@ class Features(torch.nn.Module):
         ("errors", "--limit 3", "--limit 3: the statistics need at least 5"),
         ("patches", "--classes cat", "--classes cat: there is no such class"),
         ("scrambling", "--tiles 5", "--tiles 5 does not cut images of 36 px into equal tiles"),
-        ("sensitivity", "--explainer vgg", "evidence and pixel_evidence are heat maps of a BagNet"),
+        (
+            "sensitivity",
+            "--explainer vgg",
+            "--explainer vgg: evidence and pixel_evidence are",
+        ),
         ("sensitivity", "--counts 99", "an image of 36x36 px has 25 cells of 8 px to mask"),
     ],
 )
@@ -177,6 +183,29 @@ def test_a_second_network_without_evidence_fails_before_the_first_is_measured(
     assert main([name, *words, *SMALL.get(name, ())]) == 2
     assert "ResNet is not a BagNet" in capsys.readouterr().err
     assert not (tmp_path / name).exists()
+
+
+def test_each_explainer_has_curves_of_its_own(words, tmp_path):
+    methods = ["--methods", "evidence", "pixel_evidence"]
+    both = ["--explainer", "bagnet9", "bagnet17"]
+    assert main(["sensitivity", *words, *SMALL["sensitivity"], *methods, *both]) == 0
+    tables = {
+        label: pq.read_table(tmp_path / "sensitivity" / f"{label}.parquet")
+        for label in ("bagnet9", "bagnet17")
+    }
+    names = [f"{method} of bagnet{patch}" for method in methods[1:] for patch in (9, 17)]
+    for table in tables.values():
+        assert [name for name in table.column_names if " of " in name] == names
+        first, second = (np.array(table[name].to_pylist()) for name in names[:2])
+        assert first.shape == second.shape == (5, 2)
+        assert not np.array_equal(first, second)
+    rows = read_csv(tmp_path / "sensitivity" / "table.csv")
+    assert [row["method"] for row in rows if row["model"] == "bagnet9"] == names
+    # An explainer alone gives the same.
+    alone = [*SMALL["sensitivity"], "--explainer", "bagnet17", "--out", str(tmp_path / "alone")]
+    assert main(["sensitivity", *words, *alone]) == 0
+    table = pq.read_table(tmp_path / "alone" / "sensitivity" / "bagnet9.parquet")
+    assert table[names[1]] == tables["bagnet9"][names[1]]
 
 
 def test_an_explainer_must_be_a_bagnet(words, tmp_path, capsys):
