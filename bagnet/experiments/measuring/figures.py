@@ -155,7 +155,8 @@ def panel_figure(
             (handles[name],) = axes.plot(curve.x, curve.y, label=name, **curve.style)
             if curve.band is not None:
                 colour = handles[name].get_color()
-                axes.fill_between(curve.x, *curve.band, color=colour, alpha=0.15, linewidth=0)
+                alpha = min(0.15, 0.5 / len(curves))  # many would hide the lines
+                axes.fill_between(curve.x, *curve.band, color=colour, alpha=alpha, linewidth=0)
         axes.set_title(title, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         if number + columns >= len(panels):  # there is none below
@@ -188,11 +189,12 @@ def image_figure(columns: Mapping[str, Tensor]) -> Figure:
 
 
 def _legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
+    longest = max(map(len, handles))
     figure.legend(
         handles.values(),
         handles.keys(),
         loc="outside lower center",
-        ncols=min(len(handles), int(figure.get_figwidth() / 1.3)),
+        ncols=max(1, min(len(handles), int(figure.get_figwidth() / (0.7 + 0.07 * longest)))),
         frameon=False,
         fontsize=9,
     )
