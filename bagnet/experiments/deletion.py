@@ -29,13 +29,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from bagnet.experiments.measuring.attribution import attribute, by_cell, check_methods
+from bagnet.experiments.measuring.curves import curves_of, mean_curve
 from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.masking import probability_curves
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import FEWEST, mean
 from bagnet.experiments.options import DeletionOptions, Fill, Method, Pooling
-from bagnet.experiments.sensitivity import curves_of, mean_curve
 from bagnet.model.registry import normalize
 
 NAME = "deletion"

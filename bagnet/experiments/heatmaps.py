@@ -57,6 +57,11 @@ COLUMNS = {
     "dense_mean": ("mean over all pixels", ".3f"),
     "scale": ("s (logits)", ".3g"),
 }
+LEGEND = (
+    "At every pixel, the evidence of the patch around it. s is the 99th percentile of its absolute "
+    "values. The mean of such a map is not the logit, because patches at the rim see the padding; "
+    "the mean of the native map is."
+)
 
 Row = Mapping[str, Any]
 """What `Heatmaps` measured for one image, with arrays for its lists."""
@@ -128,7 +133,9 @@ def run(options: HeatmapsOptions) -> None:
     pictures = list(_pictures({label: _rows(table) for label, table in tables.items()}, names))
     figures = {
         f"figure-{first // ROWS + 1:02d}" if first else "figure": heatmap_sheet(
-            [_sheet_row(panels) for panels in pictures[first : first + ROWS]]
+            [_sheet_row(panels) for panels in pictures[first : first + ROWS]],
+            LEGEND,
+            "evidence of a patch for the class (logits)",
         )
         for first in range(0, len(pictures), ROWS)
     }
@@ -235,11 +242,10 @@ def _panel(label: str, row: Row, place: int, names: Sequence[str]) -> dict[str, 
 def _sheet_row(panels: Sequence[Row]) -> HeatmapRow:
     maps = [
         Heatmap(
-            network=panel["model"],
-            name=panel["class"],
-            is_predicted=panel["class"] == panel["predicted"],
-            logit=panel["logit"],
-            evidence=panel["evidence"],
+            title=f"{panel['model']}: {panel['class']}",
+            note="predicted, " * (panel["class"] == panel["predicted"])
+            + f"logit {panel['logit']:.3f}",
+            values=panel["evidence"],
         )
         for panel in panels
     ]

@@ -17,17 +17,17 @@ What the paper leaves open, and what is done here:
 * Integrated Gradients: 32 steps (--integration_steps); each image's error, what the sum of the
   attributions lacks of the difference of the logits, is in the column integrated_gradients_gap.
 
-Writes table.* (the mean probability at the largest number of cells), figure.* (the curves), and
-LABEL.parquet.
+Writes table.* (the mean probability at the largest number of cells), figure.* (the curves),
+LABEL-maps.png (what each method finds important in some images), and LABEL.parquet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import cycle
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +36,15 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from bagnet.evidence.maps import require_bagnet
+from bagnet.evidence.pictures.heatmaps import Heatmap, HeatmapRow, heatmap_sheet
 from bagnet.experiments.measuring.attribution import attribute, by_cell, check_methods
+from bagnet.experiments.measuring.curves import (
+    EVIDENCE,
+    LINES,
+    curves_of,
+    mean_curve,
+    method_of,
+)
 from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.masking import (
     probabilities,
@@ -46,28 +54,18 @@ from bagnet.experiments.measuring.masking import (
 from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.models import ModelFile, parse_models, sizes_of
 from bagnet.experiments.measuring.results import write_results
-from bagnet.experiments.measuring.statistics import FEWEST, mean, mean_band
+from bagnet.experiments.measuring.statistics import FEWEST, mean
 from bagnet.experiments.options import METHODS, Fill, Method, Pooling, SensitivityOptions
 from bagnet.model.registry import normalize
 from datamodules.shards.manifest import sha256_of
 
 NAME = "sensitivity"
 COUNTS = tuple(range(1, 101))
-EVIDENCE: frozenset[Method] = frozenset({"evidence", "pixel_evidence"})
-"""The methods that explain the BagNets of --explainer, and not the tested network."""
-LINES = ("-", "--", ":", "-.")
-"""Styles of the lines of several explainers."""
-STYLES: dict[Method, dict[str, Any]] = {
-    "evidence": {"color": "#d95f02", "linewidth": 2.2},
-    "pixel_evidence": {"color": "#e6ab02", "linewidth": 2.2},
-    "saliency": {"color": "#7570b3"},
-    "gradient_x_input": {"color": "#66a61e"},
-    "deeplift": {"color": "#1f78b4"},
-    "integrated_gradients": {"color": "#1b9e77"},
-    "smoothgrad": {"color": "#e7298a"},
-    "gradcam": {"color": "#a6761d"},
-    "random": {"color": "0.4", "linestyle": "--"},
-}
+SHOWN = 3  # images in LABEL-maps.png
+LEGEND = (
+    "How important each pixel is for the chosen class. s is the 99th percentile of the absolute "
+    "values, in the unit of each method."
+)
 TITLES = {
     "model": ("model", ""),
     "method": ("importance", ""),
@@ -104,7 +102,41 @@ def run(options: SensitivityOptions) -> None:
     check = partial(check_methods, own)
     tables = measure(NAME, measurement, options, check=check, fewest=FEWEST)
     written = {"table": (table_rows(tables), TITLES)}
-    write_results(options, NAME, written, {"figure": curves_figure(tables)})
+    figures = {"figure": curves_figure(tables)}
+    if options.models:  # so the options are those of the results
+        for model in parse_models(options.models):
+            ids = tables[model.label]["sample_id"].to_numpy()[:SHOWN]
+            figures[f"{model.label}-maps"] = _maps_figure(measurement, model, options, ids)
+    write_results(options, NAME, written, figures)
+
+
+def _maps_figure(
+    measurement: Sensitivity, model: ModelFile, options: SensitivityOptions, ids: np.ndarray
+) -> Figure:
+    """Draw what each method finds important in some images for the class that a network chooses."""
+    data = open_data(options)
+    (images, _, sample_ids), _ = data.batches("val")[0, ids]
+    network, x = model.load(torch.device("cpu"), data.classes), normalize(images)
+    with torch.no_grad():
+        targets = network(x).argmax(1)
+    maps: list[list[Heatmap]] = [[] for _ in images]
+    methods = tuple(method for method in measurement.methods if method != "random")
+    shown = replace(measurement, methods=methods)
+    for name, scores in shown.scores(network, x, targets, sample_ids):
+        for row, values in zip(maps, scores[:, 0].numpy(), strict=True):
+            row.append(Heatmap(name.replace("_", " "), "", values))
+    rows = [
+        HeatmapRow(
+            image.permute(1, 2, 0).numpy(),
+            f"{sample_id}: {data.class_names[target]}",
+            "the chosen class",
+            row,
+        )
+        for image, sample_id, target, row in zip(
+            images, sample_ids.tolist(), targets.tolist(), maps, strict=True
+        )
+    ]
+    return heatmap_sheet(rows, LEGEND, "importance for the class")
 
 
 def _counts(options: SensitivityOptions) -> tuple[int, ...]:
@@ -151,11 +183,8 @@ class Sensitivity:
             "probability": probabilities(logits, targets).cpu().numpy(),
             "counts": np.tile(self.counts, (len(x), 1)),
         }
-        for method, name, explained in self._explained(model, x.device):
-            scores = attribute(
-                method, explained, x, targets, sample_ids, self.seed, self.integration_steps
-            )
-            if method == "integrated_gradients":
+        for name, scores in self.scores(model, x, targets, sample_ids):
+            if name == "integrated_gradients":
                 with torch.no_grad():
                     start = target_logits(model(torch.zeros_like(x)), targets)
                 gap = scores.sum((1, 2, 3)) - (target_logits(logits, targets) - start)
@@ -167,17 +196,20 @@ class Sensitivity:
             columns[name] = curves.cpu().numpy()
         return columns
 
-    def _explained(
-        self, model: nn.Module, device: torch.device
-    ) -> Iterator[tuple[Method, str, nn.Module]]:
-        """Each method with the name of its column and the network that it explains."""
+    def scores(
+        self, model: nn.Module, x: Tensor, targets: Tensor, sample_ids: Tensor
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The importance of each pixel, (B, 1, H, W), with the name of the method's column."""
         for method in self.methods:
-            if method not in EVIDENCE:
-                yield method, method, model
-                continue
-            for explainer, digest in zip(self.explainers, self.explainer_weights, strict=True):
-                network = _load(explainer, digest, device, self.classes)
-                yield method, f"{method} of {explainer.label}", network
+            explained: dict[str, nn.Module] = {method: model}
+            if method in EVIDENCE:
+                explained = {
+                    f"{method} of {each.label}": _load(each, digest, x.device, self.classes)
+                    for each, digest in zip(self.explainers, self.explainer_weights, strict=True)
+                }
+            for name, network in explained.items():
+                rest = sample_ids, self.seed, self.integration_steps
+                yield name, attribute(method, network, x, targets, *rest)
 
 
 @lru_cache
@@ -213,30 +245,7 @@ def curves_figure(tables: Mapping[str, pa.Table]) -> Figure:
         panels[label] = {}
         lines = {method: cycle(LINES) for method in EVIDENCE}
         for name, curves in curves_of(table).items():
-            method = _method(name)
+            method = method_of(name)
             line = {"linestyle": next(lines[method])} if method in EVIDENCE else {}
             panels[label][name] = mean_curve(name, counts, np.hstack((before, curves)), **line)
     return panel_figure(panels, "masked cells", "probability of the class")
-
-
-def mean_curve(
-    name: str, x: Sequence[float] | np.ndarray, curves: np.ndarray, **style: Any
-) -> Curve:
-    """The mean of a method's curves (images, points), with its intervals."""
-    return Curve(x, curves.mean(0), mean_band(curves), STYLES[_method(name)] | style)
-
-
-def curves_of(table: pa.Table, prefix: str = "") -> dict[str, np.ndarray]:
-    """The curves (images, points) of each method that a table has.
-
-    Their columns are PREFIX + METHOD, or "PREFIX + METHOD of EXPLAINER".
-    """
-    names = [each.removeprefix(prefix) for each in table.column_names if each.startswith(prefix)]
-    names = [name for name in names if _method(name) in METHODS]
-    names.sort(key=lambda name: METHODS.index(_method(name)))
-    return {name: np.array(table[prefix + name].to_pylist()) for name in names}
-
-
-def _method(name: str) -> Method:
-    """The method of a curve."""
-    return cast(Method, name.partition(" of ")[0])

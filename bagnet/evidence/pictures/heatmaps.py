@@ -1,4 +1,4 @@
-"""Maps at every pixel, those of several networks side by side."""
+"""Maps at every pixel, those of several networks or methods side by side."""
 
 from __future__ import annotations
 
@@ -12,21 +12,16 @@ from matplotlib.figure import Figure
 
 from bagnet.evidence.pictures.plots import (
     Sheet,
+    colour_bar,
     colour_limit,
     draw_evidence,
     draw_image,
-    evidence_bar,
     scale_text,
 )
 from datamodules.common.batch import Box
 
 PICTURE = 2.24  # side of a picture, in inches: a dot for each pixel of 224
 WIDTH = 40  # of a line above a picture, in characters
-LEGEND = (
-    "At every pixel, the evidence of the patch around it. s is the 99th percentile of its absolute "
-    "values. The mean of such a map is not the logit, because patches at the rim see the padding; "
-    "the mean of the native map is."
-)
 
 
 @dataclass(frozen=True)
@@ -34,18 +29,14 @@ class Heatmap:
     """A map at every pixel.
 
     Attributes:
-        network: Label of the network.
-        name: Name of the class.
-        is_predicted: Whether the network predicts this class.
-        logit: Logit of the class.
-        evidence: Evidence for the class in logits, (H, W).
+        title: Whose map it is.
+        note: What else to say of it, such as a logit; empty for nothing.
+        values: In logits, (H, W).
     """
 
-    network: str
-    name: str
-    is_predicted: bool
-    logit: float
-    evidence: np.ndarray
+    title: str
+    note: str
+    values: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,7 @@ class HeatmapRow:
         image: RGB pixels, uint8 (H, W, 3).
         title: What stands above the image, such as its class.
         file: Name of its file.
-        maps: A map of each network.
+        maps: The maps beside it.
     """
 
     image: np.ndarray
@@ -65,18 +56,20 @@ class HeatmapRow:
     maps: Sequence[Heatmap]
 
 
-def heatmap_sheet(rows: Sequence[HeatmapRow]) -> Figure:
+def heatmap_sheet(rows: Sequence[HeatmapRow], legend: str, quantity: str) -> Figure:
     """Show images beside maps at every pixel, each in its own colours, as in the paper's figure 2.
 
     Args:
         rows: The rows, with equally many maps; at least one.
+        legend: What the maps are.
+        quantity: What the colours are, in few words.
     """
     side, gap, title, top, bottom = PICTURE, 0.12, 0.42, 0.3, 0.75
     columns = 1 + len(rows[0].maps)
-    legend = textwrap.wrap(LEGEND, int(18 * columns * (side + gap)))
-    top += 0.14 * len(legend)
+    lines = textwrap.wrap(legend, int(18 * columns * (side + gap)))
+    top += 0.14 * len(lines)
     sheet = Sheet(0.3 + columns * (side + gap), top + len(rows) * (side + title) + bottom)
-    sheet.text(0.15, 0.15, "\n".join(legend), size=8, color="0.35", va="top")
+    sheet.text(0.15, 0.15, "\n".join(lines), size=8, color="0.35", va="top")
     for number, row in enumerate(rows):
         y = top + number * (side + title) + title - 0.1
         picture = sheet.axes(0.15, y, side, side)
@@ -84,13 +77,12 @@ def heatmap_sheet(rows: Sequence[HeatmapRow]) -> Figure:
         _heading(picture, row.title, row.file)
         for column, heatmap in enumerate(row.maps, 1):
             axes = sheet.axes(0.15 + column * (side + gap), y, side, side)
-            limit = colour_limit(heatmap.evidence)
-            draw_evidence(axes, row.image, heatmap.evidence, _pixel, limit)
-            predicted = "predicted, " * heatmap.is_predicted
-            numbers = f"{predicted}logit {heatmap.logit:.3f}, {scale_text(limit)}"
-            _heading(axes, f"{heatmap.network}: {heatmap.name}", numbers)
+            limit = colour_limit(heatmap.values)
+            draw_evidence(axes, row.image, heatmap.values, _pixel, limit)
+            note = f"{heatmap.note}, " if heatmap.note else ""
+            _heading(axes, heatmap.title, note + scale_text(limit))
     bar = sheet.axes(0.15, sheet.height - bottom + 0.12, side, 0.1)
-    evidence_bar(bar, "the class", "each map's own scale")
+    colour_bar(bar, quantity, "each map's own scale")
     return sheet.figure
 
 

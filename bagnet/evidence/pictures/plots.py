@@ -90,13 +90,17 @@ def draw_evidence(
     )
 
 
-def evidence_bar(axes: Axes, classes: str, scale: str = "each image's own scale") -> None:
-    """Draw the legend of the colours, in wide and low axes; each image has its own numbers."""
+def evidence_bar(axes: Axes, classes: str) -> None:
+    """Draw the legend of the colours of evidence, in wide and low axes."""
+    colour_bar(axes, f"evidence of a patch for {classes} (logits)", "each image's own scale")
+
+
+def colour_bar(axes: Axes, quantity: str, scale: str) -> None:
+    """Draw the legend of the colours of some quantity, with numbers that are given elsewhere."""
     colours = ScalarMappable(Normalize(-1, 1), COLOURS)
     bar = axes.figure.colorbar(colours, cax=axes, orientation="horizontal", extend="both")
     bar.set_ticks([-1, 0, 1], labels=["-s", "0", "s"])
-    label = f"evidence of a patch for {classes} (logits)\ns: {scale}, given at its map"
-    axes.set_xlabel(label, fontsize=8, loc="left")
+    axes.set_xlabel(f"{quantity}\ns: {scale}, given at its map", fontsize=8, loc="left")
     axes.tick_params(labelsize=8)
 
 

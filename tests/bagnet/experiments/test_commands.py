@@ -60,10 +60,11 @@ def test_a_command_writes_rows_tables_and_figures_and_draws_them_again_from_the_
         53 * n // 5 for n in range(5)
     ]
     drawn = [p for p in folder.iterdir() if p.suffix in (".csv", ".md", ".png", ".svg")]
-    again = {p: p.read_bytes() for p in drawn if p.stem not in ("examples", "masks")}
+    again = {p: p.read_bytes() for p in drawn if not p.stem.endswith(("examples", "masks", "maps"))}
     assert {p.name for p in again} >= {"table.csv", "table.md", "figure.png", "figure.svg"}
     assert {row["model"] for row in read_csv(folder / "table.csv")} == {"bagnet9", "bagnet17"}
     assert (folder / "masks.png").is_file() == (name == "interactions")
+    assert (folder / "bagnet17-maps.png").is_file() == (name == "sensitivity")
     for path in again:
         path.unlink()
     assert main([name, "--out", str(tmp_path)]) == 0

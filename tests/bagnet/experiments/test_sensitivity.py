@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
+from bagnet.experiments import sensitivity as module
+from bagnet.experiments.__main__ import main
 from bagnet.experiments.measuring.attribution import (
     attribute,
     by_cell,
@@ -19,7 +22,10 @@ from bagnet.experiments.options import DataOptions, SensitivityOptions
 from bagnet.experiments.sensitivity import Sensitivity, _counts
 from bagnet.model.network import BagNet
 from bagnet.model.registry import build_model, normalize
+from bagnet.model.weights import load_model
+from datamodules.imagenet import ImageNetDataModule
 from tests.bagnet.experiments.bags import Linear, Pixel, pictures, tiny_bagnet
+from tests.bagnet.experiments.conftest import flags
 
 SLOW_VGG = pytest.param("vgg16", marks=pytest.mark.slow)  # its linear layers are large
 OWN = ("saliency", "integrated_gradients", "smoothgrad")
@@ -179,3 +185,28 @@ def test_more_cells_than_there_are_cannot_be_masked():
         _counts(SensitivityOptions(**options, counts=[1, 10]))
     assert _counts(SensitivityOptions(**options)) == (1, 2, 3, 4, 5, 6, 7, 8, 9)
     assert _counts(SensitivityOptions(out=Path("x"))) == tuple(range(1, 101))
+
+
+def test_the_maps_are_those_that_are_masked_by(monkeypatch, shards, networks, tmp_path):
+    drawn = []
+    monkeypatch.setattr(
+        module, "heatmap_sheet", lambda rows, *words: drawn.append(rows) or Figure()
+    )
+    words = flags(shards, networks, tmp_path)
+    words = [*words, "--explainer", "bagnet9", "mine", "--counts", "1", "--limit", "5"]
+    assert main(["sensitivity", *words, "--methods", "evidence", "deeplift", "random"]) == 0
+    first, second = drawn  # of bagnet9, and of mine
+    data = ImageNetDataModule(str(shards), 53, 0, 33, 36)
+    images, _, ids = next(iter(data.val_dataloader()))
+    chosen = [53 * n // 5 for n in range(3)]
+    x, sample_ids = normalize(images[chosen]), ids[chosen]
+    loaded = {"bagnet9": load_model(networks / "9.ckpt"), "mine": load_model(networks / "17.ckpt")}
+    for model, rows in zip(loaded.values(), (first, second), strict=True):
+        targets = model(x).argmax(1)
+        expected = {f"evidence of {name}": ("evidence", each) for name, each in loaded.items()}
+        expected["deeplift"] = ("deeplift", model)
+        for n, row in enumerate(rows):
+            assert [heatmap.title for heatmap in row.maps] == list(expected)
+            for heatmap, (method, explained) in zip(row.maps, expected.values(), strict=True):
+                scores = attribute(method, explained, x, targets, sample_ids, 0)
+                np.testing.assert_allclose(heatmap.values, scores[n, 0], rtol=1e-4, atol=1e-6)
