@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from urllib.parse import unquote, urlsplit
 
@@ -39,6 +40,13 @@ def local_path(location: str) -> str:
             raise ValueError(f"{location} is on the host {host!r}; write file:///PATH for this one")
         path = slash + path
     return unquote(path)
+
+
+def redacted_words(words: Sequence[str]) -> list[str]:
+    """The words of a command for logs, with the passwords in their URLs removed."""
+    # A flag and its value may be one word.
+    parts = [word.partition("=") if word.startswith("--") else ("", "", word) for word in words]
+    return [f"{flag}{sign}{redacted(value)}" for flag, sign, value in parts]
 
 
 def redacted(location: str) -> str:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from bagnet.run import signals
 from datamodules.common.processes import blocking
-from datamodules.remote.urls import redacted
+from datamodules.remote.urls import redacted_words
 
 _DEFAULTS = {"project": "bagnet", "console": "off", "init_timeout": 30.0, "finish_timeout": 60.0}
 """W&B's settings if neither its variables nor its files have them. A start that waits longer for an
@@ -58,9 +58,7 @@ def start_run(folder: Path, **settings: Any) -> Any:
 def _init(**settings: Any) -> Any:
     """Call `wandb.init`, which keeps the command line, with the passwords in its URLs removed."""
     words = sys.argv
-    # A flag and its value may be one word.
-    parts = [word.partition("=") if word.startswith("--") else ("", "", word) for word in words]
-    sys.argv = [f"{flag}{sign}{redacted(value)}" for flag, sign, value in parts]
+    sys.argv = redacted_words(words)
     try:
         return wandb.init(settings=wandb.Settings(**settings))
     finally:

@@ -27,6 +27,7 @@ from bagnet.training.command_line.flags import (
 )
 from datamodules.common.errors import REMEDIES, explain, reader_left
 from datamodules.common.forkserver import forkserver_context
+from datamodules.remote.urls import redacted_words
 
 WITHOUT_TRAINER = {"predict": "bagnet.predict.options", "export": "bagnet.export.options"}
 """Commands that are not LightningCLI's, and where their options are."""
@@ -117,7 +118,10 @@ def _stopped(stop: signals.Stopped, words: list[str]) -> int:
         if is_trial():
             resume += ["--name", command.run.name]
         text += ", saved; " if stop.checkpoint else ", nothing to save yet; "
-        text += f"resume with: {program()} {shlex.join([*words, *resume])}"
+        shown = redacted_words(words)
+        text += f"resume with: {program()} {shlex.join([*shown, *resume])}"
+        if shown != words:
+            text += "\n(and what is left out of its URLs here, such as a password)"
     print(text, flush=True)
     return 128 + stop.signal
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,8 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from bagnet.run.folder import Run
 from bagnet.run.loggers.wandb_start import start_run
+from bagnet.run.signals import Stopped
+from bagnet.training.command_line import command
 from bagnet.training.command_line.parser import SaveConfig
 
 URL = "https://alice:pa55word@host/shards?token=pa55word"
@@ -53,3 +56,18 @@ def test_wandb_gets_the_command_line_without_the_password(
     assert any(b"https://host/shards" in content for content in kept)
     assert not any(b"pa55word" in content for content in kept)
     assert sys.argv == words
+
+
+@pytest.mark.parametrize("words", [["--data.root", URL], [f"--data.root={URL}"]])
+def test_the_hint_how_to_resume_has_no_password_and_says_that_something_is_missing(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(given: object) -> None:
+        raise Stopped(signal.SIGINT, Path("last.ckpt"))
+
+    monkeypatch.setattr(command, "_run", stop)
+    assert command.main([*words, "--patch", "33"]) == 130
+    out = capsys.readouterr().out
+    assert "pa55word" not in out
+    assert "https://host/shards --patch 33 --resume auto" in out
+    assert "left out of its URLs" in out
