@@ -63,8 +63,8 @@ def test_the_page_says_what_was_measured(command, tmp_path, monkeypatch):
     sizes = ["--data.image_size", "32", "--limit", "5", "--steps", "2"]
     assert main(["deletion", *command, *sizes]) == 0
     page = read(out)
-    settings = "methods evidence, random; steps 2; cell 8; fill zero; pooling mean; seed 0"
-    assert settings in [cell.text for cell in page.iter("td")]
+    settings = "methods evidence, random; steps 2; cell 8; fill zero; pooling mean; seed 0; "
+    assert f"{settings}integration_steps 32" in [cell.text for cell in page.iter("td")]
     (warning,) = (p.text for p in page.iter("p") if p.get("class") == "warning")
     assert warning == (
         "The images had different sizes. accuracy: 36, then 33 px; deletion: 36, then 32 px."
