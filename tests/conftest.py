@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,9 +60,13 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """Remove what Lightning sets (MASTER_PORT), or processes of later tests would inherit it."""
+    """Undo what commands leave (MASTER_PORT, signals), or later tests' processes inherit it."""
     before = dict(os.environ)
+    # A command that was stopped ignores SIGTERM, and so would all processes of later tests.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
 
