@@ -6,7 +6,8 @@ import itertools
 import multiprocessing
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -23,6 +24,7 @@ from datamodules.loading.watchdog import Watchdog
 PATIENCE = 1800.0
 """Seconds to wait for a batch by default: a shard may first have to come from a slow server."""
 _SECONDS_FOR_A_QUEUE = 2.0
+_SECONDS_TO_END = 1.0
 _UNGUARDED = (
     "the processes that read ended before their first batch, as they do if a script has its code "
     'outside of `if __name__ == "__main__":`, because each of them imports the script; put it '
@@ -67,19 +69,14 @@ class Workers:
 
     def __iter__(self) -> Iterator[ReadBatch]:
         with closing(Watchdog(self._patience)) as watchdog:
-            try:
-                yield from self._read(watchdog)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise ValueError(self._why_ended(watchdog)) from None
+            yield from self._read(watchdog)
 
     def _read(self, watchdog: Watchdog) -> Iterator[ReadBatch]:
         if self._loader is None:
             self._loader = self._make_loader()
         self._has_read = bool(self._processes)
         others, running = set(threading.enumerate()), multiprocessing.active_children()
-        with uninterrupted(), watchdog.waiting(self._processes, 0):
+        with uninterrupted(), self._waiting(watchdog, 0):
             self._batches = iter(self._loader)
         if not self._processes:
             new = (each for each in multiprocessing.active_children() if each not in running)
@@ -89,7 +86,7 @@ class Workers:
         for number in itertools.count():
             if self._batches is None:  # it was closed
                 return
-            with watchdog.waiting(self._processes, number):
+            with self._waiting(watchdog, number):
                 read = next(self._batches, None)
             if read is None:
                 return
@@ -99,6 +96,20 @@ class Workers:
             (images, labels, sample_ids), unreadable = read  # pinning makes lists of tuples
             self._log.tell(unreadable)
             yield (images, labels, sample_ids), unreadable
+
+    @contextmanager
+    def _waiting(self, watchdog: Watchdog, number: int) -> Iterator[None]:
+        """In this context, the training waits for batch `number`."""
+        try:
+            with watchdog.waiting(self._processes, number):
+                yield
+        except Exception as error:
+            # If a worker dies while it hands over a batch, PyTorch raises whatever the socket
+            # does, perhaps a moment before the process has ended.
+            sentinels = [each.sentinel for each in self._processes]
+            if "DataLoader worker" in str(error) or wait(sentinels, _SECONDS_TO_END):
+                raise ValueError(self._why_ended(watchdog)) from None
+            raise
 
     def _why_ended(self, watchdog: Watchdog) -> str:
         """Why a worker has ended, in one line."""
@@ -110,7 +121,8 @@ class Workers:
             )
         if not self._has_read:
             return _UNGUARDED
-        dead = ", ".join(str(each.pid) for each in self._processes if not each.is_alive())
+        ended = wait([each.sentinel for each in self._processes], 0)
+        dead = ", ".join(str(each.pid) for each in self._processes if each.sentinel in ended)
         return (
             f"a process that reads the data has ended (process id {dead}), perhaps because the "
             "machine has too little memory: use fewer --data.workers"

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import threading
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -143,4 +144,19 @@ def test_a_worker_that_was_killed_ends_the_reading_in_one_line(train):
     worker.kill()
     with pytest.raises(ValueError, match=rf"has ended \(process id {worker.pid}\).*workers$"):
         list(batches)
+    loader.close()
+
+
+def test_a_worker_that_is_killed_while_it_hands_over_a_batch_ends_in_the_same_line(
+    train, monkeypatch
+):
+    """Its socket is closed a moment before its end can be seen, so PyTorch takes it for alive."""
+    loader = train(workers=1)
+    batches = iter(loader)
+    worker = worker_of(batches)
+    worker.kill()
+    monkeypatch.setattr(BaseProcess, "is_alive", lambda process: True)
+    with pytest.raises(ValueError, match=rf"has ended \(process id {worker.pid}\).*workers$"):
+        list(batches)
+    monkeypatch.undo()
     loader.close()
