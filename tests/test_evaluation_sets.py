@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from bagnet.experiments.__main__ import main as experiments
-from bagnet.experiments.corruptions import ALEXNET, SEVERITIES, _row
-from bagnet.experiments.measuring import networks as network_facts
+from bagnet.experiments.decisions import networks as network_facts
+from bagnet.experiments.decisions.corruptions import ALEXNET, SEVERITIES, _row
 from bagnet.experiments.measuring.parts import read_record
 from bagnet.experiments.measuring.statistics import share
 from bagnet.model.card import Card, set_card

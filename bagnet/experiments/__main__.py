@@ -5,14 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from bagnet.experiments.options import EXPERIMENTS, ReportOptions
+from bagnet.experiments.commands import COMMANDS
 from datamodules.common import commands
-from datamodules.common.commands import Command
-
-COMMANDS = {
-    name: Command(f"bagnet.experiments.{name}", options)
-    for name, options in {**EXPERIMENTS, "report": ReportOptions}.items()
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

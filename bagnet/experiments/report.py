@@ -15,9 +15,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from bagnet.experiments.commands import EXPERIMENTS
 from bagnet.experiments.measuring.parts import read_record, result_files
 from bagnet.experiments.measuring.results import read_table
-from bagnet.experiments.options import EXPERIMENTS, ReportOptions
+from bagnet.experiments.options import ReportOptions
 from datamodules.common.commands import docstring_of
 from datamodules.common.files import write_text
 

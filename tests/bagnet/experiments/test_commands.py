@@ -12,19 +12,19 @@ import pytest
 import torch
 
 from bagnet.experiments.__main__ import main
-from bagnet.experiments.aggregation import Aggregated
-from bagnet.experiments.deletion import Deletion
-from bagnet.experiments.interactions import Interactions
+from bagnet.experiments.decisions.interactions import Interactions
+from bagnet.experiments.decisions.scrambling import ShuffledTiles, Textures
+from bagnet.experiments.decisions.textures import Synthesis
+from bagnet.experiments.explanations.aggregation import Aggregated
+from bagnet.experiments.faithfulness.deletion import Deletion
+from bagnet.experiments.faithfulness.sensitivity import Sensitivity
 from bagnet.experiments.measuring import statistics
 from bagnet.experiments.measuring.models import ModelFile
-from bagnet.experiments.measuring.textures import Synthesis
-from bagnet.experiments.scrambling import ShuffledTiles, Textures
-from bagnet.experiments.sensitivity import Sensitivity
 from bagnet.model.network import BagNet
 from bagnet.model.registry import build_model
 from bagnet.model.weights import save_weights
 from tests.bagnet.experiments.conftest import CLASSES, read_csv
-from tests.bagnet.experiments.measuring.test_textures import tiny_vgg
+from tests.bagnet.experiments.decisions.test_textures import tiny_vgg
 
 SMALL = {
     name: words.split()
@@ -107,7 +107,7 @@ def test_squares_that_no_patch_of_a_bagnet_sees_together_do_not_interact(words, 
 
 def test_textures_are_made_once_and_measured_like_the_images(words, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        "bagnet.experiments.measuring.textures.load_model", lambda path, name: Features()
+        "bagnet.experiments.decisions.textures.load_model", lambda path, name: Features()
     )
     (tmp_path / "vgg.pth").write_bytes(b"weights")
     textures = f"--texture_network mine={tmp_path / 'vgg.pth'} --steps 3 --layers conv1_1 pool1"

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from matplotlib.figure import Figure
 
 from bagnet.experiments.__main__ import main
-from bagnet.experiments.measuring import networks
+from bagnet.experiments.decisions import networks
 from bagnet.experiments.measuring.results import save_figure, write_table
 
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bagnet.experiments import pointing
 from bagnet.experiments.__main__ import main
+from bagnet.experiments.explanations import pointing
 from bagnet.model.network import BagNet
 from datamodules.demo.pictures import SIZE
 from datamodules.imagenet import ImageNetDataModule

@@ -9,7 +9,7 @@ into a blurred image.
 
 --methods chooses what ranks the cells: by default the BagNet's own dense evidence, and a random
 order as the baseline. Other networks than BagNets have no evidence; for them, choose from the other
-methods (`measuring/attribution.py`). `sensitivity` asks the same about a network that is not the
+methods (`faithfulness/attribution.py`). `sensitivity` asks the same about a network that is not the
 explained one.
 
 Writes table.* (the mean areas), figure.* (the mean curves), and LABEL.parquet.
@@ -28,14 +28,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bagnet.experiments.measuring.attribution import attribute, by_cell, check_methods
-from bagnet.experiments.measuring.curves import curves_of, mean_curve
+from bagnet.experiments.faithfulness.attribution import attribute, by_cell, check_methods
+from bagnet.experiments.faithfulness.curves import curves_of, mean_curve
+from bagnet.experiments.faithfulness.options import DeletionOptions, Method, Pooling
 from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.masking import probability_curves
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import FEWEST, mean
-from bagnet.experiments.options import DeletionOptions, Fill, Method, Pooling
+from bagnet.experiments.options import Fill
 from bagnet.model.registry import normalize
 
 NAME = "deletion"

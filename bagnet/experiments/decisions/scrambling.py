@@ -12,7 +12,7 @@ The order is lost in two ways:
   that none stays in its place. n must divide the image's side, so no pixel is lost or resampled.
   This is not in the paper. A BagNet whose patches are smaller than a tile is almost immune, because
   only the patches across the seams change.
-* Textures, with --texture_network vgg16=FILE: synthesised from noise, see measuring/textures.py.
+* Textures, with --texture_network vgg16=FILE: synthesised from noise, see decisions/textures.py.
   The paper says that features of a VGG are used, but not which, nor how. The defaults (conv1_1 and
   pool1 to pool4 with equal weights, Gaussian noise, L-BFGS) are those of Gatys et al., whose own
   code has average pooling, a VGG-19 with normalised weights and 2,000 steps; here it is the VGG's
@@ -41,6 +41,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from bagnet.experiments.decisions.options import ScramblingOptions
+from bagnet.experiments.decisions.textures import Synthesis, TextureNetwork, read_pictures
+from bagnet.experiments.decisions.tiles import orders, shuffle_tiles
 from bagnet.experiments.measuring.colours import network_colours
 from bagnet.experiments.measuring.figures import Colours, Rows, image_figure, line_figure
 from bagnet.experiments.measuring.measure import measure, open_data
@@ -48,9 +51,6 @@ from bagnet.experiments.measuring.models import sizes_of
 from bagnet.experiments.measuring.parts import is_imagenet, record_of
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import share
-from bagnet.experiments.measuring.textures import Synthesis, TextureNetwork, read_pictures
-from bagnet.experiments.measuring.tiles import orders, shuffle_tiles
-from bagnet.experiments.options import ScramblingOptions
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
 

@@ -9,17 +9,18 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from bagnet.experiments import sensitivity as module
 from bagnet.experiments.__main__ import main
-from bagnet.experiments.measuring.attribution import (
+from bagnet.experiments.faithfulness import sensitivity as module
+from bagnet.experiments.faithfulness.attribution import (
     attribute,
     by_cell,
     check_methods,
     last_maps,
 )
+from bagnet.experiments.faithfulness.options import SensitivityOptions
+from bagnet.experiments.faithfulness.sensitivity import Sensitivity, _counts
 from bagnet.experiments.measuring.masking import probability_curves
-from bagnet.experiments.options import DataOptions, SensitivityOptions
-from bagnet.experiments.sensitivity import Sensitivity, _counts
+from bagnet.experiments.options import DataOptions
 from bagnet.model.network import BagNet
 from bagnet.model.registry import build_model, normalize
 from bagnet.model.weights import load_model

@@ -14,11 +14,11 @@ from PIL import Image
 from bagnet.evidence.dense import dense_evidence
 from bagnet.evidence.maps import evidence_map
 from bagnet.evidence.report.inputs import Classes
-from bagnet.experiments import heatmaps
 from bagnet.experiments.__main__ import main
+from bagnet.experiments.explanations import heatmaps
+from bagnet.experiments.explanations.options import HeatmapsOptions
 from bagnet.experiments.measuring import results
 from bagnet.experiments.measuring.parts import read_file
-from bagnet.experiments.options import HeatmapsOptions
 from bagnet.model.registry import normalize
 from bagnet.model.weights import load_model
 from datamodules.imagenet import ImageNetDataModule

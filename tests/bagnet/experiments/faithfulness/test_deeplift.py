@@ -7,7 +7,7 @@ import torch
 from captum.attr import DeepLift
 from torch import nn
 
-from bagnet.experiments.measuring.deeplift import deeplift
+from bagnet.experiments.faithfulness.deeplift import deeplift
 from bagnet.model.registry import build_model
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bagnet.experiments.deletion import Deletion, areas
+from bagnet.experiments.faithfulness.deletion import Deletion, areas
 from bagnet.experiments.measuring.masking import probability_curves
 from bagnet.model.network import BagNet
 from datamodules.demo.pictures import SIZE

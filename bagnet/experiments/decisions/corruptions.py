@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from bagnet.experiments.accuracy import Predictions
+from bagnet.experiments.decisions.accuracy import Predictions
 from bagnet.experiments.measuring.colours import network_colours
 from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.measure import measure

@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from bagnet.evidence.maps import evidence_map, require_bagnet
 from bagnet.evidence.pictures.plots import BoxOf
 from bagnet.evidence.pictures.sheets import Mistake, mistake_sheet, patch_sheet
-from bagnet.experiments import accuracy
+from bagnet.experiments.decisions import accuracy
+from bagnet.experiments.explanations.options import PatchesOptions
 from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.parts import read_file, record_of
 from bagnet.experiments.measuring.results import write_results
-from bagnet.experiments.options import PatchesOptions
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
 from datamodules.imagenet import ImageNetDataModule

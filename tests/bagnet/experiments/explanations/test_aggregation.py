@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bagnet.evidence.aggregation import parse
 from bagnet.experiments.__main__ import main
-from bagnet.experiments.aggregation import Aggregated, accuracies, all_names, attacks
+from bagnet.experiments.explanations.aggregation import Aggregated, accuracies, all_names, attacks
 from bagnet.experiments.measuring.statistics import share, share_of
 from bagnet.model.network import BagNet
 

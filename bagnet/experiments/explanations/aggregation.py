@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from bagnet.evidence.aggregation import PLAIN, WITH_THRESHOLD, parse
 from bagnet.evidence.certificates import certify_clipped, certify_masked, entries_touched
 from bagnet.evidence.maps import evidence_map, require_bagnet
+from bagnet.experiments.explanations.options import AggregationOptions
 from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import share
-from bagnet.experiments.options import AggregationOptions
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
 

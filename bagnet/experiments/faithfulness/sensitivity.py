@@ -7,7 +7,7 @@ from chance. In the paper, the BagNet's heat maps found what VGG-16, ResNet-50, 
 DenseNet-169 rely on better than these networks' own attributions, which use their gradients.
 
 The class is the leading one of the tested network. The methods "evidence" and "pixel_evidence" are
-those of the BagNets that --explainer names; `measuring/attribution.py` describes all methods.
+those of the BagNets that --explainer names; `faithfulness/attribution.py` describes all methods.
 
 What the paper leaves open, and what is done here:
 
@@ -37,14 +37,15 @@ from torch import Tensor, nn
 
 from bagnet.evidence.maps import require_bagnet
 from bagnet.evidence.pictures.heatmaps import Heatmap, HeatmapRow, heatmap_sheet
-from bagnet.experiments.measuring.attribution import attribute, by_cell, check_methods
-from bagnet.experiments.measuring.curves import (
+from bagnet.experiments.faithfulness.attribution import attribute, by_cell, check_methods
+from bagnet.experiments.faithfulness.curves import (
     EVIDENCE,
     LINES,
     curves_of,
     mean_curve,
     method_of,
 )
+from bagnet.experiments.faithfulness.options import METHODS, Method, Pooling, SensitivityOptions
 from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.masking import (
     probabilities,
@@ -55,7 +56,7 @@ from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.models import ModelFile, parse_models, sizes_of
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import FEWEST, mean
-from bagnet.experiments.options import METHODS, Fill, Method, Pooling, SensitivityOptions
+from bagnet.experiments.options import Fill
 from bagnet.model.registry import normalize
 from datamodules.shards.manifest import sha256_of
 

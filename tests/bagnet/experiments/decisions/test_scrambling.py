@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bagnet.experiments.measuring.tiles import orders, shuffle_tiles
-from bagnet.experiments.scrambling import ShuffledTiles, decisions
+from bagnet.experiments.decisions.scrambling import ShuffledTiles, decisions
+from bagnet.experiments.decisions.tiles import orders, shuffle_tiles
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
 from tests.bagnet.experiments.bags import Histogram, pictures, tiny_bagnet

@@ -35,10 +35,10 @@ from bagnet.evidence.maps import evidence_map, require_bagnet
 from bagnet.evidence.pictures.heatmaps import Heatmap, HeatmapRow, heatmap_sheet
 from bagnet.evidence.pictures.plots import colour_limit
 from bagnet.evidence.report.inputs import Classes
+from bagnet.experiments.explanations.options import HeatmapsOptions
 from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.parts import record_of
 from bagnet.experiments.measuring.results import write_results
-from bagnet.experiments.options import HeatmapsOptions
 from bagnet.model.registry import normalize
 from datamodules.plan import permutation
 

@@ -33,11 +33,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from bagnet.experiments.decisions.networks import facts
 from bagnet.experiments.measuring.colours import network_colours
 from bagnet.experiments.measuring.figures import bar_figure
 from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.models import parse_models, sizes_of
-from bagnet.experiments.measuring.networks import facts
 from bagnet.experiments.measuring.parts import is_imagenet, record_of
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import share

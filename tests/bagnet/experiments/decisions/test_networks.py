@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from bagnet.experiments.measuring import networks
-from bagnet.experiments.measuring.networks import facts, images_per_second, multiply_adds
+from bagnet.experiments.decisions import networks
+from bagnet.experiments.decisions.networks import facts, images_per_second, multiply_adds
 from bagnet.model.network import BagNet
 from bagnet.model.registry import build_model
 

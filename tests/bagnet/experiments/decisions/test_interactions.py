@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bagnet.experiments.interactions import Interactions, effects, masked
+from bagnet.experiments.decisions.interactions import Interactions, effects, masked
 from bagnet.experiments.measuring.masking import every_second
 from bagnet.model.registry import normalize
 from tests.bagnet.experiments.bags import Linear, pictures, tiny_bagnet

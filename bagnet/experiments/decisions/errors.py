@@ -27,7 +27,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
-from bagnet.experiments import accuracy
+from bagnet.experiments.decisions import accuracy
+from bagnet.experiments.decisions.options import ErrorsOptions
 from bagnet.experiments.measuring.figures import WIDTH
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.models import parse_models
@@ -43,7 +44,6 @@ from bagnet.experiments.measuring.statistics import (
     share_of,
     spearman,
 )
-from bagnet.experiments.options import ErrorsOptions
 from datamodules.common.progress import progress
 
 NAME = "errors"

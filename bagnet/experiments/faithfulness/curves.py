@@ -8,9 +8,9 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
+from bagnet.experiments.faithfulness.options import METHODS, Method
 from bagnet.experiments.measuring.figures import Curve
 from bagnet.experiments.measuring.statistics import mean_band
-from bagnet.experiments.options import METHODS, Method
 
 EVIDENCE: frozenset[Method] = frozenset({"evidence", "pixel_evidence"})
 """The methods that explain the BagNets of --explainer, and not the tested network."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from bagnet.experiments.__main__ import main
-from bagnet.experiments.errors import Pair, _row, draw, most_different
+from bagnet.experiments.decisions.errors import Pair, _row, draw, most_different
 from bagnet.experiments.measuring.statistics import Interval, kappa, share_of
 from tests.bagnet.experiments.conftest import read_csv
 

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bagnet.experiments.__main__ import main
-from bagnet.experiments.accuracy import Predictions, _row
+from bagnet.experiments.decisions import networks as network_facts
+from bagnet.experiments.decisions.accuracy import Predictions, _row
 from bagnet.experiments.measuring import models, results
-from bagnet.experiments.measuring import networks as network_facts
 from bagnet.experiments.measuring.parts import read_file, record_of
 from bagnet.model.registry import normalize
 from bagnet.model.weights import load_model

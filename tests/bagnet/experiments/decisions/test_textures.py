@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torchvision.models import vgg16
 
-from bagnet.experiments.measuring import textures
-from bagnet.experiments.measuring.textures import (
+from bagnet.experiments.decisions import textures
+from bagnet.experiments.decisions.textures import (
     Synthesis,
     TextureNetwork,
     layer_outputs,

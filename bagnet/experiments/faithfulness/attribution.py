@@ -5,7 +5,7 @@
 * saliency: the magnitude of the gradient.
 * gradient_x_input: their product. It is what epsilon-LRP is in DeepExplain, which the paper's
   authors used and which changes the gradients of ReLUs only, up to its epsilon.
-* deeplift: the rescale rule, from ImageNet's mean colour (`measuring/deeplift.py`).
+* deeplift: the rescale rule, from ImageNet's mean colour (`faithfulness/deeplift.py`).
 * integrated_gradients: from ImageNet's mean colour; its sum misses the difference of the logits by
   an error that falls with --integration_steps.
 * smoothgrad: the mean of 16 saliencies, with noise of 15 percent of the range of the image's values
@@ -35,8 +35,8 @@ from torch.nn import functional as F
 
 from bagnet.evidence.explainer import BagNetExplainer
 from bagnet.evidence.maps import pixel_evidence, require_bagnet
-from bagnet.experiments.measuring.deeplift import deeplift
-from bagnet.experiments.options import Method, Pooling
+from bagnet.experiments.faithfulness.deeplift import deeplift
+from bagnet.experiments.faithfulness.options import Method, Pooling
 
 DRAWS, NOISE = 16, 0.15  # of SmoothGrad
 

@@ -46,6 +46,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from bagnet.experiments.decisions.options import InteractionsOptions
 from bagnet.experiments.measuring.colours import network_colours
 from bagnet.experiments.measuring.figures import image_figure, line_figure
 from bagnet.experiments.measuring.masking import draw_pairs, every_second, replace, target_logits
@@ -53,7 +54,7 @@ from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.models import sizes_of
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import FEWEST, bootstrap, pearson
-from bagnet.experiments.options import Fill, InteractionsOptions
+from bagnet.experiments.options import Fill
 from bagnet.model.images import IMAGENET_MEAN, IMAGENET_STD
 from bagnet.model.registry import normalize
 from datamodules.common.batch import Box

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bagnet.evidence.maps import evidence_map
-from bagnet.experiments import patches
 from bagnet.experiments.__main__ import main
+from bagnet.experiments.explanations import patches
 from bagnet.experiments.measuring.parts import read_file
 from bagnet.model.registry import normalize
 from bagnet.model.weights import load_model
