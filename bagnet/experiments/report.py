@@ -70,7 +70,7 @@ def run(options: ReportOptions) -> None:
 
 def _title(name: str) -> str:
     """What an experiment does: the first sentence of its description."""
-    return docstring_of(f"bagnet.experiments.{name}").partition("\n\n")[0].replace("\n", " ")
+    return docstring_of(EXPERIMENTS[name].module).partition("\n\n")[0].replace("\n", " ")
 
 
 def _sizes(records: Mapping[str, Records]) -> str:
@@ -91,7 +91,7 @@ def _size(record: Mapping[str, Any]) -> str:
 
 def _section(folder: Path, records: Records) -> str:
     name = escape(folder.name)
-    about = escape(docstring_of(f"bagnet.experiments.{folder.name}"))
+    about = escape(docstring_of(EXPERIMENTS[folder.name].module))
     title = escape(_title(folder.name))
     parts = [
         f'<section id="{name}"><h2>{name}</h2>\n<p class="title">{title}</p>\n',
