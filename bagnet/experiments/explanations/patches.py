@@ -18,7 +18,7 @@ pixels from the data: without --data.root, only the tables are drawn again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,12 @@ from pyarrow.compute import list_element, list_value_length
 from torch import Tensor, nn
 
 from bagnet.evidence.maps import evidence_map, require_bagnet
-from bagnet.evidence.pictures.plots import BoxOf
 from bagnet.evidence.pictures.sheets import Mistake, mistake_sheet, patch_sheet
 from bagnet.experiments.decisions import accuracy
 from bagnet.experiments.explanations.options import PatchesOptions
 from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.parts import read_file, record_of
+from bagnet.experiments.measuring.pixels import box_of, open_measured, read_pixels
 from bagnet.experiments.measuring.results import write_results
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
@@ -102,7 +102,7 @@ def run(options: PatchesOptions) -> None:
     for label, table in measured.items():
         names = record_of(table.schema)["class_names"]
         _check_classes(options, names)
-        data = None if options.data.root is None else _open(options, table)
+        data = None if options.data.root is None else open_measured(options, table)
         classes = options.classes or names[:8]
         rows = [
             row
@@ -116,7 +116,7 @@ def run(options: PatchesOptions) -> None:
             figures[f"{label}-patches"] = patch_sheet(_blocks(rows, classes, data.batches("val")))
             notes = _errors_of_both(label, table, options) if options.other else None
             if wrong := mistakes(table, options.mistakes, names, data, notes):
-                figures[f"{label}-mistakes"] = mistake_sheet(wrong, _box_of(table))
+                figures[f"{label}-mistakes"] = mistake_sheet(wrong, box_of(table))
         tables[f"{label}-patches"] = (rows, COLUMNS)
     write_results(options, NAME, tables, figures)
 
@@ -145,7 +145,7 @@ def strongest(
     Returns:
         Rows of the table of patches, with two entries more: sample_id, and box, the pixels.
     """
-    number, box = names.index(name), _box_of(table)
+    number, box = names.index(name), box_of(table)
     chosen = np.flatnonzero((table["label"].to_numpy() == number) == own)
     evidence = list_element(table["evidence"], number).to_numpy()
     order = chosen[np.argsort(-evidence[chosen], kind="stable")][:count]
@@ -192,7 +192,7 @@ def mistakes(
     order = [int(n) for n in np.argsort(-lead, kind="stable") if is_wrong[n]][:count]
     return [
         Mistake(
-            image=_pixels(batches, row["sample_id"]),
+            image=read_pixels(batches, row["sample_id"]),
             name=data.val_manifest.sample(row["sample_id"]).key,
             true=names[row["label"]],
             predicted=names[row["predicted"]],
@@ -240,32 +240,6 @@ def _errors_of_both(label: str, table: pa.Table, options: PatchesOptions) -> dic
     }
 
 
-def _box_of(table: pa.Table) -> BoxOf:
-    """`BagNet.box` of the network that was measured, without the network."""
-    patch, stride = table["patch"][0].as_py(), table["stride"][0].as_py()
-    return lambda i, j: (stride * i, stride * j, stride * i + patch, stride * j + patch)
-
-
-def _pixels(batches: Batches, sample_id: int) -> np.ndarray:
-    """An image as the networks see it, uint8 (H, W, 3)."""
-    (images, _, _), _ = batches[0, np.array([sample_id])]
-    return images[0].permute(1, 2, 0).numpy()
-
-
-def _open(options: PatchesOptions, table: pa.Table) -> ImageNetDataModule:
-    record = record_of(table.schema)
-    measured = {"image_size": record["image_size"], "resize_size": record["resize_size"]}
-    given = {name: getattr(options.data, name) or size for name, size in measured.items()}
-    data = open_data(replace(options, data=replace(options.data, **given)))
-    for name, value in {"data": data.val_manifest.digest, **given}.items():
-        if record[name] != value:
-            raise ValueError(
-                f"the results were measured with {name} {record[name]}, and these images have "
-                f"{value}: give the same data and sizes, or another --out"
-            )
-    return data
-
-
 def _blocks(
     rows: Sequence[Mapping[str, Any]], classes: Sequence[str], batches: Batches
 ) -> dict[str, dict[str, list[tuple[np.ndarray, str]]]]:
@@ -275,7 +249,7 @@ def _blocks(
     }
     for row in rows:
         top, left, bottom, right = row["box"]
-        patch = _pixels(batches, row["sample_id"])[top:bottom, left:right]
+        patch = read_pixels(batches, row["sample_id"])[top:bottom, left:right]
         of_class = "" if row["label"] == row["class"] else f"\n{row['label']}"
         blocks[row["class"]][row["of"]].append((patch, f"{row['evidence']:.1f}{of_class}"))
     return blocks
