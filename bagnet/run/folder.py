@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -140,51 +139,6 @@ class Run:
         """Make the last checkpoint the previous one too, before a new one takes its place."""
         if self.last.exists():
             link(self.last, self.previous)
-
-    def wandb_id(self, resuming: bool) -> str:
-        """The run's id in W&B, which the folder remembers; a new one unless the run is resumed."""
-        if resuming and self._wandb_id.exists():
-            return self._wandb_id.read_text().strip()
-        return f"{self.name}-{secrets.token_hex(4)}"
-
-    def keep_wandb_id(self, run_id: str, resuming: bool) -> None:
-        """Remember the run's id in W&B, and forget what W&B has of another run or id."""
-        if not resuming or run_id != self.wandb_id(resuming):
-            self._wandb_id.write_text(f"{run_id}\n")
-            self._wandb_finished.unlink(missing_ok=True)
-
-    def wandb_step(self) -> int:
-        """The last step in the finished folders of W&B's offline mode; -1 if there is none."""
-        return max((int(step) for _, step in self._finished_in_wandb()), default=-1)
-
-    def finish_wandb(self, folder: str, step: int) -> None:
-        """Note that a folder of W&B's offline mode has all rows up to a step."""
-        with self._wandb_finished.open("a") as file:
-            file.write(f"{folder} {step}\n")
-
-    def put_unfinished_wandb_aside(self, current: Path) -> None:
-        """Rename the offline folders of starts that were killed, as rows may be missing there.
-
-        Args:
-            current: The folder of this start; those of the others are beside it.
-        """
-        finished = {folder for folder, _ in self._finished_in_wandb()} | {current.name}
-        for file in current.parent.glob(f"offline-run-*/run-{self.wandb_id(resuming=True)}.wandb"):
-            folder = file.parent
-            if folder.name not in finished:
-                folder.rename(folder.with_name(f"unfinished-{folder.name}"))
-
-    @property
-    def _wandb_id(self) -> Path:
-        return self.folder / "wandb-id.txt"
-
-    @property
-    def _wandb_finished(self) -> Path:
-        return self.folder / "wandb-finished.txt"
-
-    def _finished_in_wandb(self) -> list[list[str]]:
-        file = self._wandb_finished
-        return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def is_whole(checkpoint: Path) -> bool:

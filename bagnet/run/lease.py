@@ -10,11 +10,13 @@ import json
 import os
 import secrets
 import socket
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bagnet.run.provenance import git_commit, slurm_job
+from datamodules.common.files import append_line
 
 
 class Lease:
@@ -32,7 +34,8 @@ class Lease:
     def acquire(self) -> dict[str, Any]:
         """Take the lease from whoever holds it, and return what the list says about this start."""
         self._token = secrets.token_hex(8)
-        starts = self.path.read_text().splitlines() if self.path.exists() else []
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        starts = self.path.read_bytes().splitlines() if self.path.exists() else []
         facts = {
             "start": len(starts) + 1,
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -41,27 +44,41 @@ class Lease:
             **slurm_job(),
             "git_commit": git_commit(),
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps({**facts, "token": self._token}) + "\n")
+        append_line(json.dumps({**facts, "token": self._token}), self.path)
         return facts
 
     def is_held(self) -> bool:
         """Whether no later start has acquired the lease; also true before this one has."""
         if self._token is None:
             return True
-        with self.path.open("rb") as file:  # network file systems look for changes when they open
+        # Network file systems look for changes when they open.
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
             length = os.fstat(file.fileno()).st_size
-            if length != self._length and json.loads(file.readlines()[-1])["token"] != self._token:
-                return False
-        self._length = length
-        return True
+            if length == self._length or _latest(file).get("token") == self._token:
+                self._length = length
+                return True
+        return False
 
     def explain_loss(self) -> str:
         """Say who holds the lease now."""
-        latest = json.loads(self.path.read_text().splitlines()[-1])
+        latest: dict[str, Any] = {}
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
+            latest = _latest(file)
+        if not latest:
+            return f"{self.path} is gone, so this process stops without writing anything more"
         job = f", job {latest['slurm_job_id']}" if "slurm_job_id" in latest else ""
         return (
-            f"{self.path.parent} was started again at {latest['time']} (on {latest['host']}{job}); "
-            "that process holds the run's lease, so this one stops without writing anything more"
+            f"{self.path.parent} was started again at {latest.get('time')} (on "
+            f"{latest.get('host')}{job}); that process holds the run's lease, so this one stops "
+            "without writing anything more"
         )
+
+
+def _latest(starts: BinaryIO) -> dict[str, Any]:
+    """The latest start whose line is whole: others are damaged, or not written to their end."""
+    for line in reversed(starts.readlines()):
+        with suppress(ValueError, RecursionError):
+            start = json.loads(line)
+            if isinstance(start, dict) and "token" in start:
+                return start
+    return {}

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,21 @@ def write_text(text: str, path: Path) -> None:
     """Write a text file in UTF-8; see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def append_line(line: str, path: Path) -> None:
+    """Append a line to a text file, on a line of its own even if a kill has cut the last one."""
+    with path.open("ab+") as file:
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            line = f"\n{line}"
+        file.write(f"{line}\n".encode())
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a damaged file, in case somebody can read it, and say so on stderr."""
+    kept = path.with_suffix(f".damaged{path.suffix}")
+    os.replace(path, kept)
+    print(f"{path} is damaged ({reason}); it is kept as {kept.name}", file=sys.stderr)
 
 
 def link(source: Path, path: Path) -> None:

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run.lease import Lease
-from datamodules.common.files import replacing
+from datamodules.common.files import replacing, set_aside
 
 
 class CSVTable(Logger):
@@ -33,6 +33,7 @@ class CSVTable(Logger):
         self._columns: list[str] = []
         self._row: dict[str, Any] = {}
         self._begin = 0  # of the last row, in bytes
+        self._damaged = False  # whether rows were left out
 
     @property
     def name(self) -> str:
@@ -66,7 +67,10 @@ class CSVTable(Logger):
         if not self._lease.is_held():
             return
         if not self._row:
-            self._rewrite([row for row in self._read() if int(row["step"]) < step], metrics)
+            rows = self._read()
+            if self._damaged:
+                set_aside(self.path, f"its rows that can be read, {len(rows)}, are kept")
+            self._rewrite([row for row in rows if int(row["step"]) < step], metrics)
         if self._row.get("step") != step:
             self._row = {"step": step}
             self._begin = self.path.stat().st_size
@@ -99,7 +103,20 @@ class CSVTable(Logger):
         if not self.path.exists():
             return []
         whole, _, _ = self.path.read_bytes()[:before].rpartition(b"\n")
-        return [
-            {column: value for column, value in row.items() if value}
-            for row in csv.DictReader(io.StringIO(whole.decode(), newline=""))
-        ]
+        text = whole.decode(errors="replace").replace("\0", "\ufffd")  # which Python 3.10 refuses
+        # Line by line, because a damaged byte may be the first quotation mark of a long text.
+        lines = [next(csv.reader([line]), []) for line in text.splitlines()]
+        columns = lines.pop(0) if lines else []
+        rows = [dict(zip(columns, line, strict=True)) for line in lines if _fits(line, columns)]
+        self._damaged = len(rows) < len(lines)
+        return [{column: value for column, value in row.items() if value} for row in rows]
+
+
+def _fits(line: list[str], columns: list[str]) -> bool:
+    """Whether a row has a step, only numbers, and as many of them as there are columns."""
+    try:
+        int(line[columns.index("step")])
+        numbers = [float(value) for value in line if value]
+    except (ValueError, IndexError):
+        return False
+    return len(line) == len(columns) and len(numbers) > 0

@@ -20,6 +20,7 @@ from bagnet.run import signals
 from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
 from bagnet.run.loggers.csv_table import CSVTable
+from bagnet.run.loggers.wandb_records import WandbRecords
 from bagnet.run.loggers.wandb_start import reason, start_run
 
 _BEST = {
@@ -86,6 +87,7 @@ class ResumableWandbLogger(WandbLogger):
         super().__init__(name=run.name, save_dir=run.folder)
         self._run, self._resuming, self._table, self._lease = run, resuming, table, lease
         self._artifacts = artifacts
+        self._records = WandbRecords(run, resuming)
         self._started: Any = None
         self._row: dict[str, Any] = {}
         self._best: dict[str, float] = {}
@@ -105,13 +107,13 @@ class ResumableWandbLogger(WandbLogger):
         run = start_run(
             self._run.folder,
             run_name=self._run.name,
-            run_id=self._run.wandb_id(self._resuming),
+            run_id=self._records.id(),
             resume="allow",
         )
         if not run.disabled:
             # WANDB_RUN_ID or a sweep may have chosen another id.
-            self._run.keep_wandb_id(run.id, self._resuming)
-            self._run.put_unfinished_wandb_aside(Path(run.settings.sync_dir))
+            self._records.keep_id(run.id)
+            self._records.put_unfinished_aside(Path(run.settings.sync_dir), run.id)
         for name, better in _BEST.items():
             run.define_metric(name, summary=f"{better.__name__},last")
         self._started = run
@@ -158,7 +160,7 @@ class ResumableWandbLogger(WandbLogger):
         self._finished = True
         if self._started.offline and self._lease.is_held():
             folder = Path(self._started.settings.sync_dir)
-            self._run.finish_wandb(folder.name, self._sent)
+            self._records.finish(folder.name, self._sent)
 
     def _upload_checkpoints(self) -> None:
         name = re.sub("[^A-Za-z0-9_.-]", "_", self._run.name)  # what W&B takes
@@ -171,7 +173,7 @@ class ResumableWandbLogger(WandbLogger):
     @_survived
     def _send_missing_rows(self, before: int) -> None:
         run = self.experiment
-        self._sent = self._run.wandb_step() if run.offline else run.starting_step - 1
+        self._sent = self._records.last_step() if run.offline else run.starting_step - 1
         for row in self._table.between(-1, before):
             step = int(row.pop("step"))
             self._note_best(row)

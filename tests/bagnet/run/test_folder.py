@@ -1,4 +1,4 @@
-"""A run's folder: its name, the checkpoint to resume from, and what it remembers of W&B."""
+"""A run's folder: its name, and the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ def test_a_name_that_leaves_the_folder_of_runs_is_refused(name):
 
 
 def test_a_name_is_short_enough_for_wandb():
-    assert len(Run("x" * 119).wandb_id(resuming=False)) == 128
     with pytest.raises(ValueError, match="--name of 120 characters is too long"):
         Run("x" * 120)
 
@@ -100,37 +99,3 @@ def test_a_file_is_resumed_if_it_exists_and_is_whole(run, tmp_path):
     cut(Path("other.ckpt"))
     with pytest.raises(ValueError, match=r"--resume other.ckpt: the file is damaged"):
         run.checkpoint_to_resume("other.ckpt")
-
-
-def test_the_wandb_id_lives_as_long_as_the_run(run):
-    first = run.wandb_id(resuming=False)
-    assert first.startswith("mine-")
-    run.folder.mkdir(parents=True)
-    run.keep_wandb_id(first, resuming=False)
-    assert run.wandb_id(resuming=True) == first
-    assert run.wandb_id(resuming=False) != first  # a new run in its place is another one
-    run.keep_wandb_id("chosen", resuming=True)
-    assert run.wandb_id(resuming=True) == "chosen"
-
-
-def test_folders_of_wandb_that_were_not_finished_are_put_aside(run):
-    wandb = run.folder / "wandb"
-    run.folder.mkdir(parents=True)
-    run.keep_wandb_id("mine-0", resuming=False)
-    for number in range(1, 5):
-        (wandb / f"offline-run-{number}").mkdir(parents=True)
-        (wandb / f"offline-run-{number}" / "run-mine-0.wandb").touch()
-    (wandb / "offline-run-5").mkdir()
-    (wandb / "offline-run-5" / "run-mine-0-other.wandb").touch()  # where runs share a WANDB_DIR
-    assert run.wandb_step() == -1
-    run.finish_wandb("offline-run-1", 10)
-    run.finish_wandb("offline-run-3", 30)
-    run.put_unfinished_wandb_aside(wandb / "offline-run-4")
-    kept = [f"offline-run-{number}" for number in (1, 3, 4, 5)]
-    assert sorted(path.name for path in wandb.iterdir()) == [*kept, "unfinished-offline-run-2"]
-    assert run.wandb_step() == 30
-    run.finish_wandb("offline-run-4", -1)  # stopped before it logged anything
-    run.keep_wandb_id("mine-0", resuming=True)
-    assert run.wandb_step() == 30
-    run.keep_wandb_id("mine-0", resuming=False)
-    assert run.wandb_step() == -1  # another run's, though of the same id

@@ -48,3 +48,27 @@ def test_who_lost_the_lease_says_to_whom(path, monkeypatch):
     Lease(path).acquire()
     assert "was started again" in lease.explain_loss()
     assert "job 12" in lease.explain_loss()
+
+
+def test_damaged_lines_and_a_torn_one_do_not_matter(path):
+    Lease(path).acquire()
+    with path.open("ab") as file:
+        file.write(b'\xff\xfe\n[1]\n{"token": ')  # the last one is torn
+    lease = Lease(path)
+    lease.acquire()
+    assert json.loads(path.read_bytes().splitlines()[-1])["start"] == 5
+    assert lease.is_held()
+    with path.open("ab") as file:
+        file.write(b'{"time": "12')  # another start has not written its line to the end
+    assert lease.is_held()
+    Lease(path).acquire()
+    assert not lease.is_held()
+    assert "was started again" in lease.explain_loss()
+
+
+def test_a_list_that_somebody_has_deleted_is_a_lost_lease(path):
+    lease = Lease(path)
+    lease.acquire()
+    path.unlink()
+    assert not lease.is_held()
+    assert "is gone" in lease.explain_loss()

@@ -12,6 +12,7 @@ from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
 from bagnet.run.loggers.csv_table import CSVTable
 from bagnet.run.loggers.wandb import ResumableWandbLogger
+from bagnet.run.loggers.wandb_records import WandbRecords
 from bagnet.run.loggers.wandb_start import location
 from tests.slurm.runs import records
 from tests.trainings import train
@@ -157,8 +158,8 @@ def test_an_offline_run_is_where_and_what_the_variables_say(folder, monkeypatch)
     assert (first.run_id, first.display_name, first.sweep_id) == ("chosen", "A good name", "abc")
     assert (first.project, first.entity, first.run_group) == ("patches", "team", "rates")
     assert (first.job_type, [*first.tags], first.notes) == ("train", ["a", "b"], "Why?")
-    assert run.wandb_id(resuming=True) == "chosen"
-    assert run.wandb_step() == 1
+    assert WandbRecords(run, resuming=True).id() == "chosen"
+    assert WandbRecords(run, resuming=True).last_step() == 1
 
 
 def test_the_page_names_the_variables_that_are_tested():

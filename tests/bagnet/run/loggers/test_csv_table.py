@@ -85,3 +85,46 @@ def test_a_start_that_has_lost_its_lease_writes_no_more(path, lease):
     Lease(lease.path).acquire()
     table.log_metrics({"loss": 2.0}, step=1)
     assert [row["loss"] for row in rows(path)] == ["1.0"]
+
+
+def test_a_damaged_row_is_left_out_and_the_file_as_it_was_is_kept(path, lease, capsys):
+    table = CSVTable(path, lease)
+    for step in range(4):
+        table.log_metrics({"loss": step, "top1": step / 4}, step=step)
+    whole = path.read_bytes()
+    for damaged in (
+        b"1,,1,0.2x",
+        b"1,,1\xff0.25",
+        b'1,,"1,0.25',
+        b"1,,1,0.25,7",
+        b"x,,1,0.25",
+        b"\0",
+    ):
+        path.write_bytes(whole.replace(b"1,,1,0.25", damaged))
+        before = path.read_bytes()
+        assert [row["step"] for row in CSVTable(path, lease).between(-1, 9)] == [0, 2, 3]
+        CSVTable(path, lease).log_metrics({"loss": 5}, step=3)
+        assert [row["loss"] for row in rows(path)] == ["0", "2", "5"]
+        assert path.with_name("metrics.damaged.csv").read_bytes() == before
+        assert f"{path} is damaged (its rows that can be read, 3," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"\n", b"\xff\xfe\n1,2\n", b"loss\n1\n", b"\n\n,\n"])
+def test_a_table_without_a_header_is_begun_anew(path, lease, content):
+    path.parent.mkdir()
+    path.write_bytes(content)
+    CSVTable(path, lease).log_metrics({"loss": 5}, step=3)
+    assert [row["loss"] for row in rows(path)] == ["5"]
+
+
+def test_any_byte_may_be_damaged(path, lease):
+    table = CSVTable(path, lease)
+    for step in range(3):
+        table.log_metrics({"loss": step / 3, "val/top1": step / 4}, step=step)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for byte in b'\0\n\r",x9\xff':
+            path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+            assert len(CSVTable(path, lease).between(-1, 9)) < 4
+        CSVTable(path, lease).log_metrics({"loss": 5.0}, step=3)
+        assert rows(path)[-1]["loss"] == "5.0"
