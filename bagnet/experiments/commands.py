@@ -10,6 +10,7 @@ from bagnet.experiments.decisions.options import (
 from bagnet.experiments.explanations.options import (
     AggregationOptions,
     HeatmapsOptions,
+    LocalizationOptions,
     PatchesOptions,
 )
 from bagnet.experiments.faithfulness.options import DeletionOptions, SensitivityOptions
@@ -27,6 +28,7 @@ _MODULES: dict[str, type] = {
     "faithfulness.deletion": DeletionOptions,
     "explanations.aggregation": AggregationOptions,
     "explanations.pointing": MeasureOptions,
+    "explanations.localization": LocalizationOptions,
     "decisions.corruptions": MeasureOptions,
 }
 

@@ -48,12 +48,14 @@ class HeatmapRow:
         title: What stands above the image, such as its class.
         file: Name of its file.
         maps: The maps beside it.
+        mask: What to outline in all of them, bool (H, W), or None.
     """
 
     image: np.ndarray
     title: str
     file: str
     maps: Sequence[Heatmap]
+    mask: np.ndarray | None = None
 
 
 def heatmap_sheet(rows: Sequence[HeatmapRow], legend: str, quantity: str) -> Figure:
@@ -74,11 +76,13 @@ def heatmap_sheet(rows: Sequence[HeatmapRow], legend: str, quantity: str) -> Fig
         y = top + number * (side + title) + title - 0.1
         picture = sheet.axes(0.15, y, side, side)
         draw_image(picture, row.image, "bicubic")
+        _outline(picture, row.mask)
         _heading(picture, row.title, row.file)
         for column, heatmap in enumerate(row.maps, 1):
             axes = sheet.axes(0.15 + column * (side + gap), y, side, side)
             limit = colour_limit(heatmap.values)
             draw_evidence(axes, row.image, heatmap.values, _pixel, limit)
+            _outline(axes, row.mask)
             note = f"{heatmap.note}, " if heatmap.note else ""
             _heading(axes, heatmap.title, note + scale_text(limit))
     bar = sheet.axes(0.15, sheet.height - bottom + 0.12, side, 0.1)
@@ -89,6 +93,16 @@ def heatmap_sheet(rows: Sequence[HeatmapRow], legend: str, quantity: str) -> Fig
 def _pixel(i: int, j: int) -> Box:
     """The box of a map with an entry for each pixel."""
     return i, j, i + 1, j + 1
+
+
+def _outline(axes: Axes, mask: np.ndarray | None) -> None:
+    """Outline a mask in black on white, so that it shows on any background."""
+    if mask is None or not mask.any():
+        return
+    height, width = mask.shape
+    places = np.arange(-0.5, width + 1), np.arange(-0.5, height + 1)  # centres, and a rim of zeros
+    for thickness, colour in ((1.8, "white"), (0.8, "black")):
+        axes.contour(*places, np.pad(mask, 1), [0.5], colors=colour, linewidths=thickness, zorder=3)
 
 
 def _heading(axes: Axes, *lines: str) -> None:

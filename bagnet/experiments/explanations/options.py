@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
@@ -55,3 +56,14 @@ class AggregationOptions(MeasureOptions):
 
     thresholds: list[float] = field(default_factory=list)
     attacks: list[PositiveInt] = field(default_factory=lambda: [23, 32, 39])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizationOptions(MeasureOptions):
+    """Options of `localization`.
+
+    Args:
+        masks: Folder of masks, named as the validation images.
+    """
+
+    masks: Path | None = None
