@@ -42,6 +42,8 @@ class ReportOptions:
         classes: List of the network's classes, in the order of its outputs: packed data,
             imagenet_class_index.json, or a text with a line `name` or `id<TAB>name` for each class.
             By default, the classes of the run's data.
+        dense: Also show the evidence around every pixel, for the predicted and the true class; on a
+            CPU, that takes seconds for each image.
         whole: Show whole images: resize them without the crop.
         data: What the network sees of an image.
         model: The network.
@@ -52,6 +54,7 @@ class ReportOptions:
     name: str | None = None
     out: Path = Path("report.html")
     classes: Path | None = None
+    dense: bool = False
     whole: bool = False
     data: DataOptions = field(default_factory=DataOptions)
     model: ModelOptions = field(default_factory=ModelOptions)

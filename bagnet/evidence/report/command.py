@@ -1,7 +1,8 @@
 """Write a report that shows which patches of a folder's images decide.
 
 The report is one HTML file, which any browser opens, also without a network: the images, what each
-patch votes for, the evidence for every class that matters, and what a threshold would change.
+patch votes for, the evidence for every class that matters, and what a threshold would change. With
+--dense, it also has the evidence around every pixel.
 
 The true class of an image is the name of its folder, IMAGES/CLASS/image.jpg: an id or a name in
 --classes. Without --classes, they are those that the checkpoint names. If it names none and there
@@ -12,12 +13,14 @@ datamodules.pack imagefolder` numbers them.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from bagnet.evidence.maps import require_bagnet
 from bagnet.evidence.options import ReportOptions
+from bagnet.evidence.report.dense import MAX_BYTES, dense_maps
 from bagnet.evidence.report.html_file import write_report
 from bagnet.evidence.report.inputs import find_images, known_classes
 from bagnet.evidence.report.votes import compute_votes
@@ -56,12 +59,22 @@ def run(options: ReportOptions) -> None:
             except ValueError as error:
                 notes.append(f"{error} and is left out")
             else:
-                images.append(compute_votes(model, pixels, source.name, source.label))
+                image = compute_votes(model, pixels, source.name, source.label)
+                if options.dense:
+                    image = replace(image, dense=dense_maps(model, image, len(sources)))
+                images.append(image)
             update(number)
     if not images:
         raise ValueError(f"no image can be read in {options.images}: {notes[-1]}")
     seen = f"whole, with a shorter side of {side} px" if options.whole else str(sizes)
     write_report(options.out, images, class_names, model, _title(checkpoint), seen)
+    steps = [image.dense.step for image in images if image.dense is not None]
+    if max(steps, default=1) > 1:
+        notes.append(
+            f"the maps at every pixel have an entry for up to {max(steps)} x {max(steps)} pixels, "
+            f"so that all take at most {MAX_BYTES // 1_000_000} MB: give fewer images, or a "
+            "smaller --data.resize_size"
+        )
     for note in notes:
         console.print(f"note: {note}", markup=False)
     size = options.out.stat().st_size / 1e6

@@ -62,6 +62,7 @@ $("step").addEventListener("input", () => {
 $("view").addEventListener("change", (event) => {
   document.body.dataset.view = event.target.value;
 });
+$("map").addEventListener("change", showEvidence);
 $("errors").addEventListener("change", () => {
   thumbs.forEach((thumb, i) => { thumb.parentElement.hidden = !isListed(i); });
   showImage(isListed(now.number) ? now.number : listed()[0]);
@@ -90,5 +91,6 @@ $("summary").textContent =
   `${data.images.length} images (${data.seen}), ${data.names.length} classes` +
   (judged ? `; ${judged - wrong} of ${judged} right.` : "; true classes unknown.");
 $("filter").hidden = !wrong;
+for (const each of document.querySelectorAll(".dense")) each.hidden = !data.images[0].dense;
 document.body.dataset.view = "both";
 showImage(0);

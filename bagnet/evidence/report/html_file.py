@@ -20,7 +20,6 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from bagnet.evidence.pictures.plots import colour_limit
 from bagnet.evidence.report import votes
 from bagnet.evidence.report.votes import ImageVotes
 from bagnet.model.network import BagNet
@@ -57,7 +56,7 @@ def _html(data: dict[str, Any]) -> str:
     files = resources.files(__package__)
     html, css, *scripts = (
         files.joinpath(name).read_text(encoding="utf-8")
-        for name in ("report.html", "report.css", "report.js", "events.js")
+        for name in ("report.html", "report.css", "report.js", "heat.js", "events.js")
     )
     js = "".join(scripts)
     # A "<" in the data could end the block or begin another one.
@@ -78,8 +77,6 @@ def _image_data(image: ImageVotes) -> dict[str, Any]:
     shown = votes.shown_classes(image, decided)
     count = min(votes.PATCH_CLASSES, len(image.evidence))
     patch_logits, patch_classes = image.evidence.permute(1, 2, 0).topk(count)
-    # One scale of colours for all classes of an image, so that weak evidence stays visible on it.
-    judged = [image.predicted] if image.label is None else [image.predicted, image.label]
     return {
         "name": image.name,
         "height": image.pixels.shape[1],
@@ -88,7 +85,7 @@ def _image_data(image: ImageVotes) -> dict[str, Any]:
         "columns": image.evidence.shape[2],
         "jpeg": _jpeg(image.pixels),
         "true": image.label,
-        "limit": colour_limit(image.evidence[judged].numpy()),
+        "limit": image.limit,
         "top": shown[: votes.TOP_CLASSES],
         "thresholds": steps.tolist(),
         "decisions": decided,
@@ -97,6 +94,7 @@ def _image_data(image: ImageVotes) -> dict[str, Any]:
         "maps": image.evidence[shown].numpy().astype("<f4").tobytes(),
         "patchClasses": patch_classes.numpy().astype("<i4").tobytes(),
         "patchLogits": patch_logits.numpy().astype("<f4").tobytes(),
+        "dense": None if image.dense is None else vars(image.dense),
     }
 
 

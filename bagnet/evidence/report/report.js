@@ -1,5 +1,6 @@
 "use strict";
-// Shows the data that html_file.py writes. events.js follows this file and reacts to the user.
+// Shows the data that html_file.py writes. heat.js follows this file and draws the map; then
+// events.js reacts to the user.
 // Names of files and classes become text nodes, never HTML.
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
@@ -85,27 +86,6 @@ function fill(list, rows) {
   if (focused) list.querySelector(`[data-class="${focused}"]`)?.focus();
 }
 
-function drawHeat() {
-  const { rows, columns, width, height, limit } = now.image;
-  const cells = new ImageData(columns, rows);
-  evidence(now.class).forEach((vote, i) => {
-    const value = counted(vote);
-    const opacity = STRONGEST * Math.min(Math.abs(value) / limit, 1);
-    cells.data.set([...(value < 0 ? AGAINST : FOR), Math.round(opacity)], 4 * i);
-  });
-  const small = element("canvas");
-  small.width = columns;
-  small.height = rows;
-  small.getContext("2d").putImageData(cells, 0, 0);
-  const heat = $("heat");
-  heat.width = 2 * width; // a cell may begin at half a pixel
-  heat.height = 2 * height;
-  const context = heat.getContext("2d");
-  context.imageSmoothingEnabled = false;
-  const inset = data.patch - data.stride;
-  context.drawImage(small, inset, inset, 2 * data.stride * columns, 2 * data.stride * rows);
-}
-
 function showClasses() {
   const { image } = now;
   const extra = [image.true, decision(), now.class].filter((id) => id !== null && id >= 0);
@@ -124,15 +104,6 @@ function showClasses() {
   $("score").textContent = now.step
     ? `score: mean of all votes, where those below ${number(threshold())} count as 0`
     : "logit: mean of all votes";
-}
-
-function showEvidence() {
-  drawHeat();
-  const logit = now.image.logits[now.image.classes.indexOf(now.class)];
-  $("shown").textContent = data.names[now.class];
-  $("caption").textContent =
-    `mean of the shown evidence = ${number(score(now.class))}, logit = ${number(logit)}` +
-    (now.step ? " (of all votes)" : "");
 }
 
 function showPatch() {
@@ -240,6 +211,7 @@ function showImage(index) {
   $("low").textContent = `≤ ${number(-stored.limit)}`;
   $("high").textContent = `≥ ${number(stored.limit)}`;
   $("image").src = jpeg(stored); // the patch is cut out when it has loaded
+  readDense(now.image);
   showVerdict();
   showAll();
   thumbs.forEach((thumb, i) => thumb.setAttribute("aria-current", i === index));

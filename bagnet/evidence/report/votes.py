@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from bagnet.evidence.maps import evaluating, evidence_map
+from bagnet.evidence.pictures.plots import colour_limit
+from bagnet.evidence.report.dense import DenseMaps
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
@@ -32,6 +34,7 @@ class ImageVotes:
         pixels: What the network saw, uint8 (3, H, W).
         logits: Logits of the image, from the network's own forward pass, float32 (classes,).
         evidence: Evidence of the patches, in logits, float32 (classes, H', W').
+        dense: The evidence around every pixel, if the report shows it.
     """
 
     name: str
@@ -39,6 +42,7 @@ class ImageVotes:
     pixels: Tensor
     logits: Tensor
     evidence: Tensor
+    dense: DenseMaps | None = None
 
     @property
     def ranking(self) -> list[int]:
@@ -50,6 +54,17 @@ class ImageVotes:
     @property
     def predicted(self) -> int:
         return self.ranking[0]
+
+    @property
+    def judged(self) -> list[int]:
+        """The predicted class, and the true one if it is another."""
+        classes = [self.predicted] if self.label is None else [self.predicted, self.label]
+        return list(dict.fromkeys(classes))
+
+    @property
+    def limit(self) -> float:
+        """Where the colours end, in logits: one scale for all classes, so weak evidence shows."""
+        return colour_limit(self.evidence[self.judged].numpy())
 
 
 def compute_votes(model: BagNet, pixels: Tensor, name: str, label: int | None) -> ImageVotes:
