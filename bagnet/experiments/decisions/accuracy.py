@@ -1,4 +1,4 @@
-"""Measures top-1 and top-5 accuracy, size, multiply-adds and speed of each network.
+"""Measures top-1 and top-5 accuracy, calibration, size, multiply-adds and speed of each network.
 
 The paper (under "accuracy and runtime") gives the top-5 accuracy of BagNets on the validation
 images of ImageNet: 87.6% with patches of 33 px and 80.5% with 17. For 9 px it gives no number; the
@@ -16,8 +16,18 @@ entries alone.
 In an evaluation set with some of the network's classes, such as ImageNet-A and -R (pack imagefolder
 --classes), only these classes count, as their authors define it: the others cannot win.
 
-Writes to OUT/accuracy: table, figure, LABEL.parquet (predicted class; rank of the true class, 0 is
-right; probabilities of both), and networks.json (what does not depend on the images).
+Calibration, which the paper leaves out, is that of Guo et al. (2017; github.com/gpleiss/
+temperature_scaling): the expected calibration error (ECE) of the leading class's probability in 15
+bins of equal width, and the loss (negative log-likelihood). The temperature, from 0.25 to 8,
+divides all logits so that the loss is smallest; above 1, the network is too confident. So that the
+scaled figures are honest, the images are cut into two random halves, and each is scaled by the
+temperature that is best for the other. Intervals of losses are bootstrapped, and those of ECE allow
+for its bias: chance alone makes it positive, so with few images it may lie above its interval.
+
+Writes to OUT/accuracy: table, figure, calibration (the table), reliability (its diagram: accuracy
+against confidence), LABEL.parquet (predicted class; rank of the true class, 0 is right;
+probabilities of both; losses and confidences at 21 temperatures), and networks.json (what does not
+depend on the images).
 """
 
 from __future__ import annotations
@@ -33,13 +43,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from bagnet.experiments.decisions import calibration
 from bagnet.experiments.decisions.networks import facts
 from bagnet.experiments.measuring.colours import network_colours
-from bagnet.experiments.measuring.figures import bar_figure
+from bagnet.experiments.measuring.figures import Rows, bar_figure
 from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.models import parse_models, sizes_of
 from bagnet.experiments.measuring.parts import is_imagenet, record_of
-from bagnet.experiments.measuring.results import write_results
+from bagnet.experiments.measuring.results import Columns, write_results
 from bagnet.experiments.measuring.statistics import share
 from bagnet.experiments.options import MeasureOptions
 from bagnet.model.registry import normalize
@@ -71,19 +82,22 @@ class Predictions:
     """The prediction of each image.
 
     Columns: predicted, the leading class; rank, that of the true class; probability, that of the
-    true class; confidence, the probability of the leading class.
+    true class; confidence, the probability of the leading class; and those of
+    `calibration.at_temperatures`.
 
     Attributes:
+        temperatures: Their number. It is in the repr, so that older results are told apart.
         present: Labels of the classes that count; None for all. It is not in the repr, because the
             data decide it.
     """
 
+    temperatures: int = len(calibration.TEMPERATURES)
     present: tuple[int, ...] | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, options: MeasureOptions) -> Predictions:
         """Those of the options' data, if anything is to be measured."""
-        return cls(open_data(options).present if options.models else None)
+        return cls(present=open_data(options).present if options.models else None)
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, sample_ids: Tensor
@@ -98,6 +112,7 @@ class Predictions:
             "rank": rank_of_label(logits, labels),
             "probability": probabilities.gather(1, labels[:, None])[:, 0],
             "confidence": probabilities.amax(1),
+            **calibration.at_temperatures(logits, labels),
         }
         return {key: column.cpu().numpy() for key, column in columns.items()}
 
@@ -105,14 +120,22 @@ class Predictions:
 def run(options: MeasureOptions) -> None:
     """Measure, print the table, and write the files."""
     tables = measure(NAME, Predictions.of(options), options)
-    networks = _networks(tables, options, options.out / NAME / "networks.json")
-    rows = [_row(label, table, networks.get(label, {})) for label, table in tables.items()]
+    known = _networks(tables, options, options.out / NAME / "networks.json")
+    rows = [_row(label, table, known.get(label, {})) for label, table in tables.items()]
     bars = {"top5": "top-5", "top1": "top-1"}
     mark = "paper_top5", "top-5 in the paper"
     colours = network_colours(options.out, tables)
     figures = {"figure": bar_figure(rows, bars, mark, "accuracy, %", colours)}
     columns = {key: column for key, column in COLUMNS.items() if any(key in row for row in rows)}
-    write_results(options, NAME, {"table": (rows, columns)}, figures)
+    written: dict[str, tuple[Rows, Columns]] = {"table": (rows, columns)}
+    if any("losses" not in table.column_names for table in tables.values()):
+        folder = options.out / NAME
+        print(f"no calibration: {folder} is from an earlier version; delete it, and measure again")
+    elif networks := calibration.calibrations(tables):
+        calibrated = calibration.rows_of(networks)
+        written["calibration"] = calibrated, calibration.COLUMNS
+        figures["reliability"] = calibration.draw(networks, calibrated, colours)
+    write_results(options, NAME, written, figures)
 
 
 def _row(label: str, table: pa.Table, network: Mapping[str, Any]) -> dict[str, Any]:

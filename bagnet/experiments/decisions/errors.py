@@ -4,7 +4,18 @@ The paper compares the accuracies of two networks class by class in a scatter pl
 standard networks find the same classes hard.
 
 The accuracy is top-5 (--top 5), as in the paper; with few classes, use --top 1. Pearson's and
-Spearman's r, and their bootstrap intervals, are over classes. Image by image, we add three
+Spearman's r, and their bootstrap intervals, are over classes.
+
+The accuracy of a class is uncertain if it has few images. This noise makes the correlation lower:
+even networks that find exactly the same classes hard would only reach the noise ceiling, the root
+of the product of both networks' reliabilities (Spearman 1904). It also makes the correlation
+higher, because both networks see the same images: if those of a class happen to be hard ones, both
+accuracies fall. So r without noise is not r divided by the ceiling. It is the mean, over all ways
+to split each class into halves, of what the first network does on one half against the second on
+the other, relative to each network against itself. Classes with a single image tell nothing about
+noise and are left out of both figures. There is no r without noise where the ceiling may be 0.
+
+Image by image, we add three
 statistics of the predicted class: Cohen's kappa of the predictions; the error consistency of
 Geirhos et al. (2020), which is the agreement in right and wrong beyond what the accuracies imply;
 and McNemar's exact test of equal accuracy, with Holm's correction for the number of pairs.
@@ -17,29 +28,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
 from bagnet.experiments.decisions import accuracy
 from bagnet.experiments.decisions.options import ErrorsOptions
-from bagnet.experiments.measuring.figures import WIDTH
+from bagnet.experiments.decisions.pairs import Pair
+from bagnet.experiments.measuring.figures import WIDTH, Rows
 from bagnet.experiments.measuring.measure import measure
 from bagnet.experiments.measuring.models import parse_models
 from bagnet.experiments.measuring.parts import record_of, result_files
 from bagnet.experiments.measuring.results import write_results
 from bagnet.experiments.measuring.statistics import (
     FEWEST,
-    Interval,
     bootstrap,
     holm,
     kappa,
+    noise_ceiling,
+    noiseless_pearson,
     pearson,
     share_of,
     spearman,
@@ -54,6 +65,8 @@ COLUMNS = {
     "images": ("images", ","),
     "classes": ("classes", ","),
     "pearson": ("Pearson's r of classes", ".2f"),
+    "ceiling": ("noise ceiling of r", ".2f"),
+    "noiseless": ("r without noise", ".2f"),
     "spearman": ("Spearman's r of classes", ".2f"),
     "kappa": ("Cohen's kappa", ".2f"),
     "consistency": ("error consistency", ".2f"),
@@ -72,45 +85,6 @@ CLASS_COLUMNS = {
     "second_accuracy": ("other's accuracy", ".1%"),
     "difference": ("difference", "+.1%"),
 }
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two networks on the same images and classes.
-
-    Attributes:
-        names: Labels of the networks.
-        classes: Classes that have images, int (C,).
-        images: Number of images of each class, int (C,).
-        hits: Number of images of each class on which each network is right, int (2, C).
-        predicted: Predicted classes, int (2, n).
-        right: Whether the predicted classes are right, bool (2, n).
-    """
-
-    names: tuple[str, str]
-    classes: np.ndarray
-    images: np.ndarray
-    hits: np.ndarray
-    predicted: np.ndarray
-    right: np.ndarray
-
-    @classmethod
-    def of(cls, names: tuple[str, str], tables: Mapping[str, pa.Table], top: int) -> Pair:
-        """Make a pair from tables of `accuracy`; images that only one table has are left out."""
-        first, second = (tables[name] for name in names)
-        both = first.join(second, "sample_id", join_type="inner", right_suffix="_2")
-        both = both.sort_by("sample_id")
-        ranks = np.stack([both["rank"], both["rank_2"]])
-        predicted = np.stack([both["predicted"], both["predicted_2"]])
-        classes, index, images = np.unique(both["label"], return_inverse=True, return_counts=True)
-        hits = np.stack([np.bincount(index[each], minlength=len(images)) for each in ranks < top])
-        return cls(names, classes, images, hits, predicted, ranks < 1)
-
-    @property
-    def accuracies(self) -> np.ndarray:
-        """The accuracies of both networks for each class, (2, C), from 0 to 1."""
-        shares: np.ndarray = self.hits / self.images
-        return shares
 
 
 def run(options: ErrorsOptions) -> None:
@@ -139,13 +113,16 @@ def run(options: ErrorsOptions) -> None:
     names = record_of(next(iter(tables.values())).schema)["class_names"]
     differing = [row for pair in pairs for row in most_different(pair, names, options.differing)]
     written = {"table": (rows, COLUMNS), "classes": (differing, CLASS_COLUMNS)}
-    figure = draw(pairs, [row["pearson"] for row in rows], options.top)
+    figure = draw(pairs, rows, options.top)
     write_results(options, NAME, written, {"figure": figure})
 
 
 def _row(pair: Pair) -> dict[str, Any]:
     first, second = pair.right
     enough = len(pair.classes) >= FEWEST
+    noisy = np.concatenate([pair.accuracies, pair.noise])[:, pair.images > 1]
+    ceiling = bootstrap(noise_ceiling, *noisy[:4]) if noisy.shape[1] >= FEWEST else None
+    is_above_0 = ceiling is not None and ceiling.low > 0
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     return {
         "first": pair.names[0],
@@ -153,6 +130,8 @@ def _row(pair: Pair) -> dict[str, Any]:
         "images": len(first),
         "classes": len(pair.classes),
         "pearson": bootstrap(pearson, *pair.accuracies) if enough else None,
+        "ceiling": ceiling,
+        "noiseless": bootstrap(noiseless_pearson, *noisy) if is_above_0 else None,
         "spearman": bootstrap(spearman, *pair.accuracies) if enough else None,
         "kappa": bootstrap(kappa, *pair.predicted),
         "consistency": bootstrap(kappa, first, second),
@@ -180,8 +159,8 @@ def most_different(pair: Pair, names: list[str], count: int) -> list[dict[str, A
     ]
 
 
-def draw(pairs: list[Pair], correlations: list[Interval | None], top: int) -> Figure:
-    """Draw a scatter plot for each pair, with Pearson's r: a dot is a class.
+def draw(pairs: list[Pair], rows: Rows, top: int) -> Figure:
+    """Draw a scatter plot for each pair, with the correlations of its row: a dot is a class.
 
     A network has a column, a row, or both.
     """
@@ -196,9 +175,9 @@ def draw(pairs: list[Pair], correlations: list[Interval | None], top: int) -> Fi
     lowest = min(80, max(0, 10 * math.floor(10 * worst - 0.3)))
     step = 20 if lowest < 60 else 10
     ticks = np.arange(step * math.ceil(lowest / step), 101, step)
-    for pair, r in zip(pairs, correlations, strict=True):
-        column, row = names.index(pair.names[0]), names.index(pair.names[1]) - 1
-        axes = grid[row, column]
+    for pair, row in zip(pairs, rows, strict=True):
+        column, line = names.index(pair.names[0]), names.index(pair.names[1]) - 1
+        axes = grid[line, column]
         axes.set_axis_on()
         axes.plot((0, 100), (0, 100), color="0.8", linewidth=1, zorder=1)
         # Classes of few images often have the same accuracies: their dot is larger.
@@ -206,16 +185,23 @@ def draw(pairs: list[Pair], correlations: list[Interval | None], top: int) -> Fi
         size = many * np.clip(2000 / len(pair.classes), 5, 30)
         style = {"alpha": 0.6, "color": "0.3", "edgecolors": "white", "linewidths": 0.6}
         axes.scatter(*places, s=size, clip_on=False, zorder=2, **style)
-        text = f"r = {r:.2f}" if r else f"{len(pair.classes)} classes, too few for r"
-        if r and math.isnan(r.value):
-            text = "r not defined"
-        axes.set_title(text, fontsize=8)
+        axes.set_title(_correlations(row), fontsize=8)
         axes.set(xlim=(lowest, 100), ylim=(lowest, 100), aspect="equal", xticks=ticks, yticks=ticks)
         axes.spines[["top", "right"]].set_visible(False)
-        if row == count - 1:
+        if line == count - 1:
             axes.set_xlabel(pair.names[0])
         if column == 0:
             axes.set_ylabel(pair.names[1])
     classes = max(len(pair.classes) for pair in pairs)
     figure.supxlabel(f"top-{top} accuracy of each of {classes} classes, %", fontsize=9)
     return figure
+
+
+def _correlations(row: Mapping[str, Any]) -> str:
+    """What the title of a plot says."""
+    r, noiseless = row["pearson"], row["noiseless"]
+    if not r:
+        return f"{row['classes']} classes, too few for r"
+    if math.isnan(r.value):
+        return "r not defined"
+    return f"r = {r:.2f}" + (f"\nwithout noise {noiseless.value:.2f}" if noiseless else "")

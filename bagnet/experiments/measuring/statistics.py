@@ -117,6 +117,51 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
     return pearson(stats.rankdata(x), stats.rankdata(y))
 
 
+def noise_ceiling(x: np.ndarray, y: np.ndarray, noise_x: np.ndarray, noise_y: np.ndarray) -> float:
+    """Pearson's r that noise leaves of a perfect correlation (Spearman 1904); NaN for a constant.
+
+    It is the root of the product of both reliabilities. The reliability of x is the share of its
+    variance that is not noise, as split halves estimate it with the formula of Spearman and Brown;
+    this is the mean over all ways to split, without a split.
+
+    Args:
+        x: Means of groups, (n,).
+        y: Means of another quantity for the same groups, (n,).
+        noise_x: The sampling variance of each entry of x, (n,).
+        noise_y: The same of y.
+    """
+    signal = max(0.0, _covariance(x, x, noise_x)) * max(0.0, _covariance(y, y, noise_y))
+    total = float(x.var(ddof=1) * y.var(ddof=1))
+    return math.sqrt(signal / total) if total else math.nan
+
+
+def noiseless_pearson(
+    x: np.ndarray, y: np.ndarray, noise_x: np.ndarray, noise_y: np.ndarray, shared: np.ndarray
+) -> float:
+    """Pearson's r that x and y would have without noise; NaN if all variance may be noise.
+
+    It is the correlation divided by the ceiling (Spearman 1904), but without the part that x and y
+    owe to the same samples. This is the mean of what halves would give: x of one half against y of
+    the other, relative to x against x and y against y. Chance may take it above 1.
+
+    Args:
+        x: As for `noise_ceiling`.
+        y: As for `noise_ceiling`.
+        noise_x: As for `noise_ceiling`.
+        noise_y: As for `noise_ceiling`.
+        shared: The sampling covariance of each entry of x with that of y, (n,).
+    """
+    own_x, own_y = _covariance(x, x, noise_x), _covariance(y, y, noise_y)
+    if min(own_x, own_y) <= 0:
+        return math.nan
+    return _covariance(x, y, shared) / math.sqrt(own_x * own_y)
+
+
+def _covariance(x: np.ndarray, y: np.ndarray, noise: np.ndarray) -> float:
+    """The covariance of pairs without what their noise adds to it."""
+    return float((x - x.mean()) @ (y - y.mean())) / (len(x) - 1) - float(noise.mean())
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Correct p-values for their number (Holm 1979): 0.05 then bounds the risk of any false one."""
     order = np.argsort(p)

@@ -17,7 +17,8 @@ from bagnet.experiments.__main__ import main
 from bagnet.experiments.decisions import networks as network_facts
 from bagnet.experiments.decisions.accuracy import Predictions, _row
 from bagnet.experiments.measuring import models, results
-from bagnet.experiments.measuring.parts import read_file, record_of
+from bagnet.experiments.measuring.models import ModelFile
+from bagnet.experiments.measuring.parts import PartFiles, read_file, record_of
 from bagnet.model.registry import normalize
 from bagnet.model.weights import load_model
 from datamodules.common import progress
@@ -89,6 +90,11 @@ def test_the_table_has_the_accuracy_that_the_network_has(first_run, shards, netw
     assert float(row["top1"]) == pytest.approx(right[:, 0].float().mean().item())
     assert float(row["top5"]) == pytest.approx(right.any(1).float().mean().item())
     assert float(row["top1_low"]) <= float(row["top1"]) <= float(row["top1_high"])
+    _, calibration = read_csv(first_run / "accuracy" / "calibration.csv")
+    logits = load_model(networks / "17.ckpt")(normalize(images)).double()
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    assert float(calibration["loss"]) == pytest.approx(loss.item(), rel=1e-4)
+    assert float(calibration["top1"]) == float(row["top1"])
     assert row["receptive_field"] == "17"
     assert float(row["images_per_second"]) > 0
 
@@ -110,7 +116,8 @@ def test_the_papers_numbers_stand_beside_its_networks_on_its_classes_only(first_
 
 def test_table_and_figure_are_drawn_again_without_a_model(out, monkeypatch):
     folder = out / "accuracy"
-    names = ("table.csv", "table.md", "figure.png", "figure.svg")
+    stems = ("table.csv", "table.md", "figure.png", "figure.svg", "calibration.md")
+    names = (*stems, "calibration.csv", "reliability.png", "reliability.svg")
     before = {name: (folder / name).read_bytes() for name in names}
     for name in names:
         (folder / name).unlink()
@@ -119,6 +126,22 @@ def test_table_and_figure_are_drawn_again_without_a_model(out, monkeypatch):
     assert {name: (folder / name).read_bytes() for name in names} == before
     with Image.open(folder / "figure.png") as picture:
         assert picture.format == "PNG"
+
+
+def test_results_of_an_earlier_version_have_no_calibration_and_new_ones_are_not_mixed_with_them(
+    command, out, capsys
+):
+    for name in ("bagnet9", "mine"):
+        files = PartFiles(out / "accuracy", ModelFile(name, Path()), {"measurement": "Old()"})
+        table = read_file(files.whole).drop_columns(["losses", "confidences"])
+        record = record_of(table.schema) | files.record
+        PartFiles(files.folder, files.model, record).write(files.whole, [table])
+    (out / "accuracy" / "calibration.md").unlink()
+    assert main(["accuracy", "--out", str(out)]) == 0
+    assert "no calibration" in capsys.readouterr().out
+    assert not (out / "accuracy" / "calibration.md").exists()
+    assert main(["accuracy", *command]) == 2
+    assert "delete the file" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_facts_of_networks_that_are_not_given_are_kept_and_w_and_b_gets_the_results_when_asked(
@@ -140,6 +163,7 @@ def test_facts_of_networks_that_are_not_given_are_kept_and_w_and_b_gets_the_resu
 
 def test_three_images_give_wide_intervals(command, tmp_path):
     assert main(["accuracy", *command, "--limit", "3"]) == 0
+    assert not (tmp_path / "out" / "accuracy" / "calibration.md").exists()  # too few for it
     for row in read_csv(tmp_path / "out" / "accuracy" / "table.csv"):
         assert float(row["top1_high"]) - float(row["top1_low"]) > 0.5
 

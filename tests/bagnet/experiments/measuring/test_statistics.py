@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from bagnet.experiments.measuring.statistics import (
     kappa,
     mean,
     mean_band,
+    noise_ceiling,
+    noiseless_pearson,
     pearson,
     share,
     share_of,
@@ -85,6 +89,63 @@ def test_correlations_are_those_of_scipy(ours, theirs):
     assert bootstrap(ours, x, 2 * x + 1).low == pytest.approx(1)
     x, y = np.array([1, 2, 2, 3, 5, 5]), np.array([2, 1, 1, 7, 7, 7])  # with ties
     assert ours(x, y) == pytest.approx(theirs(x, y).statistic)
+
+
+def halves(images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The means of both halves for all ways to halve each group: (groups, 4, k) -> (groups, k)."""
+    ways = [list(way) for way in combinations(range(4), 2)]
+    for chosen in product(ways, repeat=len(images)):
+        others = [[n for n in range(4) if n not in way] for way in chosen]
+        yield tuple(
+            np.array([group[way].mean(0) for group, way in zip(images, side, strict=True)])
+            for side in (chosen, others)
+        )
+
+
+def test_the_noise_ceiling_and_the_correlation_without_noise_are_those_of_all_split_halves():
+    first, second = (
+        [[1, 1, 0, 1], [0, 0, 0, 1], [1, 1, 1, 1]],
+        [[1, 1, 1, 1], [0, 0, 1, 1], [1, 0, 1, 1]],
+    )
+    images = np.stack([first, second], 2).astype(float)  # 3 groups of 4 images
+    with_itself, with_the_other = np.zeros(2), 0.0
+    for one, other in halves(images):
+        table = np.cov(one.T, other.T)[:2, 2:]
+        with_itself += table.diagonal() / 6**3
+        with_the_other += (table[0, 1] + table[1, 0]) / 2 / 6**3
+    x, y = images.mean(1).T
+    noise_x, noise_y = images.var(1, ddof=1).T / 4
+    deviations = images - images.mean(1, keepdims=True)
+    shared = deviations.prod(2).sum(1) / 3 / 4
+    found = noiseless_pearson(x, y, noise_x, noise_y, shared)
+    assert found == pytest.approx(with_the_other / math.sqrt(with_itself.prod()))
+    # Spearman and Brown's formula, on the ratio of mean variances: half as many images, then all.
+    of_halves = with_itself / (with_itself + 2 * np.array([noise_x.mean(), noise_y.mean()]))
+    of_all = 2 * of_halves / (1 + of_halves)
+    assert noise_ceiling(x, y, noise_x, noise_y) == pytest.approx(math.sqrt(of_all.prod()))
+
+
+def test_the_noise_ceiling_is_what_random_halves_give():
+    rng = np.random.default_rng(0)
+    images = rng.random((300, 20)) < rng.uniform(0.2, 0.9, (300, 1))
+    found = []
+    for _ in range(200):
+        shuffled = rng.permuted(images, axis=1)
+        r = pearson(shuffled[:, :10].mean(1), shuffled[:, 10:].mean(1))
+        found.append(2 * r / (1 + r))
+    x, noise = images.mean(1), images.var(1, ddof=1) / 20
+    assert noise_ceiling(x, x, noise, noise) == pytest.approx(np.mean(found), abs=5e-3)
+
+
+def test_without_a_signal_the_ceiling_is_0_and_nothing_is_left_without_noise():
+    x, noise = np.array([0.4, 0.5, 0.6]), np.full(3, 0.01)
+    assert noise_ceiling(x, x, noise, 0 * noise) == 0
+    assert math.isnan(noiseless_pearson(x, x, noise, 0 * noise, 0 * noise))
+    constant = np.full(3, 0.5)
+    assert math.isnan(noise_ceiling(x, constant, 0 * noise, noise))
+    assert math.isnan(noiseless_pearson(x, constant, 0 * noise, noise, 0 * noise))
+    assert noise_ceiling(x, x, 0 * noise, 0 * noise) == 1
+    assert noiseless_pearson(x, -x, 0 * noise, 0 * noise, 0 * noise) == pytest.approx(-1)
 
 
 def test_kappa_is_that_of_a_textbook_and_zero_by_chance():
