@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bagnet.evidence.dense import dense_evidence
-    from bagnet.evidence.explainer import BagNetExplainer
+    from bagnet.evidence.explainer import BagNetExplainer, quantus_explain
     from bagnet.evidence.maps import evidence_map, pixel_evidence
     from bagnet.model.network import BagNet
     from bagnet.model.registry import normalize
@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "normalize",
     "pixel_evidence",
+    "quantus_explain",
     "save",
 ]
 
@@ -43,6 +44,7 @@ _PLACES = {
     "load": ("bagnet.model.weights", "load_model"),
     "normalize": ("bagnet.model.registry", "normalize"),
     "pixel_evidence": ("bagnet.evidence.maps", "pixel_evidence"),
+    "quantus_explain": ("bagnet.evidence.explainer", "quantus_explain"),
     "save": ("bagnet.model.weights", "save_weights"),
 }
 

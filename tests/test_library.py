@@ -15,11 +15,12 @@ def test_the_examples_of_the_page_run(shards, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("shards").symlink_to(shards)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks:
         code = block.replace("batch_size=32,", "batch_size=32, workers=0,")
         exec(compile(code, str(PAGE), "exec"), names)  # the page is ours
     assert names["probabilities"].shape == (64, 6)
+    assert names["maps"].shape == (4, 1, 32, 32)
     assert "class" in capsys.readouterr().out.splitlines()[-1]
     assert Path("mine.safetensors").is_file()

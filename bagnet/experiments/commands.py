@@ -13,7 +13,11 @@ from bagnet.experiments.explanations.options import (
     LocalizationOptions,
     PatchesOptions,
 )
-from bagnet.experiments.faithfulness.options import DeletionOptions, SensitivityOptions
+from bagnet.experiments.faithfulness.options import (
+    DeletionOptions,
+    SensitivityOptions,
+    SingleDeletionOptions,
+)
 from bagnet.experiments.options import MeasureOptions, ReportOptions
 from datamodules.common.commands import Command
 
@@ -26,6 +30,7 @@ _MODULES: dict[str, type] = {
     "decisions.errors": ErrorsOptions,
     "faithfulness.sensitivity": SensitivityOptions,
     "faithfulness.deletion": DeletionOptions,
+    "faithfulness.single_deletion": SingleDeletionOptions,
     "explanations.aggregation": AggregationOptions,
     "explanations.pointing": MeasureOptions,
     "explanations.localization": LocalizationOptions,

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bagnet.evidence.explainer import BagNetExplainer
-from bagnet.evidence.maps import pixel_evidence, require_bagnet
+from bagnet.evidence.maps import require_bagnet
 from bagnet.experiments.faithfulness.deeplift import deeplift
 from bagnet.experiments.faithfulness.options import Method, Pooling
 
@@ -68,11 +68,8 @@ def attribute(
         ValueError: Evidence of a network that is not a BagNet, or "gradcam" of one whose last
             feature maps are not known.
     """
-    if method == "evidence":
-        return BagNetExplainer(model).explain(images, targets)
-    if method == "pixel_evidence":
-        pairs = zip(images, targets.tolist(), strict=True)
-        return torch.stack([pixel_evidence(model, image, label)[None] for image, label in pairs])
+    if method in ("evidence", "pixel_evidence"):
+        return BagNetExplainer(model, method).explain(images, targets)
     if method == "saliency":
         inputs = images.detach().requires_grad_()
         gradients: Tensor = Saliency(model).attribute(inputs, targets)

@@ -25,13 +25,12 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskingOptions(MeasureOptions):
-    """What `sensitivity` and `deletion` share.
+class AttributionOptions(MeasureOptions):
+    """What all experiments here share.
 
     Args:
-        methods: What ranks the cells; by default all for `sensitivity`, and evidence and random for
-            `deletion`.
-        cell: Side of a cell, in pixels.
+        methods: What says how important each pixel is; by default all for `sensitivity`, all that
+            each network has for `single_deletion`, and evidence and random for `deletion`.
         fill: What masked cells become: their own mean colour, that of the image, that of ImageNet
             (zero), or a blurred image.
         pooling: How the importance of a cell's pixels becomes one number.
@@ -40,11 +39,32 @@ class MaskingOptions(MeasureOptions):
     """
 
     methods: list[Method] = field(default_factory=list)
-    cell: PositiveInt = 8
     fill: Fill = "zero"
     pooling: Pooling = "mean"
     seed: NonNegativeInt = 0
     integration_steps: PositiveInt = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleDeletionOptions(AttributionOptions):
+    """Options of `single_deletion`.
+
+    Args:
+        grid: Cells in a row and in a column.
+    """
+
+    grid: PositiveInt = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingOptions(AttributionOptions):
+    """What `sensitivity` and `deletion` share.
+
+    Args:
+        cell: Side of a cell, in pixels.
+    """
+
+    cell: PositiveInt = 8
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,6 +115,41 @@ def line_figure(
     return figure
 
 
+def point_figure(rows: Rows, y: str, x: str, xlabel: str, colours: Colours) -> Figure:
+    """Draw intervals for each network and word, below each other.
+
+    Args:
+        rows: Rows of a table.
+        y: Key of the words.
+        x: Key of the `statistics.Interval`s.
+        xlabel: Title of the intervals, which end at 1 at most.
+        colours: The colours of the networks.
+    """
+    words = list(dict.fromkeys(row[y] for row in rows))
+    labels = list(dict.fromkeys(row["model"] for row in rows))
+    height = 1.2 + len(words) * max(0.3, 0.14 * len(labels))
+    figure = Figure(figsize=(6.4, height), facecolor="white", layout="constrained")
+    axes = figure.add_subplot(xlabel=xlabel)
+    axes.axvline(0, color="0.5", linewidth=0.8, zorder=0)
+    handles: dict[str, Any] = {}
+    for number, label in enumerate(labels):
+        own = [row for row in rows if row["model"] == label]
+        value, low, high = np.array([astuple(row[x]) for row in own]).T
+        aside = 0.7 * ((number + 0.5) / len(labels) - 0.5)
+        places = [words.index(row[y]) + aside for row in own]
+        errors = np.abs([low - value, high - value])
+        style = {"fmt": "o", "ms": 4, "capsize": 2, "color": colours[label], "label": label}
+        handles[label] = axes.errorbar(value, places, xerr=errors, **style)
+    for border in np.arange(1, len(words)) - 0.5:
+        axes.axhline(border, color="0.9", linewidth=0.8, zorder=0)
+    axes.set_yticks(range(len(words)), words)
+    axes.set_ylim(len(words) - 0.5, -0.5)
+    axes.set_xlim(right=1.02)
+    axes.spines[["top", "right"]].set_visible(False)
+    _legend_below(figure, handles)
+    return figure
+
+
 @dataclass(frozen=True)
 class Curve:
     """A curve of a panel.

@@ -18,6 +18,7 @@ from bagnet.experiments.decisions.textures import Synthesis
 from bagnet.experiments.explanations.aggregation import Aggregated
 from bagnet.experiments.faithfulness.deletion import Deletion
 from bagnet.experiments.faithfulness.sensitivity import Sensitivity
+from bagnet.experiments.faithfulness.single_deletion import SingleDeletion
 from bagnet.experiments.measuring import statistics
 from bagnet.experiments.measuring.models import ModelFile
 from bagnet.model.network import BagNet
@@ -33,6 +34,7 @@ SMALL = {
         "scrambling": "--tiles 2 4",
         "sensitivity": "--explainer bagnet9 --counts 1 5 --methods evidence random",
         "deletion": "--steps 4",
+        "single_deletion": "--methods evidence random",
         "aggregation": "--thresholds 0 1 --attacks 8",
     }.items()
 }
@@ -80,6 +82,7 @@ def test_measurements_can_be_pickled_and_their_record_names_weights_not_paths(tm
     for measurement in (
         Aggregated((0.0,), (23,)),
         Deletion(("evidence",), 16, 8, "zero", "mean", 0),
+        SingleDeletion(("evidence",), 4, "zero", "mean", 0),
         Interactions((8,), "mean", (0,), 16, 4, 0),
         sensitivity,
         Synthesis(tmp_path, ("pool1",), 5, 0),

@@ -10,7 +10,13 @@ from matplotlib.colors import to_rgb
 
 from bagnet.evidence.pictures.plots import rgb
 from bagnet.experiments.measuring.colours import KNOWN, OTHERS, network_colours
-from bagnet.experiments.measuring.figures import Curve, bar_figure, line_figure, panel_figure
+from bagnet.experiments.measuring.figures import (
+    Curve,
+    bar_figure,
+    line_figure,
+    panel_figure,
+    point_figure,
+)
 from bagnet.experiments.measuring.statistics import Interval
 from bagnet.model.registry import MODELS
 
@@ -50,6 +56,21 @@ def test_no_network_hides_another_with_the_same_numbers():
     pixels = rgb(figure).reshape(-1, 3) / 255
     for colour in COLOURS.values():
         assert (np.abs(pixels - to_rgb(colour)).max(1) < 0.01).sum() > 50
+
+
+def test_points_of_networks_are_below_each_other_and_one_that_lacks_a_word_has_none_there():
+    rows = [{"model": "a", "method": "first", "r": Interval(0.5, 0.4, 0.7)}]
+    rows += [
+        {"model": model, "method": "second", "r": Interval(-0.2, -0.3, -0.1)} for model in COLOURS
+    ]
+    (axes,) = point_figure(rows, "method", "r", "r", COLOURS).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+    assert axes.yaxis_inverted()
+    points = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o"]
+    (first, second), ((x, y),), ((_, last),) = points
+    assert (first[0], x) == (0.5, -0.2)
+    assert first[1] < 0.5 < second[1] < y < last < 1.5
+    assert axes.get_xlim()[0] < -0.3
 
 
 def test_chance_is_drawn_in_percent():
