@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 import shutil
@@ -70,6 +71,11 @@ def write_scans(folder: Path) -> dict[str, tuple[int, int]]:
             path = folder / split / name / f"{number:03}.png"
             Image.fromarray(pixels).save(path, compress_level=1)
             marks[f"{split}/{name}_{number:03}"] = mark
+            if name == "ill" and split == "val":
+                rows, columns = np.ogrid[:HEIGHT, :WIDTH]
+                mask = np.hypot(rows - mark[0], columns - mark[1]) < RADIUS
+                Path("masks", name).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask).save(Path("masks", name, path.name))
     return marks
 
 
@@ -101,7 +107,7 @@ def test_a_network_for_two_classes_shows_the_mark_that_decides(site, tmp_path, m
     set_card(other, Card("bagnet17", ("cat", "cow", "dog")))
     save_weights(other, "other.safetensors")
 
-    pack, train, validate, report = commands()
+    pack, train, validate, report, localization = commands()
     run(pack)
     out = run(train)
     assert "its classifier starts afresh" in out
@@ -134,3 +140,10 @@ def test_a_network_for_two_classes_shows_the_mark_that_decides(site, tmp_path, m
 
     run(report)
     assert "ill" in Path("scans.html").read_text()
+
+    assert "25 of 50 validation images have a mask; left out: 25 without" in run(localization)
+    with Path("results/localization/table.csv").open(newline="") as file:
+        dense, _, chance = csv.DictReader(file)
+    assert float(dense["precision"]) > 5 * float(chance["precision"])
+    assert float(dense["points"]) > 0.8
+    assert float(chance["points"]) < 0.2

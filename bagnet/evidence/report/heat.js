@@ -78,7 +78,7 @@ function showEvidence() {
   $("rim").textContent = dense
     ? "The first is not the logit, because patches at the rim see the image's padding." +
       (dense.cell > 1 ? ` Shown: one of ${dense.cell} × ${dense.cell} pixels.` : "")
-    : $("dense").checked
+    : $("dense").checked && !now.image.dense.classes.includes(now.class)
       ? "These are the votes: only the predicted and the true class have a map at every pixel."
       : "";
 }
