@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from bagnet.experiments.explanations.masks import find_masks, read_mask
 from datamodules.decoding.transforms import EvalTransform
 from datamodules.demo.pictures import SIZE
 from datamodules.imagenet import ImageNetDataModule
+from datamodules.shards.manifest import Manifest
+from datamodules.shards.writer import shard_name, write_shard
 
 ORIGINAL = EvalTransform(6, 6)
 MARKED = np.zeros((6, 6), dtype=np.uint8)
@@ -116,3 +119,19 @@ def test_two_masks_of_an_image_and_damaged_ones_are_refused(data, tmp_path):
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(ValueError, match="cannot be read as an image"):
         find_masks(tmp_path, data)
+
+
+def test_an_image_that_cannot_be_read_is_left_out(tmp_path):
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    samples = [("bad", b"no image", 0), ("good", file.getvalue(), 0)]
+    folder = tmp_path / "data" / "val"
+    folder.mkdir(parents=True)
+    part = write_shard(folder / shard_name(0), samples)
+    Manifest.assemble(folder, ["ill"], ["ill"], [part]).save()
+    for key in ("bad", "good"):
+        write(tmp_path / "masks" / f"{key}.png", np.ones((64, 64), np.uint8))
+    data = ImageNetDataModule(str(tmp_path / "data"), workers=0, image_size=48, resize_size=64)
+    masks = find_masks(tmp_path / "masks", data)
+    assert masks.files == {1: tmp_path / "masks" / "good.png"}
+    assert masks.empty == 0
