@@ -13,12 +13,14 @@ from pytorch_lightning.utilities import rank_zero_only
 from bagnet.run.agreement import SameEverywhere
 from bagnet.run.checkpoints import LastCheckpoint
 from bagnet.run.complete import why_complete
+from bagnet.run.heartbeat import Heartbeat
 from bagnet.run.lease import Lease
 from bagnet.run.loggers.csv_table import CSVTable
 from bagnet.run.loggers.wandb import ResumableWandbLogger
 from bagnet.run.summary import Summary, describe
 from bagnet.training.command_line.flags import CommandLine
 from bagnet.training.command_line.parser import Parser, SaveConfig, why_not_made
+from bagnet.training.command_line.settings import bound_yaml
 from bagnet.training.command_line.trainer import (
     TRAINER_DEFAULTS,
     check_settings,
@@ -41,6 +43,7 @@ RANGES = {
     "seed_everything": (0, 2**32 - 1),  # what NumPy takes
     "checkpoint_minutes": (0,),
     "timeout_minutes": (0.1,),
+    "max_skipped_steps": (0,),
     "evidence_images": (0,),
     "trainer.log_every_n_steps": (1,),
     "trainer.num_nodes": (1,),
@@ -62,6 +65,7 @@ class BagNetCLI(LightningCLI):
         self.fitting = command.arguments[0] == "fit"
         self.lease = Lease(command.run.starts)
         silence_lightning()
+        bound_yaml()
         super().__init__(
             model,
             data,
@@ -109,7 +113,14 @@ class BagNetCLI(LightningCLI):
             "--timeout_minutes",
             type=float,
             default=10.0,
-            help="minutes that a rank waits for the others before it gives up",
+            help="minutes that ranks wait for one that is stuck, before all of them end",
+        )
+        parser.add_argument(
+            "--max_skipped_steps",
+            type=int,
+            default=0,
+            help="steps in a row that are skipped if their loss or gradients are not finite; at 0, "
+            "the first such loss ends the training",
         )
         parser.add_argument(
             "--evidence_images",
@@ -204,7 +215,8 @@ class BagNetCLI(LightningCLI):
         every = trainer["log_every_n_steps"] or 50  # Lightning's own default
         given: list[Callback] = _as_list(trainer["callbacks"])
         check_settings(trainer, given)
-        callbacks: list[Callback] = [*SyncDebug.wanted(every), *given]
+        heartbeat = Heartbeat(self.settings["timeout_minutes"])
+        callbacks: list[Callback] = [heartbeat, *SyncDebug.wanted(every), *given]
         self.aggregations = Aggregations(self.settings["aggregations"])
         if self.aggregations.by_name:
             callbacks.append(self.aggregations)
@@ -218,7 +230,8 @@ class BagNetCLI(LightningCLI):
             images = 0 if trainer["fast_dev_run"] else self.settings["evidence_images"]
             evidence = EvidenceLogger(run, images)
             last = LastCheckpoint(run, self.lease, self.settings["checkpoint_minutes"])
-            callbacks += [FiniteLoss(), Throughput(every), Summary(run), evidence, last]
+            finite = FiniteLoss(max_skipped=self.settings["max_skipped_steps"])
+            callbacks += [finite, Throughput(every), Summary(run), evidence, last]
             if not trainer["fast_dev_run"]:
                 callbacks.append(ConfusionLogger(run))
         return callbacks

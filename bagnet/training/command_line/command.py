@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except signals.Stopped as stop:
         return _stopped(stop, words)
     except Exception as error:
+        if ranks.is_connection_lost(error):
+            return 1
         if not _is_for_user(error):
             raise
         print(f"error: {_message(error)}", file=sys.stderr)
@@ -72,6 +74,8 @@ def _main(words: list[str]) -> None:
         return
     command = expand(words)
     is_training = command.arguments[0] == "fit"
+    if is_training:
+        ranks.hint(f"; resume with: {_resuming(words)}")
     with signals.listening() if is_training else signals.raising():  # also during the imports
         _run(command)
 
@@ -113,17 +117,23 @@ def _stopped(stop: signals.Stopped, words: list[str]) -> int:
         return 0
     text = f"\nstopped by {stop.signal.name}"
     if words[:1] not in (["validate"], ["test"]):
-        command = expand(words)
-        resume = [] if command.resume == "auto" else ["--resume", "auto"]
-        if is_trial():
-            resume += ["--name", command.run.name]
         text += ", saved; " if stop.checkpoint else ", nothing to save yet; "
-        shown = redacted_words(words)
-        text += f"resume with: {program()} {shlex.join([*shown, *resume])}"
-        if shown != words:
-            text += "\n(and what is left out of its URLs here, such as a password)"
+        text += f"resume with: {_resuming(words)}"
     print(text, flush=True)
     return 128 + stop.signal
+
+
+def _resuming(words: list[str]) -> str:
+    """The command that resumes a training, without passwords."""
+    command = expand(words)
+    resume = [] if command.resume == "auto" else ["--resume", "auto"]
+    if is_trial():
+        resume += ["--name", command.run.name]
+    shown = redacted_words(words)
+    text = f"{program()} {shlex.join([*shown, *resume])}"
+    if shown != words:
+        text += "\n(and what is left out of its URLs here, such as a password)"
+    return text
 
 
 def _message(error: Exception) -> str:

@@ -21,6 +21,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         line = re.sub(r"(?:--)?\b(fit|validate|test)\.", "--", one_line(message))
+        line = line.replace("Problems parsing config", "--config cannot be read")
         print(f"error: {line}; see {program()} fit --help", file=sys.stderr)
         sys.exit(2)
 

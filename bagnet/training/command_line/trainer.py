@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bagnet.run import ranks
 from bagnet.run.checkpoint_io import AtomicCheckpointIO
-from bagnet.run.launch import check_strategy, launch_settings
+from bagnet.run.launch import check_strategy, launch_settings, meet_on_this_node
 
 TRAINER_DEFAULTS = {
     "max_epochs": 90,
@@ -100,10 +100,10 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 class DDP(DDPStrategy):
-    """Lightning's strategy, whose ranks end together.
+    """Lightning's strategy, whose ranks end together, and on one node listen to that node only.
 
     Args:
-        timeout: How long a rank waits for the others.
+        timeout: How long a rank waits for the others. `Heartbeat` notices before, and by name.
         settings: Options of `DistributedDataParallel`.
     """
 
@@ -115,6 +115,11 @@ class DDP(DDPStrategy):
         launcher: Any = self.launcher
         ranks.watch(launcher.procs, self.global_rank)
         super().setup_environment()
+
+    def setup_distributed(self) -> None:
+        if self.num_nodes == 1:
+            self._meeting = meet_on_this_node(self.cluster_environment, self.is_global_zero)
+        super().setup_distributed()
 
 
 def prepare_devices(config: dict[str, Any], timeout_minutes: float = 10.0) -> dict[str, Any]:
@@ -143,7 +148,7 @@ def prepare_devices(config: dict[str, Any], timeout_minutes: float = 10.0) -> di
         "ddp": ddp_settings(config["accumulate_grad_batches"]),
         "ddp_find_unused_parameters_true": {"find_unused_parameters": True},
     }.items():
-        settings["timeout"] = timedelta(minutes=timeout_minutes)
+        settings["timeout"] = timedelta(minutes=timeout_minutes + 1)
         StrategyRegistry.register(name, DDP, override=True, **settings)
     benchmark = config["benchmark"]
     if benchmark is None:  # images and batches have few sizes, so cuDNN's search pays off
