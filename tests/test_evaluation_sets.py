@@ -22,7 +22,9 @@ from bagnet.model.network import BagNet
 from bagnet.model.weights import save_weights
 from bagnet.training.command_line.command import main
 from datamodules.pack.__main__ import main as pack
-from tests.bagnet.experiments.conftest import read_csv
+from datamodules.pack.sources.humans import DATASETS
+from tests.bagnet.experiments import toolbox
+from tests.bagnet.experiments.conftest import read_csv, save_network
 from tests.datamodules.pack.builders import image, write
 
 IDS = tuple(f"n{number:08d}" for number in range(101, 113))
@@ -206,15 +208,22 @@ def test_the_commands_of_the_page_run(network, packed, tmp_path, monkeypatch, ca
     packed({"a": [7, 7, 2], "c/fog/1": [5, 0], "c/fog/2": [0, 0]})
     for name in ("a", "c"):
         Path(f"imagenet-{name}").symlink_to(tmp_path / "in" / name)
+    thousand = save_network(tmp_path / "thousand.ckpt", classes=1000)
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (download,) = (block for block in blocks if block.startswith("git clone"))
+    names = list(DATASETS)
+    assert download.replace("\\", " ").split("in ", 1)[1].split("do\n")[0].split() == names
+    toolbox.generate(Path("model-vs-human"), names[-2:])
+    blocks.remove(download)
     commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    assert len(commands) == 6
+    assert len(commands) == 8
     for words in commands:
         program, arguments = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
         if program == "datamodules.pack":
             assert pack([*arguments, "--workers", "1"]) == 0
         elif program == "bagnet.experiments":
-            arguments[arguments.index("bagnet33")] = f"known={network}"
+            file = thousand if arguments[0] == "humans" else network
+            arguments[arguments.index("bagnet33")] = f"known={file}"
             assert experiments([*arguments, *SIZES, "--gpus", "0"]) == 0
         else:
             arguments[arguments.index("bagnet33")] = str(network)
@@ -224,6 +233,7 @@ def test_the_commands_of_the_page_run(network, packed, tmp_path, monkeypatch, ca
     assert "validation   top-1 66.67%" in said  # ImageNet-A
     assert "validation   top-1 50.00%" in said  # fog/1
     assert Path("results/corruptions/table.md").is_file()
+    assert Path("results/humans/table.md").is_file()
 
 
 def test_the_images_of_imagenet_c_are_not_resized(network, packed, tmp_path):

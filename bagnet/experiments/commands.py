@@ -35,6 +35,7 @@ _MODULES: dict[str, type] = {
     "explanations.pointing": MeasureOptions,
     "explanations.localization": LocalizationOptions,
     "decisions.corruptions": MeasureOptions,
+    "decisions.humans": MeasureOptions,
 }
 
 EXPERIMENTS = {

@@ -18,6 +18,7 @@ COMMANDS = {
     "ilsvrc": Command("datamodules.pack.sources.ilsvrc", options.IlsvrcOptions, ("src", "out")),
     "parquet": Command("datamodules.pack.sources.parquet", options.ParquetOptions, ("src", "out")),
     "csv": Command("datamodules.pack.sources.table", options.CsvOptions, ("src", "out")),
+    "humans": Command("datamodules.pack.sources.humans", options.HumansOptions, ("src", "out")),
     "wds": Command("datamodules.pack.sources.wds", options.WdsOptions, ("src", "out")),
     "index": Command("datamodules.pack.index", options.IndexOptions, ("src", "out")),
     "describe": Command("datamodules.pack.describe", options.DescribeOptions, ("out",)),

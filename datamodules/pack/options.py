@@ -75,6 +75,17 @@ class ImageFolderOptions(PackOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HumansOptions(CommonOptions):
+    """Options of `humans`.
+
+    Args:
+        src: Folder of model-vs-human, with datasets/ and raw-data/.
+    """
+
+    src: Path
+
+
+@dataclass(frozen=True, kw_only=True)
 class CsvOptions(PackOptions):
     """Options of `csv`.
 

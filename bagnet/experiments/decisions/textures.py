@@ -45,7 +45,7 @@ class TextureNetwork(ModelFile):
         with torch.no_grad():
             list(layer_outputs(features, torch.zeros(1, 3, 64, 64), layers))
 
-    def load(self, device: torch.device, classes: Sequence[str]) -> nn.Module:
+    def load(self, device: torch.device, classes: Sequence[str] | None) -> nn.Module:
         """Load the convolutions onto a device.
 
         Raises:

@@ -35,6 +35,7 @@ from bagnet.experiments.options import MeasureOptions
 from bagnet.model.network import BagNet
 from bagnet.model.registry import MODELS
 from datamodules.imagenet import ImageNetDataModule
+from datamodules.plan import Ids
 from datamodules.shards.manifest import sha256_of
 
 PART = 512
@@ -50,6 +51,7 @@ def measure(
     check: Callable[[nn.Module], object] = lambda model: None,
     fewest: int = 1,
     samples: Sequence[int] | None = None,
+    own_classes: bool = False,
 ) -> dict[str, pa.Table]:
     """Measure what is missing, and return everything that is then in `OUT/NAME`.
 
@@ -62,6 +64,8 @@ def measure(
             be measured.
         fewest: Fewest images that the experiment's statistics need.
         samples: Sample ids of the images to measure, ascending; by default, --limit chooses them.
+        own_classes: Whether networks keep their outputs as they are, because the measurement knows
+            what these mean for the data's classes. By default they have the data's, in its order.
 
     Returns:
         A table for each label, in the order of `registry.MODELS` and then by name. It has a row for
@@ -75,7 +79,7 @@ def measure(
     folder = options.out / name
     models = parse_models(options.models) if models is None else models
     if models:
-        _measure_missing(folder, measurement, models, options, check, fewest, samples)
+        _measure_missing(folder, measurement, models, options, check, fewest, samples, own_classes)
     tables = {file.stem: read_file(file) for file in sorted(result_files(folder), key=_place)}
     if not tables:
         raise ValueError(
@@ -105,6 +109,11 @@ def open_data(options: MeasureOptions) -> ImageNetDataModule:
     )
 
 
+def spread(count: int, total: int) -> Ids:
+    """The numbers of `count` out of `total`, evenly, because shards may be sorted by class."""
+    return np.arange(count, dtype=np.int64) * total // count
+
+
 def part_size(images: int) -> int:
     """Images in a part: fewer of few images, so that many processes have work."""
     return min(PART, max(64, -(-images // 32)))
@@ -118,6 +127,7 @@ def _measure_missing(
     check: Callable[[nn.Module], object],
     fewest: int,
     samples: Sequence[int] | None,
+    own_classes: bool,
 ) -> None:
     devices = _devices(options.gpus, options.processes)
     data, sizes = open_data(options), sizes_of(options)
@@ -126,12 +136,11 @@ def _measure_missing(
     if images < fewest:
         limit = f"--limit {images}" if images < total else f"{data.root} has {images} images"
         raise ValueError(f"{limit}: the statistics need at least {fewest} images")
-    ids = np.arange(images, dtype=np.int64) * total // images  # spread: shards may be sorted
-    if samples is not None:
-        ids = np.array(samples, dtype=np.int64)
+    ids = spread(images, total) if samples is None else np.array(samples, dtype=np.int64)
     parts = slices(ids, part_size(images))
     records = {file.stem: read_record(file) for file in result_files(folder)}
     unfinished, missing = [], []
+    classes = None if own_classes else data.classes
     for model in models:
         record = records[model.label] = {
             "measurement": repr(measurement),
@@ -152,12 +161,12 @@ def _measure_missing(
         if own := [(files, n) for n in range(len(parts)) if not files.exists(files.part(n))]:
             missing += own
             # A wrong file should fail before hours are spent on the others.
-            network = model.load(torch.device("cpu"), data.classes)
+            network = model.load(torch.device("cpu"), classes)
             if isinstance(network, BagNet):
                 network.map_size(sizes.image_size, sizes.image_size)
             check(network)
     _check_comparable(folder, records)
-    job = Job(measurement, data, options.data, parts, missing)
+    job = Job(measurement, data, options.data, parts, missing, classes)
     count = len(unfinished)
     name = folder.relative_to(options.out)
     run_job(f"{name}: {count} {'model' if count == 1 else 'models'}", job, devices)

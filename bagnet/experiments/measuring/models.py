@@ -59,12 +59,13 @@ class ModelFile:
         """Name of the network, if the label is one."""
         return self.label if is_model(self.label) else None
 
-    def load(self, device: torch.device, classes: Sequence[str]) -> nn.Module:
+    def load(self, device: torch.device, classes: Sequence[str] | None) -> nn.Module:
         """Load the network in evaluation mode onto a device.
 
         Args:
             device: Where it will be.
-            classes: Class ids of the data, by label; the outputs have this order.
+            classes: Class ids of the data, by label; the outputs have this order. None leaves them
+                in the network's.
 
         Raises:
             ValueError: The file has no weights of this network, or they are for other classes.

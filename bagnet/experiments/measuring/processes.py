@@ -71,6 +71,7 @@ class Job:
         parts: The sample ids of each part.
         missing: The numbers of the parts to measure, with the files that they are written to; all
             parts of a model one after the other.
+        classes: Class ids that the networks' outputs are put in the order of; None leaves them.
     """
 
     measurement: Measurement
@@ -78,6 +79,7 @@ class Job:
     options: DataOptions
     parts: list[Ids]
     missing: list[tuple[PartFiles, int]]
+    classes: Sequence[str] | None
 
 
 def run_job(title: str, job: Job, devices: Sequence[str]) -> None:
@@ -171,7 +173,7 @@ def work(job: Job, rank: int, devices: Sequence[str], add: Callable[[float], Non
     else:
         torch.set_num_threads(max(1, torch.get_num_threads() // len(devices)))
     for files, group in groupby(job.missing[rank :: len(devices)], itemgetter(0)):
-        model = files.model.load(device, job.data.classes)
+        model = files.model.load(device, job.classes)
         parts = {part: _batches(job.parts[part], job.options.batch_size) for _, part in group}
         indices = [(0, ids) for batches in parts.values() for ids in batches]
         with_gpu = device.type == "cuda"
