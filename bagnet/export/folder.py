@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import textwrap
 from collections.abc import Mapping
@@ -20,8 +19,11 @@ from bagnet.model.network import BagNet
 from bagnet.model.registry import classifier_of
 from bagnet.model.weights import save_weights
 from bagnet.run.folder import Run
+from bagnet.run.lease import Lease, latest_start
+from bagnet.run.loggers.csv_table import CSVTable
 from bagnet.run.summary import describe
 from datamodules.common.files import user_path, write_text
+from datamodules.common.yaml_texts import read_yaml
 from datamodules.shards.manifest import Manifest
 
 TRAINER = (
@@ -99,7 +101,7 @@ def write(model: nn.Module, folder: Path, checkpoint: Path) -> None:
 def _page(model: nn.Module, checkpoint: Path) -> str:
     """The model card."""
     card, run = card_of(model), _run_of(checkpoint)
-    config = yaml.safe_load(run.config.read_text(encoding="utf-8")) if run else {}
+    config = _settings(run) if run else {}
     network = f"{card.name}, {sum(weight.numel() for weight in model.parameters()):,} parameters."
     evidence = limits = ""
     if isinstance(model, BagNet):
@@ -129,6 +131,14 @@ def _page(model: nn.Module, checkpoint: Path) -> str:
         recipe=_recipe(run, config) if run else f"Not known: weights of {checkpoint.name}.",
         limits=limits,
     )
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """The configuration of a run."""
+    config = read_yaml(run.config)
+    if not isinstance(config, dict) or not {"trainer", "model", "data"} <= config.keys():
+        raise ValueError(f"{run.config} is not the configuration of a run: restore it")
+    return config
 
 
 def _filled(paragraph: str) -> str:
@@ -162,12 +172,12 @@ def _data(model: nn.Module, data: Mapping[str, Any] | None) -> str:
 def _figures(run: Run, checkpoint: Path) -> str:
     """The validation of this checkpoint, from the run's table."""
     saved = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
-    step = str(saved["global_step"] - 1)  # that of the table
-    with run.metrics.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["step"] == step and row.get("val/loss")]
+    step = saved["global_step"] - 1  # that of the table
+    table = CSVTable(run.metrics, Lease(run.starts))
+    rows = [row for row in table.between(step - 1, step + 1) if "val/loss" in row]
     if not rows:
         return "Not known: this checkpoint was not validated."
-    figures = {name: float(value) for name, value in rows[-1].items() if value}
+    figures = rows[-1]
     return f"Validation after epoch {int(figures['epoch']) + 1}: {describe(figures, 'val')}."
 
 
@@ -181,8 +191,7 @@ def _recipe(run: Run, config: Mapping[str, Any]) -> str:
             if value is not None
             and (key in TRAINER if part == "trainer" else key not in PLACES[part])
         }
-    starts = run.starts.read_text(encoding="utf-8").splitlines() if run.starts.is_file() else []
-    commit = starts and json.loads(starts[-1]).get("git_commit")
+    commit = latest_start(run.starts).get("git_commit")
     weights = config.get("model", {}).get("weights")
     text = _filled(
         (f"Trained at commit {commit}" if commit else "Trained")

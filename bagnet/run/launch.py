@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
@@ -100,6 +102,37 @@ def _by_srun() -> _Started:
     # Lightning requeues a job by saving inside its signal handler; LastCheckpoint saves between
     # two batches instead.
     return _Started("srun", nodes, on_each, SLURMEnvironment(auto_requeue=False))
+
+
+def meet_on_this_node(environment: Any, is_first: bool) -> Any:
+    """Let ranks that are all on one node listen to that node only, not to the whole network.
+
+    Under torchrun, where the ranks meet is torchrun's own. NCCL chooses its interface itself.
+
+    Args:
+        environment: The cluster environment.
+        is_first: Whether this is rank 0, where the ranks meet.
+
+    Returns:
+        On rank 0, the server: torch takes it, while it is kept, when asked for one on its port.
+    """
+    loopback = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}
+    if loopback:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback.pop())
+    if isinstance(environment, TorchElasticEnvironment):
+        return None
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    if not is_first:
+        return None
+    port = environment.main_port
+    return torch.distributed.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1",
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        multi_tenant=True,
+        master_listen_fd=socket.create_server(("127.0.0.1", port), backlog=4096).detach(),
+    )
 
 
 def check_strategy(strategy: Any) -> None:

@@ -61,9 +61,7 @@ class Lease:
 
     def explain_loss(self) -> str:
         """Say who holds the lease now."""
-        latest: dict[str, Any] = {}
-        with suppress(FileNotFoundError), self.path.open("rb") as file:
-            latest = _latest(file)
+        latest = latest_start(self.path)
         if not latest:
             return f"{self.path} is gone, so this process stops without writing anything more"
         job = f", job {latest['slurm_job_id']}" if "slurm_job_id" in latest else ""
@@ -72,6 +70,13 @@ class Lease:
             f"{latest.get('host')}{job}); that process holds the run's lease, so this one stops "
             "without writing anything more"
         )
+
+
+def latest_start(path: Path) -> dict[str, Any]:
+    """What a run's list says about its latest start; nothing if there is no such list."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        return _latest(file)
+    return {}
 
 
 def _latest(starts: BinaryIO) -> dict[str, Any]:

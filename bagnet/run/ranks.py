@@ -1,18 +1,20 @@
 """Ranks end together: when one dies, the others do not wait for it. Imports nothing heavy.
 
-This is for ranks that rank 0 starts itself, through Lightning. torchrun and srun
-(`--kill-on-bad-exit=1`) do the same for the ranks that they start.
+`watch` and `end_with_rank_0` are for ranks that rank 0 starts itself, through Lightning. torchrun
+and srun (`--kill-on-bad-exit=1`) do the same for the ranks that they start. What only the ranks
+themselves can notice, `bagnet/run/heartbeat.py` does.
 """
 
 from __future__ import annotations
 
 import atexit
-import ctypes
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 _RANK_0 = "BAGNET_RANK_0"
 """Environment variable: the process that starts the others on this node."""
@@ -23,19 +25,30 @@ _NUMBERS = ("LOCAL_RANK", "SLURM_PROCID")
 _PATIENCE = 10.0
 """Seconds in which a rank may end by itself, with a message of its own."""
 
-_PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
+_GONE = "has ended"
+
+_started: dict[int | None, subprocess.Popen[bytes]] = {}
+"""The ranks that this one has started."""
+
+_hint = ""
+_first = threading.Lock()
+_giving_up = threading.Event()
 
 
 def is_first() -> bool:
     """Whether this is rank 0, by what launchers tell each process; known before Lightning is."""
+    return _number() == 0
+
+
+def _number() -> int:
     rank = os.environ.get("RANK")  # torchrun's; under srun, its rank 0 can be on any node
     if rank is not None:
-        return rank == "0"
-    return all(os.environ.get(name, "0") == "0" for name in _NUMBERS)
+        return int(rank)
+    return max(int(os.environ.get(name, "0")) for name in _NUMBERS)
 
 
 def end_with_rank_0() -> None:
-    """In a rank that rank 0 has started: let the kernel kill this process when rank 0 has ended.
+    """In a rank that rank 0 has started: end this process when rank 0 has ended.
 
     In all others, ignore numbers of ranks that are left over in the environment: Lightning would
     take this process for one of many, which prints and logs nothing.
@@ -44,9 +57,7 @@ def end_with_rank_0() -> None:
         return
     rank_0 = int(os.environ.get(_RANK_0, os.getpid()))
     if rank_0 != os.getpid() and os.environ.get("LOCAL_RANK", "0") != "0":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != rank_0:  # it ended before the kernel knew
-            os._exit(1)
+        threading.Thread(target=_follow_rank_0, args=(rank_0,), daemon=True).start()
         return
     os.environ[_RANK_0] = str(os.getpid())
     for name in ("RANK", "LOCAL_RANK"):
@@ -70,20 +81,90 @@ def watch(processes: list[subprocess.Popen[bytes]], rank: int) -> None:
     others = processes.copy()
     processes.clear()
     atexit.register(_end, others)
-    first = threading.Lock()
     for number, process in enumerate(others, rank + 1):
-        threading.Thread(target=_follow, args=(number, process, first), daemon=True).start()
+        _started[number] = process
+        threading.Thread(target=_follow, args=(number, process), daemon=True).start()
 
 
-def _follow(rank: int, process: subprocess.Popen[bytes], first: threading.Lock) -> None:
-    code, rank_0 = process.wait(), threading.main_thread()
-    if code == 0 or not rank_0.is_alive() or not first.acquire(blocking=False):
+def hint(text: str) -> None:
+    """Say what the user should be told when the ranks end because of one of them."""
+    global _hint
+    _hint = text
+
+
+def give_up(rank: int | None, what: str = _GONE) -> None:
+    """End this process, because one of the ranks is gone or stuck. Called by any thread.
+
+    The main thread may end by itself, with its checkpoint written; in a collective operation it
+    could wait forever. Rank 0 tells the user, or the next one if it is about rank 0.
+
+    Args:
+        rank: The rank that all others would wait for; None if rank 0 has told the user already.
+        what: What is wrong with it.
+    """
+    if not _first.acquire(blocking=False):
         return
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    print(f"error: rank {rank} {how}, so all ranks end", file=sys.stderr, flush=True)
-    rank_0.join(_PATIENCE)
-    if rank_0.is_alive():
-        os._exit(1)  # in the middle of a collective it could not end otherwise
+    if is_first() or (rank == 0 and _number() == 1):
+        how = _fate(rank) if what == _GONE else what
+        print(f"error: rank {rank} {how}, so all ranks end{_hint}", file=sys.stderr, flush=True)
+    _giving_up.set()
+    if what != _GONE:
+        _kill(rank)
+    threading.main_thread().join(_PATIENCE)
+    if threading.main_thread().is_alive():
+        os._exit(1)
+
+
+def are_giving_up(wait: float = _PATIENCE) -> bool:
+    """Whether the ranks end because of one of them.
+
+    Args:
+        wait: Seconds, at most, until that is known.
+    """
+    return _giving_up.wait(wait)
+
+
+def is_connection_lost(error: Exception) -> bool:
+    """Whether an error only says that another rank has ended; the user is then told which.
+
+    Args:
+        error: What torch raised in a collective operation, or any other error.
+    """
+    if not isinstance(error, RuntimeError) or "/gloo/" not in str(error):
+        return False
+    if not are_giving_up():
+        print(f"error: a rank has ended before the others: {error}{_hint}", file=sys.stderr)
+    return True
+
+
+def _fate(rank: int | None) -> str:
+    """How a rank ended that has closed its connections, if this process has started it."""
+    with contextlib.suppress(KeyError, subprocess.TimeoutExpired):
+        code = _started[rank].wait(1.0)
+        return (
+            f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        )
+    return _GONE
+
+
+def _kill(rank: int | None) -> None:
+    """End a rank of this node that is stopped, or hangs: nothing less would."""
+    if rank in _started:
+        _started[rank].kill()
+    elif rank == 0 and os.environ.get(_RANK_0) == str(os.getppid()):
+        with contextlib.suppress(ProcessLookupError):  # another rank was faster
+            os.kill(os.getppid(), signal.SIGKILL)
+
+
+def _follow(rank: int, process: subprocess.Popen[bytes]) -> None:
+    if process.wait() != 0 and threading.main_thread().is_alive():
+        give_up(rank)
+
+
+def _follow_rank_0(process: int) -> None:
+    while os.getppid() == process:
+        time.sleep(1.0)
+    give_up(0)
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from bagnet.model.files import read_card
 from bagnet.model.sources import find_run, find_weights
+from datamodules.common.yaml_texts import read_yaml
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,9 @@ def sizes_of_checkpoint(checkpoint: Path) -> Sizes | None:
     config = checkpoint.absolute().parent.parent / "config.yaml"
     if None in sizes and checkpoint.absolute().parent.name == "checkpoints" and config.is_file():
         try:
-            data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
+            data = read_yaml(config)["data"]
             sizes = int(data["image_size"]), int(data["resize_size"])
-        except (yaml.YAMLError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             return None  # not a run's
     side, shorter = sizes
     return None if side is None or shorter is None else Sizes(side, shorter)

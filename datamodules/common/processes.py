@@ -42,11 +42,27 @@ def blocking(signals: Iterable[signal.Signals]) -> Iterator[None]:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         # multiprocessing's own process starts with the first one, and unblocks some signals then.
-        resource_tracker.ensure_running()
+        with _without_its_warning():
+            resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def _without_its_warning() -> Iterator[None]:
+    """Let the process that removes what others leave do so without two lines about it."""
+    before = os.environ.get("PYTHONWARNINGS")
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 @contextlib.contextmanager

@@ -19,8 +19,7 @@ from bagnet.run.loggers.csv_table import CSVTable
 from bagnet.run.loggers.wandb import ResumableWandbLogger
 from bagnet.run.summary import Summary, describe
 from bagnet.training.command_line.flags import CommandLine
-from bagnet.training.command_line.parser import Parser, SaveConfig, why_not_made
-from bagnet.training.command_line.settings import bound_yaml
+from bagnet.training.command_line.parser import Parser, SaveConfig, bound_yaml, why_not_made
 from bagnet.training.command_line.trainer import (
     TRAINER_DEFAULTS,
     check_settings,

@@ -27,6 +27,7 @@ from bagnet.training.command_line.flags import (
 )
 from datamodules.common.errors import REMEDIES, explain, reader_left
 from datamodules.common.forkserver import forkserver_context
+from datamodules.common.leftovers import remove_leftovers_soon
 from datamodules.remote.urls import redacted_words
 
 WITHOUT_TRAINER = {"predict": "bagnet.predict.options", "export": "bagnet.export.options"}
@@ -82,6 +83,7 @@ def _main(words: list[str]) -> None:
 
 def _run(command: CommandLine) -> None:
     ranks.end_with_rank_0()
+    remove_leftovers_soon()
     if not re.search(r"(^| )(-h|--help|--data\.workers[ =]0)( |$)", " ".join(command.arguments)):
         forkserver_context()  # imports what workers need, while this process imports the rest
     with _nothing_collected():

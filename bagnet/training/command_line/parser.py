@@ -7,12 +7,15 @@ import sys
 from textwrap import shorten
 from typing import Any, NoReturn
 
+import yaml
+from jsonargparse import get_loader, set_loader
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 
 from bagnet.run.folder import Run
 from bagnet.training.command_line.flags import program
 from datamodules.common.commands import one_line
+from datamodules.common.yaml_texts import check_yaml
 from datamodules.remote.urls import redacted
 
 
@@ -59,3 +62,16 @@ class SaveConfig(SaveConfigCallback):
                 print(
                     f"{name} does not take the settings ({reason}); they are in {self.run.config}"
                 )
+
+
+def bound_yaml() -> None:
+    """Make jsonargparse refuse YAML that is beyond our bounds, once for the process."""
+    load = get_loader("yaml")
+    if getattr(load, "__name__", "") == "bounded":
+        return
+
+    def bounded(text: str) -> Any:
+        check_yaml(text)
+        return load(text)
+
+    set_loader("yaml", bounded, (yaml.YAMLError,))

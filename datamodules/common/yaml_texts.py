@@ -1,11 +1,13 @@
-"""Reads settings in YAML, within bounds: a text of 600 bytes can stand for billions of values."""
+"""Reads YAML within bounds: a text of 600 bytes can stand for billions of values."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader, set_loader
+
+from datamodules.common.texts import read_text
 
 MOST_CHARACTERS = 1_000_000
 MOST_VALUES = 100_000
@@ -13,21 +15,26 @@ MOST_VALUES = 100_000
 MOST_LEVELS = 50
 
 
-def bound_yaml() -> None:
-    """Make jsonargparse refuse texts of YAML that are beyond these bounds, once for the process."""
-    load = get_loader("yaml")
-    if getattr(load, "__name__", "") == "bounded":
-        return
+def read_yaml(path: Path) -> Any:
+    """Read a file of plain values.
 
-    def bounded(text: str) -> Any:
-        _check(text)
-        return load(text)
+    Raises:
+        ValueError: It is not YAML, or beyond the bounds.
+    """
+    text = read_text(path)
+    try:
+        check_yaml(text)
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML that can be read ({error})") from None
 
-    set_loader("yaml", bounded, (yaml.YAMLError,))
 
+def check_yaml(text: str) -> None:
+    """Check that a text is within the bounds. This takes no recursion, and repeats nothing.
 
-def _check(text: str) -> None:
-    """Read the events of a text, which takes no recursion and repeats nothing."""
+    Raises:
+        yaml.YAMLError: It is not YAML, or beyond the bounds.
+    """
     if len(text) > MOST_CHARACTERS:
         raise yaml.YAMLError(f"it has more than {MOST_CHARACTERS:,} characters")
     sizes: dict[str, int] = {}  # of what aliases stand for

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from jsonargparse import ArgumentParser, get_loader
 
-from bagnet.training.command_line.settings import MOST_CHARACTERS, bound_yaml
+from datamodules.common.yaml_texts import MOST_CHARACTERS, check_yaml, read_yaml
 
 
-@pytest.fixture
-def read():
-    bound_yaml()
-    bound_yaml()  # twice is once
-    return get_loader("yaml")
+def read(text):
+    check_yaml(text)
+    return yaml.safe_load(text)
 
 
 def doubled(times: int) -> str:
@@ -23,19 +20,19 @@ def doubled(times: int) -> str:
     return "\n".join(lines)
 
 
-def test_ordinary_aliases_are_what_they_stand_for(read):
-    assert read("a: &a {b: [1, 2e-3]}\nc: *a") == {"a": {"b": [1, 0.002]}, "c": {"b": [1, 0.002]}}
+def test_ordinary_aliases_are_what_they_stand_for():
+    assert read("a: &a {b: [1, 2.0e-3]}\nc: *a") == {"a": {"b": [1, 0.002]}, "c": {"b": [1, 0.002]}}
     assert read("a: &a {b: 1}\nc: {<<: *a, d: 2}")["c"] == {"b": 1, "d": 2}
     assert len(read(doubled(10))) == 11
 
 
 @pytest.mark.parametrize("times", [20, 60])
-def test_what_grows_beyond_bounds_is_refused(read, times):
+def test_what_grows_beyond_bounds_is_refused(times):
     with pytest.raises(yaml.YAMLError, match="aliases stand for more than 100,000 values"):
         read(doubled(times))
 
 
-def test_other_bounds(read):
+def test_other_bounds():
     with pytest.raises(yaml.YAMLError, match="line 3 has an alias of what it is in"):
         read("a: 1\nb: &b\n  c: *b")
     with pytest.raises(yaml.YAMLError, match="line 1 has an alias of what it is in"):
@@ -47,11 +44,11 @@ def test_other_bounds(read):
         read("a" * (MOST_CHARACTERS + 1))
 
 
-def test_a_config_is_bounded(read, tmp_path, capsys):
-    (tmp_path / "bomb.yaml").write_text(doubled(60))
-    parser = ArgumentParser()
-    parser.add_argument("--config", action="config")
-    parser.add_argument("--a0", type=list[str])
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--config", str(tmp_path / "bomb.yaml")])
-    assert "100,000 values" in capsys.readouterr().err
+def test_errors_name_the_file(tmp_path):
+    file = tmp_path / "some.yaml"
+    file.write_text("a: [1, 2]")
+    assert read_yaml(file) == {"a": [1, 2]}
+    for text in ("a: [1, 2", doubled(60)):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="some.yaml is no YAML that can be read"):
+            read_yaml(file)
