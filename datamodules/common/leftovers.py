@@ -73,6 +73,8 @@ def _in_memory() -> set[int]:
     """
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
+        if process.name == "1":
+            continue  # the system's first process, which has none and may hide its memory
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
             if str(os.geteuid()) in _users(process):
                 for line in (process / "maps").read_text().splitlines():
