@@ -34,8 +34,8 @@ from bagnet.evidence.dense import dense_evidence
 from bagnet.evidence.maps import evidence_map, require_bagnet
 from bagnet.evidence.pictures.heatmaps import Heatmap, HeatmapRow, heatmap_sheet
 from bagnet.evidence.pictures.plots import colour_limit
-from bagnet.evidence.report.inputs import Classes
 from bagnet.experiments.explanations.options import HeatmapsOptions
+from bagnet.experiments.measuring.classes import choose_class, classes_of
 from bagnet.experiments.measuring.measure import measure, open_data
 from bagnet.experiments.measuring.parts import record_of
 from bagnet.experiments.measuring.results import write_results
@@ -45,6 +45,7 @@ from datamodules.plan import permutation
 NAME = "heatmaps"
 MOST = 32  # images: their pixels, maps and figures are in memory at once
 ROWS = 8  # in a figure
+SPECIAL = ("predicted", "true")  # words of --classes that are no classes
 COLUMNS = {
     "sample": ("sample", "d"),
     "file": ("file", ""),
@@ -121,15 +122,16 @@ def run(options: HeatmapsOptions) -> None:
     if options.models:
         data = open_data(options)
         samples = choose_samples(options, data.val_manifest.num_samples)
-        known = Classes(tuple(data.classes), tuple(data.class_names))
-        classes = tuple(choose_class(word, known) for word in options.classes)
+        known = classes_of(data)
+        classes = tuple(
+            word if word in SPECIAL else choose_class(word, known) for word in options.classes
+        )
         files = {sample_id: data.val_manifest.sample(sample_id).key for sample_id in samples}
         measurement = Heatmaps(samples, classes, files)
     # A map takes seconds on a CPU: image by image, the progress is seen.
     options = replace(options, data=replace(options.data, batch_size=1))
     tables = measure(NAME, measurement, options, check=require_bagnet, samples=measurement.samples)
-    record = record_of(next(iter(tables.values())).schema)
-    names = Classes(tuple(record["classes"]), tuple(record["class_names"])).distinct_names()
+    names = classes_of(next(iter(tables.values()))).distinct_names()
     pictures = list(_pictures({label: _rows(table) for label, table in tables.items()}, names))
     figures = {
         f"figure-{first // ROWS + 1:02d}" if first else "figure": heatmap_sheet(
@@ -164,26 +166,6 @@ def choose_samples(options: HeatmapsOptions, total: int) -> tuple[int, ...]:
             "give fewer, and further ones with another --out"
         )
     return tuple(chosen)
-
-
-def choose_class(word: str, classes: Classes) -> str | int:
-    """Read a word of --classes: "predicted", "true", or else the number of the class that is meant.
-
-    Raises:
-        ValueError: There is no such class, or there are several.
-    """
-    if word in ("predicted", "true"):
-        return word
-    number = classes.label(word)
-    if number is None and word.isdecimal() and int(word) < len(classes.ids):
-        number = int(word)
-    if number is None:
-        many = "several classes have this name" if word in classes.names else "no such class"
-        raise ValueError(
-            f"--classes {word}: {many}; give predicted, true, or the id, name or number of a "
-            f"class, such as {classes.ids[0]}, {classes.names[0]} or 0"
-        )
-    return number
 
 
 def _rows(table: pa.Table) -> dict[int, Row]:

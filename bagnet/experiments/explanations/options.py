@@ -33,7 +33,7 @@ class PatchesOptions(MeasureOptions):
 
     Args:
         patches: Patches in each row of a class.
-        classes: Names of the classes to show; by default the first eight.
+        classes: Ids, names or numbers of the classes to show; by default the first eight.
         mistakes: Misclassified images in the picture of mistakes.
         other: Label of another network that `accuracy` has measured into the same --out, such as
             vgg16: only images that it misclassifies, too, are mistakes to show.
@@ -67,3 +67,19 @@ class LocalizationOptions(MeasureOptions):
     """
 
     masks: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsOptions(MeasureOptions):
+    """Options of `words`.
+
+    Args:
+        words: Numbers of words; the pictures show the words of the first.
+        seed: Seed of the patches that are clustered.
+        classes: Ids, names or numbers of the classes whose words to show; by default the first
+            eight.
+    """
+
+    words: list[PositiveInt] = field(default_factory=lambda: [64, 16, 256])
+    seed: NonNegativeInt = 0
+    classes: list[str] = field(default_factory=list)

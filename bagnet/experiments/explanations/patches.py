@@ -24,20 +24,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from pyarrow.compute import list_element, list_value_length
+from pyarrow.compute import list_element
 from torch import Tensor, nn
 
 from bagnet.evidence.maps import evidence_map, require_bagnet
-from bagnet.evidence.pictures.sheets import Mistake, mistake_sheet, patch_sheet
-from bagnet.experiments.decisions import accuracy
+from bagnet.evidence.pictures.sheets import mistake_sheet, patch_sheet
+from bagnet.experiments.explanations.mistakes import errors_of_both, mistakes
 from bagnet.experiments.explanations.options import PatchesOptions
+from bagnet.experiments.measuring.classes import choose_classes, classes_of
 from bagnet.experiments.measuring.measure import measure, open_data
-from bagnet.experiments.measuring.parts import read_file, record_of
 from bagnet.experiments.measuring.pixels import box_of, open_measured, read_pixels
 from bagnet.experiments.measuring.results import write_results
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
-from datamodules.imagenet import ImageNetDataModule
 from datamodules.loading.batches import Batches
 
 NAME = "patches"
@@ -96,40 +95,33 @@ def run(options: PatchesOptions) -> None:
         ValueError: A class does not exist, or the data is not what was measured.
     """
     if options.models:  # before anything is measured
-        _check_classes(options, open_data(options).class_names)
+        choose_classes(options.classes, classes_of(open_data(options)))
     tables, figures = {}, {}
     measured = measure(NAME, StrongestPatches(), options, check=require_bagnet)
     for label, table in measured.items():
-        names = record_of(table.schema)["class_names"]
-        _check_classes(options, names)
+        names = classes_of(table).distinct_names()
+        chosen = choose_classes(options.classes, classes_of(table))
         data = None if options.data.root is None else open_measured(options, table)
-        classes = options.classes or names[:8]
         rows = [
             row
-            for name in classes
+            for number in chosen
             for own in (True, False)
-            for row in strongest(table, names, name, own, options.patches)
+            for row in strongest(table, names, number, own, options.patches)
         ]
         if data is not None:
             for row in rows:
                 row["file"] = data.val_manifest.sample(row["sample_id"]).key
-            figures[f"{label}-patches"] = patch_sheet(_blocks(rows, classes, data.batches("val")))
-            notes = _errors_of_both(label, table, options) if options.other else None
+            blocks = _blocks(rows, [names[number] for number in chosen], data.batches("val"))
+            figures[f"{label}-patches"] = patch_sheet(blocks)
+            notes = errors_of_both(label, table, options) if options.other else None
             if wrong := mistakes(table, options.mistakes, names, data, notes):
                 figures[f"{label}-mistakes"] = mistake_sheet(wrong, box_of(table))
         tables[f"{label}-patches"] = (rows, COLUMNS)
     write_results(options, NAME, tables, figures)
 
 
-def _check_classes(options: PatchesOptions, names: Sequence[str]) -> None:
-    for name in options.classes:
-        if name not in names:
-            known = ", ".join(names[:3])
-            raise ValueError(f"--classes {name}: there is no such class; names look like {known}")
-
-
 def strongest(
-    table: pa.Table, names: Sequence[str], name: str, own: bool, count: int
+    table: pa.Table, names: Sequence[str], number: int, own: bool, count: int
 ) -> list[dict[str, Any]]:
     """Find the strongest patches for a class, at most one of each image, the strongest first.
 
@@ -138,14 +130,14 @@ def strongest(
     Args:
         table: Results of `StrongestPatches`.
         names: Names of all classes.
-        name: The class.
+        number: The class.
         own: Whether to look at images with this label, or at all others.
         count: The most patches to find.
 
     Returns:
         Rows of the table of patches, with two entries more: sample_id, and box, the pixels.
     """
-    number, box = names.index(name), box_of(table)
+    box = box_of(table)
     chosen = np.flatnonzero((table["label"].to_numpy() == number) == own)
     evidence = list_element(table["evidence"], number).to_numpy()
     order = chosen[np.argsort(-evidence[chosen], kind="stable")][:count]
@@ -154,7 +146,7 @@ def strongest(
         pixels = box(*divmod(row["place"][number], row["map_width"]))
         rows.append(
             {
-                "class": name,
+                "class": names[number],
                 "of": OF[own],
                 "rank": rank,
                 "evidence": row["evidence"][number],
@@ -166,78 +158,6 @@ def strongest(
             }
         )
     return rows
-
-
-def mistakes(
-    table: pa.Table,
-    count: int,
-    names: Sequence[str],
-    data: ImageNetDataModule,
-    notes: Mapping[int, str] | None = None,
-) -> list[Mistake]:
-    """The misclassified images on which the predicted class leads by most.
-
-    Args:
-        table: Results of `StrongestPatches`.
-        count: The most images to find.
-        names: Names of all classes.
-        data: The data.
-        notes: What to say of images, by sample id, if only these are looked for.
-    """
-    batches = data.batches("val")
-    lead = table["logit_predicted"].to_numpy() - table["logit_true"].to_numpy()
-    is_wrong = list_value_length(table["maps"]).to_numpy() > 0
-    if notes is not None:
-        is_wrong &= np.isin(table["sample_id"].to_numpy(), list(notes))
-    order = [int(n) for n in np.argsort(-lead, kind="stable") if is_wrong[n]][:count]
-    return [
-        Mistake(
-            image=read_pixels(batches, row["sample_id"]),
-            name=data.val_manifest.sample(row["sample_id"]).key,
-            true=names[row["label"]],
-            predicted=names[row["predicted"]],
-            logits=(row["logit_true"], row["logit_predicted"]),
-            evidence=np.array(row["maps"], np.float32).reshape(2, -1, row["map_width"]),
-            note="" if notes is None else notes[row["sample_id"]],
-        )
-        for row in table.take(order).to_pylist()
-    ]
-
-
-def _errors_of_both(label: str, table: pa.Table, options: PatchesOptions) -> dict[int, str]:
-    """What two networks say of the images that both misclassify, by sample id.
-
-    Raises:
-        ValueError: `accuracy` has not measured both, or on other images.
-    """
-    folder, names = options.out / accuracy.NAME, record_of(table.schema)["class_names"]
-    wrong: list[dict[int, str]] = []
-    for network in (label, str(options.other)):
-        file = folder / f"{network}.parquet"
-        if not file.is_file():
-            raise ValueError(
-                f"--other {options.other} needs the accuracies of it and of {label}, and there is "
-                f"no {file}: run `accuracy` with both into the same --out first"
-            )
-        rows = read_file(file)
-        for name in ("data", "image_size", "resize_size"):
-            if record_of(rows.schema)[name] != record_of(table.schema)[name]:
-                raise ValueError(
-                    f"{file} was measured with other images ({name}): measure `accuracy` again, "
-                    "with the data and sizes of `patches`"
-                )
-        wrong.append(
-            {
-                row["sample_id"]: f"{network} says {names[row['predicted']]} "
-                f"({row['confidence']:.0%}; {names[row['label']]} {row['probability']:.0%})"
-                for row in rows.to_pylist()
-                if row["rank"] > 0
-            }
-        )
-    first, second = wrong
-    return {
-        number: f"{text}; {second[number]}" for number, text in first.items() if number in second
-    }
 
 
 def _blocks(

@@ -13,7 +13,6 @@ from PIL import Image
 
 from bagnet.evidence.dense import dense_evidence
 from bagnet.evidence.maps import evidence_map
-from bagnet.evidence.report.inputs import Classes
 from bagnet.experiments.__main__ import main
 from bagnet.experiments.explanations import heatmaps
 from bagnet.experiments.explanations.options import HeatmapsOptions
@@ -172,29 +171,10 @@ def test_the_picture_shows_each_map_in_its_own_colours(out, monkeypatch):
         )
 
 
-CLASS_LIST = Classes(("n01", "n02", "n03", "7"), ("crane", "crane", "tench", "1"))
-
-
-@pytest.mark.parametrize(
-    ("word", "expected"),
-    [
-        ("predicted", "predicted"),
-        ("true", "true"),
-        ("n02", 1),
-        ("tench", 2),
-        ("2", 2),
-        ("7", 3),  # an id
-        ("1", 3),  # a name goes before a number
-    ],
-)
-def test_a_class_is_named_by_its_id_its_name_or_its_number(word, expected):
-    assert heatmaps.choose_class(word, CLASS_LIST) == expected
-
-
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--classes", "cat"], "--classes cat: no such class; give predicted, true, or the id"),
+        (["--classes", "cat"], "--classes cat: no such class; give the id, name or number"),
         (["--classes", "9"], "--classes 9: no such class"),
         (["--samples", "12"], "--samples 12: the validation images have the ids 0 to 11"),
         (["--data.image_size", "12"], "12"),  # smaller than a patch
@@ -209,9 +189,7 @@ def test_what_cannot_be_shown_is_one_message_before_anything_is(
     assert not list(tmp_path.glob("*/*"))
 
 
-def test_a_name_that_several_classes_share_and_too_many_images_are_refused():
-    with pytest.raises(ValueError, match="crane: several classes have this name"):
-        heatmaps.choose_class("crane", CLASS_LIST)
+def test_too_many_images_are_refused():
     for options in (
         HeatmapsOptions(out=Path(), limit=33),
         HeatmapsOptions(out=Path(), samples=list(range(33))),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from bagnet.evidence.maps import evidence_map
 from bagnet.experiments.__main__ import main
 from bagnet.experiments.explanations import patches
-from bagnet.experiments.measuring.parts import read_file
+from bagnet.experiments.measuring.parts import read_file, read_record
 from bagnet.model.registry import normalize
 from bagnet.model.weights import load_model
 from datamodules.imagenet import ImageNetDataModule
@@ -65,10 +67,31 @@ def test_of_equal_evidence_the_lower_sample_id_comes_first():
     columns = {"label": [0, 1, 0, 0], "evidence": [[1.0], [9.0], [2.0], [1.0]], "place": [[5]] * 4}
     constants = {"map_width": [3] * 4, "patch": [9] * 4, "stride": [8] * 4}
     table = pa.table({"sample_id": [2, 4, 6, 8], **columns, **constants})
-    rows = patches.strongest(table, ["a", "b"], "a", own=True, count=3)
+    rows = patches.strongest(table, ["a", "b"], 0, own=True, count=3)
     assert [row["sample_id"] for row in rows] == [6, 2, 8]
     assert rows[0]["box"] == (8, 16, 17, 25)
-    assert patches.strongest(table, ["a", "b"], "a", own=True, count=2) == rows[:2]
+    assert patches.strongest(table, ["a", "b"], 0, own=True, count=2) == rows[:2]
+
+
+def test_of_two_classes_with_one_name_the_one_that_is_meant_is_shown(out, shards, tmp_path, capsys):
+    folder = shutil.copytree(out, tmp_path / "out") / "patches"
+    file = folder / "mine.parquet"
+    record = read_record(file)
+    ids = record["classes"]
+    record["class_names"] = ["crane" if n in (1, 4) else f"class{n}" for n in range(len(ids))]
+    table = read_file(file).replace_schema_metadata({"bagnet": json.dumps(record)})
+    pq.write_table(table, file)
+    expected = {n: read_csv(out / "patches" / "mine-patches.csv") for n in (1, 4)}
+    words = ["patches", "--out", str(tmp_path / "out"), "--patches", "3"]
+    assert main([*words, "--classes", "crane"]) == 2
+    assert "several classes have this name" in capsys.readouterr().err
+    assert main([*words, "--classes", ids[4], ids[1]]) == 0
+    found = read_csv(folder / "mine-patches.csv")
+    for n, rows in expected.items():
+        evidence = [row["evidence"] for row in rows if row["class"] == f"class{n}"]
+        own = [row["evidence"] for row in found if row["class"] == f"crane ({ids[n]})"]
+        assert own == evidence
+        assert own
 
 
 def test_mistakes_hold_the_evidence_that_makes_their_logits(out):
@@ -130,6 +153,6 @@ def test_with_another_network_only_images_that_both_misclassify_are_shown(
 def test_bad_input_gets_one_message(out, shards, capsys):
     words = ["patches", "--out", str(out), "--data.workers", "0"]
     assert main([*words, "--classes", "cat"]) == 2
-    assert "--classes cat: there is no such class" in capsys.readouterr().err
+    assert "--classes cat: no such class" in capsys.readouterr().err
     assert main([*words, "--data.root", str(shards), "--data.image_size", "33"]) == 2
     assert "image_size" in capsys.readouterr().err
