@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from datamodules.shards.entries import sample_dtype
 
 if TYPE_CHECKING:
     from datamodules.shards.manifest import Manifest
+
+_AT_ONCE = 1 << 20  # samples, so that an index that is mapped is not copied as a whole
 
 
 def check_consistency(manifest: Manifest) -> None:
@@ -41,6 +45,23 @@ def check_consistency(manifest: Manifest) -> None:
             f"{where} counts {total} samples in its shards but its index has "
             f"{manifest.num_samples}; pack it again"
         )
+    if (lost := _outside(manifest)) is not None:
+        raise ValueError(
+            f"{where} has sample {lost} at bytes that its shard does not have; pack it again"
+        )
+
+
+def _outside(manifest: Manifest) -> int | None:
+    """The first sample that is not within its shard."""
+    for begin in range(0, manifest.num_samples, _AT_ONCE):
+        rows = manifest.samples[begin : begin + _AT_ONCE]
+        ids = np.arange(begin, begin + len(rows))
+        # Unsigned, and without a sum that could overflow.
+        room = manifest.shards.bytes[manifest.shard_of(ids)].astype(np.uint64)
+        bad = (rows["size"] > room) | (rows["offset"] > room - np.minimum(rows["size"], room))
+        if bad.any():
+            return int(ids[bad.argmax()])
+    return None
 
 
 def check_labels(manifest: Manifest) -> None:

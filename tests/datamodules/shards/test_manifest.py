@@ -20,11 +20,12 @@ def make(root, counts=(3, 1, 4), label=None):
     total = sum(counts)
     samples = np.zeros(total, sample_dtype(12))
     samples["offset"] = np.arange(total) * 1024 + 512
-    samples["size"] = np.arange(total) + 1
+    samples["size"] = np.arange(total) % 512 + 1
     samples["crc32"] = np.arange(total) * 1001
     samples["label"] = np.arange(total) % 2 if label is None else label
     samples["key"] = [f"schlüssel{i}".encode() for i in range(total)]
-    shards = Shards.of(Shard(f"s{i}.tar", n, 9999, f"{i:064d}") for i, n in enumerate(counts))
+    size = 1024 * total + 1024
+    shards = Shards.of(Shard(f"s{i}.tar", n, size, f"{i:064d}") for i, n in enumerate(counts))
     return Manifest(root, ("n01", "n02"), ("tench", "goldfish"), shards, samples)
 
 
@@ -140,6 +141,18 @@ def replace_index(folder):
     damage_json(lambda h: h.update(index_sha256=module.sha256_of(folder / INDEX)))(folder)
 
 
+def put(name, value):
+    """A change of the last sample in the index, which has a right hash."""
+
+    def damage(folder):
+        samples = np.load(folder / INDEX)
+        samples[-1][name] = value
+        np.save(folder / INDEX, samples)
+        damage_json(lambda h: h.update(index_sha256=module.sha256_of(folder / INDEX)))(folder)
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -172,6 +185,9 @@ def replace_index(folder):
         (flip_a_bit, "damaged .*samples.npy has changed"),
         (lambda f: np.save(f / INDEX, np.arange(8)), "damaged .*samples.npy has changed"),
         (replace_index, "wrong format"),
+        (put("offset", 9 * 1024 - 7), "sample 7 at bytes that its shard does not have"),
+        (put("offset", 2**64 - 4), "sample 7 at bytes that its shard does not have"),
+        (put("size", 2**32 - 1), "sample 7 at bytes that its shard does not have"),
     ],
 )
 def test_a_damaged_manifest_is_one_clear_error(tmp_path, damage, message):
@@ -216,6 +232,12 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path, manifest, message):
     with pytest.raises(ValueError, match=message):
         make(tmp_path / "train", **manifest).save()
     assert not (tmp_path / "train").exists()
+
+
+def test_a_sample_may_end_where_its_shard_does(tmp_path):
+    make(tmp_path).save()
+    put("offset", 9 * 1024 - 8)(tmp_path)
+    assert Manifest.load(tmp_path).sample(7).size == 8
 
 
 def test_a_label_outside_the_classes_is_left_to_the_reader(tmp_path):
