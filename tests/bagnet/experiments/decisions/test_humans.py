@@ -20,6 +20,7 @@ from timm.data import ImageNetInfo
 from bagnet.experiments.__main__ import main
 from bagnet.experiments.decisions import humans
 from bagnet.experiments.decisions.observers import Trials, classes_of, cues, figures, trials_of
+from bagnet.experiments.measuring.parts import read_record
 from bagnet.model.card import Card, set_card
 from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
@@ -126,6 +127,7 @@ def test_the_figures_are_those_of_plain_loops(folder, tmp_path):
         assert [float(found[key]) for key in names] == pytest.approx(means, abs=1e-12)
         assert float(found["accuracy_low"]) < float(found["accuracy"])
     assert (row["datasets"], row["images"]) == ("4", str(6 * (5 + 1 + 1 + 1)))
+    assert read_record(tmp_path / "humans/net.parquet")["resize_size"] == 33  # they are not resized
     before = (tmp_path / "humans/table.csv").read_bytes()
     assert main(["humans", "--out", str(tmp_path)]) == 0  # without the data
     assert (tmp_path / "humans/table.csv").read_bytes() == before
