@@ -159,7 +159,7 @@ class Features(torch.nn.Module):
         ("sensitivity", "--limit 3", "--limit 3: the statistics need at least 5"),
         ("deletion", "--limit 3", "--limit 3: the statistics need at least 5"),
         ("errors", "--limit 3", "--limit 3: the statistics need at least 5"),
-        ("patches", "--classes cat", "--classes cat: there is no such class"),
+        ("patches", "--classes cat", "--classes cat: no such class"),
         ("scrambling", "--tiles 5", "--tiles 5 does not cut images of 36 px into equal tiles"),
         (
             "sensitivity",
