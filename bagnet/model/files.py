@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from bagnet.model.archive import check_archive
 from bagnet.model.card import Card
 from bagnet.model.config import CONFIG, WEIGHTS, read_config
 from bagnet.model.registry import is_model
@@ -67,6 +68,11 @@ def read_saved(path: str | Path, tensors: bool = True) -> Saved:
     if card.name is None and isinstance(settings, dict) and is_model(str(settings.get("name"))):
         card = replace(card, name=settings["name"])  # a checkpoint of an older version
     weights = _weights(content, path)
+    if odd := [name for name, weight in weights.items() if not is_dense(weight)]:
+        raise ValueError(
+            f"{path} has tensors that do not store all of their values ({some(odd)}): save the "
+            "weights as dense tensors"
+        )
     if tensors:
         _require_finite(weights, path)
     return Saved(path, weights, card)
@@ -84,6 +90,12 @@ def _require_finite(weights: dict[str, Tensor], path: str | Path) -> None:
             f"{path} has weights that are NaN or infinite ({some(broken)}), because its training "
             "diverged: take an earlier checkpoint"
         )
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor stores each of its values: a view of one number can have any size."""
+    dense = tensor.layout == torch.strided and not tensor.is_quantized
+    return dense and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def clean(key: str) -> str:
@@ -104,7 +116,10 @@ def _read(path: Path, tensors: bool) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
-        lazy = not tensors and zipfile.is_zipfile(path)
+        archived = zipfile.is_zipfile(path)
+        if archived:
+            check_archive(path)
+        lazy = not tensors and archived
         place = "meta" if lazy else "cpu"
         content = torch.load(path, map_location=place, weights_only=True, mmap=lazy)
     except Exception as error:  # broken files can raise anything

@@ -13,6 +13,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from bagnet.model.files import is_dense
 from datamodules.common.files import replacing
 
 Content = Mapping[str, Any]
@@ -46,6 +47,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
         checkpoint: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
+        for name, tensor in _tensors(checkpoint, "checkpoint"):
+            if not is_dense(tensor):
+                raise ValueError(f"{path} is not a checkpoint of ours: {name} is not stored whole")
         if bad := not_finite(checkpoint):
             raise ValueError(
                 f"{path}: {bad} is not finite, so it cannot be trained on; give an earlier "

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bagnet.model.archive import is_whole
 from datamodules.common.files import link, user_path
 
 LONGEST_NAME = 119
@@ -139,12 +139,3 @@ class Run:
         """Make the last checkpoint the previous one too, before a new one takes its place."""
         if self.last.exists():
             link(self.last, self.previous)
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether the checksums of a checkpoint match; reads all of it."""
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError):
-        return False

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from bagnet.model.archive import is_whole
 from bagnet.run.checkpoint_io import AtomicCheckpointIO, Background, snapshot
-from bagnet.run.folder import is_whole
 
 REPOSITORY = Path(__file__).parents[3]
 
