@@ -12,6 +12,7 @@ from bagnet.experiments.explanations.options import (
     HeatmapsOptions,
     LocalizationOptions,
     PatchesOptions,
+    WordsOptions,
 )
 from bagnet.experiments.faithfulness.options import (
     DeletionOptions,
@@ -32,6 +33,7 @@ _MODULES: dict[str, type] = {
     "faithfulness.deletion": DeletionOptions,
     "faithfulness.single_deletion": SingleDeletionOptions,
     "explanations.aggregation": AggregationOptions,
+    "explanations.words": WordsOptions,
     "explanations.pointing": MeasureOptions,
     "explanations.localization": LocalizationOptions,
     "decisions.corruptions": MeasureOptions,

@@ -178,7 +178,7 @@ def test_what_cannot_be_measured_is_one_message_before_anything_is(
     assert not list(tmp_path.glob("*/*"))
 
 
-@pytest.mark.parametrize("name", ["heatmaps", "patches", "aggregation", "deletion"])
+@pytest.mark.parametrize("name", ["heatmaps", "patches", "words", "aggregation", "deletion"])
 def test_a_second_network_without_evidence_fails_before_the_first_is_measured(
     name, words, tmp_path, capsys
 ):
@@ -220,7 +220,7 @@ def test_an_explainer_must_be_a_bagnet(words, tmp_path, capsys):
     assert "ResNet is not a BagNet" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [*SMALL, "accuracy", "heatmaps", "patches"])
+@pytest.mark.parametrize("name", [*SMALL, "accuracy", "heatmaps", "patches", "words"])
 def test_no_experiment_takes_a_network_whose_logits_are_not_finite(name, words, tmp_path, capsys):
     torch.manual_seed(0)
     model = BagNet(9, CLASSES, width=2)
