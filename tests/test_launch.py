@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,18 +62,89 @@ def check_all_end_soon(run: subprocess.Popen[str]) -> str:
     return out
 
 
+def errors(out: str) -> list[str]:
+    """What a user is told, if that is all: no traceback, and nothing of the libraries."""
+    assert "Traceback" not in out
+    assert "gloo" not in out.partition("-" * 100)[2].partition("-" * 100)[2]  # after its greeting
+    assert "leaked" not in out
+    return [line for line in out.splitlines() if line.startswith("error: ")]
+
+
 def test_when_another_rank_is_killed_rank_0_names_it_and_ends(shards, tmp_path):
     run = stuck(tmp_path, shards)
     os.kill(ranks(tmp_path)[1], signal.SIGKILL)
-    assert "error: rank 1 was killed by SIGKILL, so all ranks end" in check_all_end_soon(run)
+    (line,) = errors(check_all_end_soon(run))
+    assert line.startswith("error: rank 1 was killed by SIGKILL, so all ranks end; resume with: ")
     assert run.returncode == 1
 
 
-def test_when_rank_0_is_killed_the_others_end(shards, tmp_path):
+def test_when_rank_0_is_killed_the_others_say_so_and_end(shards, tmp_path):
     run = stuck(tmp_path, shards)
     os.kill(run.pid, signal.SIGKILL)
-    check_all_end_soon(run)
+    (line,) = errors(check_all_end_soon(run))
+    assert line.startswith("error: rank 0 has ended, so all ranks end; resume with: ")
     assert run.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_rank_that_vanishes_between_two_moments_is_named_in_one_line(
+    shards, tmp_path, number, how
+):
+    """The others are in a collective operation, or will be in the next one."""
+    run = run_until(tmp_path, shards, 2, 3, *ENDLESS, "--timeout_minutes", "0.1")
+    processes = ranks(tmp_path)
+    os.kill(processes[number], how)
+    (line,) = errors(check_all_end(run))
+    fate = "has ended" if number == 0 else "was killed by SIGKILL"
+    if how == signal.SIGSTOP:
+        place = f"{socket.gethostname()}, process {processes[number]}"
+        fate = f"({place}) has not answered for 0.1 minutes (--timeout_minutes)"
+    assert line.startswith(f"error: rank {number} {fate}, so all ranks end; resume with: ")
+    assert line.endswith(" --resume auto")
+    assert run.returncode == (1 if number else -signal.SIGKILL)
+
+
+@pytest.mark.parametrize("torchrun", [(), ("--shutdown-timeout", "3")])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_rank_that_hangs_is_named_though_its_process_is_alive(shards, tmp_path, number, torchrun):
+    flags = (f"--trainer.callbacks.ranks=[{number}]", "--timeout_minutes", "0.2")
+    out = check_all_end(run := start(tmp_path, shards, 2, *STUCK, *flags, torchrun=torchrun))
+    (line,) = [line for line in out.splitlines() if line.startswith("error: ")]
+    assert f"rank {number} ({socket.gethostname()}, process " in line
+    assert ") has made others wait, without any progress, for 0.2 minutes" in line
+    assert torchrun or errors(out)
+    assert run.returncode == 1
+
+
+def test_when_all_ranks_are_stopped_for_a_while_nothing_is_wrong(shards, tmp_path):
+    """As by Ctrl-Z, or by SLURM when another job goes first."""
+    run = run_until(tmp_path, shards, 2, 3, *ENDLESS, "--timeout_minutes", "0.1")
+    os.killpg(run.pid, signal.SIGSTOP)
+    threading.Event().wait(10)  # longer than the limit; there is no event to wait for
+    before = {file: file.stat().st_size for file in tmp_path.glob("audit/*")}
+    os.killpg(run.pid, signal.SIGCONT)
+    wait(run, lambda: all(file.stat().st_size > before[file] for file in before), "more batches")
+    os.killpg(run.pid, signal.SIGKILL)
+    assert "error" not in run.communicate()[0]
+
+
+def test_ranks_of_one_node_listen_to_that_node_only(shards, tmp_path):
+    run = run_until(tmp_path, shards, 2, 1, *ENDLESS)
+    inodes = set()
+    for process in group(run.pid):
+        for file in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed since
+                inodes.add(os.readlink(file).removeprefix("socket:[").removesuffix("]"))
+    addresses = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and inode in inodes:  # it listens
+                addresses.add(local.partition(":")[0])
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    assert addresses == {"0100007F"}  # 127.0.0.1, and there is something
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -83,15 +156,8 @@ def test_when_a_rank_fails_the_one_that_waits_for_it_ends(shards, tmp_path, fail
     assert "RuntimeError: this rank has failed" in out
     # Rank 0's own error is all that needs to be said.
     named = ["error: rank 1 ended with code 1, so all ranks end"] if failing == 1 else []
-    assert [line for line in out.splitlines() if line.startswith("error: rank")] == named
-    assert run.returncode == 1
-
-
-def test_a_rank_waits_for_another_one_as_long_as_it_is_told(shards, tmp_path):
-    flags = ("--trainer.callbacks.ranks=[1]", "--timeout_minutes", "0.3")
-    run = start(tmp_path, shards, 2, *STUCK, *flags, torchrun=("--shutdown-timeout", "3"))
-    out = check_all_end(run)
-    assert "18000ms" in out
+    told = [line.partition(";")[0] for line in out.splitlines() if line.startswith("error: rank")]
+    assert told == named
     assert run.returncode == 1
 
 

@@ -54,6 +54,9 @@ class Heartbeat(Callback):
         torch.distributed.all_gather_object(self._places, mine)
         group = torch.distributed.new_group(backend="gloo", timeout=_FOREVER)
         self._closed, self._progress = threading.Event(), 0
+        # After all callbacks, and before the forward pass, where DDP and SyncBatchNorm may wait.
+        strategy: Any = trainer.strategy
+        strategy.on_train_batch_start = self._count
         others = range(1, trainer.world_size) if trainer.is_global_zero else [0]
         self._lines = {rank: _Line(rank, self, group) for rank in others}
         threading.Thread(target=self._watch, daemon=True).start()

@@ -132,8 +132,14 @@ def is_connection_lost(error: Exception) -> bool:
     """
     if not isinstance(error, RuntimeError) or "/gloo/" not in str(error):
         return False
-    if not are_giving_up():
-        print(f"error: a rank has ended before the others: {error}{_hint}", file=sys.stderr)
+    if "Timed out" in str(error):
+        print(
+            "error: the ranks have waited for each other longer than --timeout_minutes, and none "
+            f"is known to be stuck{_hint}",
+            file=sys.stderr,
+        )
+    elif not are_giving_up():
+        print(f"error: another rank has ended, and its message says why{_hint}", file=sys.stderr)
     return True
 
 

@@ -125,6 +125,19 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(run):
         fit(run, 60.0, FiniteLoss(), resume=run.last)
 
 
+@pytest.mark.parametrize("part", ["state_dict", "current_model_state", "optimizer_states"])
+def test_no_part_of_a_checkpoint_may_be_broken(tmp_path, part):
+    """With a moving average, the weights that the training continues from are a part of it."""
+    file = tmp_path / "last.ckpt"
+    content = {"state_dict": {}, part: {"weight": torch.tensor([1.0, math.nan])}}
+    with pytest.raises(ValueError, match=rf"is not written: .* {part}.weight is not finite"):
+        AtomicCheckpointIO().save_checkpoint(content, file)
+    assert not file.exists()
+    torch.save(content, file)
+    with pytest.raises(ValueError, match=rf"{part}.weight is not finite, so it cannot be trained"):
+        AtomicCheckpointIO().load_checkpoint(file)
+
+
 def test_gradients_that_overflow_in_float16_are_no_reason_to_end():
     scaler = torch.amp.GradScaler(device="cpu", init_scale=2.0**40)
     plugins = [MixedPrecision("16-mixed", "cpu", scaler)]
