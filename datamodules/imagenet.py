@@ -89,8 +89,9 @@ class ImageNetDataModule(LightningDataModule):
             file system that nodes share are copied too, and so read once per node. By default only
             remote shards are copied, to a folder in the temporary folder ($TMPDIR).
         cache_gib: Maximum size of these copies, in GiB, for all processes of a node.
-        allow_pipe: Whether to run commands that your own manifest names as sources (`pipe:...`). A
-            manifest from elsewhere could name any command.
+        allow_pipe: Whether to run commands that the root or your own manifest names as sources
+            (`pipe:...`); settings or a manifest from elsewhere could name any. In train.py, only
+            the command line can allow it, not a config.
         patience: Minutes to wait for a batch from a process that reads before the run ends.
 
     Raises:

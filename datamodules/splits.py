@@ -9,7 +9,7 @@ import numpy as np
 from datamodules.common.files import user_path
 from datamodules.remote.cache import ShardCache
 from datamodules.remote.dataset import load_remote
-from datamodules.remote.urls import is_remote, local_path, redacted
+from datamodules.remote.urls import is_remote, local_path, redacted, scheme_of
 from datamodules.shards.manifest import Manifest
 
 
@@ -19,14 +19,19 @@ class Splits:
     Args:
         root: Path or URL of the folder that has `train/` and `val/`.
         cache: Holds the copies of remote manifests.
-        allow_pipe: Whether a local manifest may name commands as sources (`pipe:...`).
+        allow_pipe: Whether the root, or a local manifest, may name commands (`pipe:...`).
 
     Raises:
-        ValueError: The root is a file URL of another host.
+        ValueError: The root is a file URL of another host, or a command that is not allowed.
     """
 
     def __init__(self, root: str, cache: ShardCache, allow_pipe: bool = False) -> None:
         self.root = root.rstrip("/") if is_remote(root) else str(user_path(local_path(root)))
+        if scheme_of(root) == "pipe" and not allow_pipe:
+            raise ValueError(
+                f"--data.root {redacted(root)} is a command, and somebody else's settings could "
+                "name any: if it is yours, give --data.allow_pipe true"
+            )
         self._cache = cache
         self._allow_pipe = allow_pipe
         self._manifests: dict[str, Manifest] = {}

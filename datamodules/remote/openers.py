@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import fsspec.core
 
+from datamodules.remote.redirects import guard
 from datamodules.remote.urls import is_remote, local_path, redacted, scheme_of
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 _VERSIONS = ("blob_id", "ETag", "etag", "md5Hash", "created", "LastModified", "mtime")
 """What storages call the facts that change when a file changes."""
 
+SLOWEST = 16 << 10
+"""Bytes a second from a source that is not abandoned: ImageNet would take 100 days."""
+_LONGEST = 3600.0  # seconds for a part of a file that is read in any order
 _RANGE = 8 << 20  # bytes per request if a file is read by ranges: 14 for a shard of 110 MB
 _COMMANDS = ("pipe", "ais", "htgs", "sftp", "scp", "ftps")  # run by webdataset
 _STREAMS = ("http", "https", "hf")  # a whole file is one request to these, and not one per range
@@ -67,7 +71,8 @@ def open_anywhere(location: str, timeout: float) -> tuple[Any, object]:
         file = open(local_path(location), "rb")  # noqa: SIM115
         return file, os.fstat(file.fileno()).st_mtime_ns
     http = scheme_of(location) in ("http", "https")
-    file_system, path = fsspec.core.url_to_fs(location, **_http_options(timeout) if http else {})
+    options = _http_options(timeout, _LONGEST) if http else {}
+    file_system, path = fsspec.core.url_to_fs(location, **options)
     facts = file_system.info(path)
     version = next((str(facts[name]) for name in _VERSIONS if facts.get(name)), "")
     return file_system.open(path, cache_type="none"), (facts["size"], version)
@@ -90,8 +95,10 @@ def open_at(location: str, offset: int, size: int | None, timeout: float) -> tup
         file = open(local_path(location), "rb", buffering=0)  # noqa: SIM115
         return file, file.seek(offset)
     http = scheme in ("http", "https")
-    file_system, path = fsspec.core.url_to_fs(location, **_http_options(timeout) if http else {})
-    if scheme in _STREAMS and not offset:
+    streams = scheme in _STREAMS and not offset
+    options = _http_options(timeout, None if streams else timeout + _RANGE / SLOWEST)
+    file_system, path = fsspec.core.url_to_fs(location, **options if http else {})
+    if streams:
         # One request, whether or not the server supports ranges, and never more than a few 100 KiB
         # in memory. A stream does not use the size, so any will do to save the request for it.
         return file_system.open(path, block_size=0, size=size or 1), 0
@@ -135,12 +142,13 @@ class _Command:
         self._pipe.close()
 
 
-def _http_options(timeout: float) -> dict[str, Any]:
+def _http_options(timeout: float, longest: float | None) -> dict[str, Any]:
+    """How fsspec opens HTTP, with limits in seconds: for the next byte, and for a whole request."""
     from aiohttp import ClientTimeout
 
     return {
-        # aiohttp gives up after five minutes otherwise, even while bytes arrive.
-        "client_kwargs": {"timeout": ClientTimeout(connect=timeout, sock_read=timeout)},
+        # By default aiohttp gives up after five minutes, even while bytes arrive.
+        "client_kwargs": {"timeout": ClientTimeout(longest, connect=timeout, sock_read=timeout)},
         "get_client": _http_client,
         # Bytes are counted and ranges are requested as they are in the file.
         "headers": {"Accept-Encoding": "identity"},
@@ -155,4 +163,5 @@ async def _http_client(**options: Any) -> aiohttp.ClientSession:
     """
     from aiohttp import ClientSession, TCPConnector
 
-    return ClientSession(connector=TCPConnector(force_close=True), trust_env=True, **options)
+    connector = TCPConnector(force_close=True)
+    return ClientSession(connector=connector, trust_env=True, trace_configs=[guard()], **options)

@@ -19,7 +19,14 @@ from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, TypeVar
 
 from datamodules.common.folders import natural_key
-from datamodules.remote.openers import check_opener, list_files, open_anywhere, open_at
+from datamodules.remote.openers import (
+    SLOWEST,
+    check_opener,
+    list_files,
+    open_anywhere,
+    open_at,
+)
+from datamodules.remote.redirects import RefusedRedirect
 from datamodules.remote.urls import redacted, scheme_of
 
 DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -147,6 +154,7 @@ class _Source(io.RawIOBase):
     def __init__(self, location: str, offset: int, size: int | None, timeout: float) -> None:
         self._location, self._size, self._timeout = location, size, timeout
         self._position = 0
+        self._waited, self._received = 0.0, 0
         self._file: Any = None
         check_opener(location)
         with self._safely():
@@ -160,9 +168,11 @@ class _Source(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer, or a part of it. Never returns bytes beyond `size`."""
+        began = time.monotonic()
         with self._safely():
             data = self._file.read(len(buffer))
         count = len(data)
+        self._check_speed(time.monotonic() - began, count)
         if self._size is not None:
             if self._position + count > self._size:
                 raise self._error(f"it has more than the {self._size:,} bytes expected")
@@ -171,6 +181,16 @@ class _Source(io.RawIOBase):
         buffer[:count] = data
         self._position += count
         return count
+
+    def _check_speed(self, seconds: float, count: int) -> None:
+        """Abandon a source that is too slow over its timeout, though a byte comes now and then."""
+        self._waited += seconds
+        self._received += count
+        if self._waited > self._timeout and count:
+            speed = self._received / self._waited
+            if speed < SLOWEST:
+                raise self._error(f"only {speed:,.0f} bytes a second came {self._progress()}")
+            self._waited, self._received = 0.0, 0
 
     def close(self) -> None:
         # An error on closing says nothing about what was read.
@@ -220,6 +240,8 @@ def _explain(error: Exception, timeout: float) -> tuple[str, bool]:
     # aiohttp has `status`, gcsfs `code`, and huggingface_hub an answer with its code.
     status = error.status if hasattr(error, "status") else getattr(error, "code", None)
     status = getattr(getattr(error, "response", None), "status_code", status)
+    if isinstance(refused := error.__cause__ or error, RefusedRedirect):  # fsspec may wrap it
+        return str(refused), False
     if status == 404:
         return "no such file", False
     if isinstance(status, int):

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.common.files import replacing, write_text
+from datamodules.remote.urls import scheme_of
 from datamodules.shards import checks
 from datamodules.shards.entries import Sample, Shard, Shards, sample_dtype
 
@@ -147,7 +148,7 @@ class Manifest:
     def has_pipes(self) -> bool:
         """Whether any shard is the output of a command (`pipe:...`)."""
         elsewhere = self.shards.take(np.flatnonzero(self.shards.elsewhere))
-        return any(str(shard.url).startswith("pipe:") for shard in elsewhere)
+        return any(scheme_of(str(shard.url)) == "pipe" for shard in elsewhere)
 
     @cached_property
     def counts(self) -> np.ndarray:

@@ -46,7 +46,7 @@ class HttpServer:
         An action is a status such as 503; ("cut", n): the connection breaks after n bytes of body;
         ("stall", n): nothing follows n bytes, but the connection stays open; "wrong": the right
         number of wrong bytes; ("more", n): n bytes more than the file has; "silent": not even a
-        status; None: the file.
+        status; ("drip", n): n bytes, and then one now and then; ("redirect", URL); None: the file.
         """
         self._scripts[path].extend(actions)
 
@@ -76,6 +76,12 @@ class Handler(BaseHTTPRequestHandler):
             server.stopped.wait(30)
             return
         body, status = file.read_bytes(), 200
+        if kind == "redirect":
+            self.send_response(302)
+            self.send_header("Location", count)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if kind == "wrong":
             body = bytes(byte ^ 255 for byte in body)
         if kind == "more":
@@ -96,7 +102,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.close_connection = True
         self.end_headers()
-        self._send(body[:count] if kind in ("cut", "stall") else body, request)
+        self._send(body[:count] if kind in ("cut", "stall", "drip") else body, request)
+        for number in range(count, len(body) if kind == "drip" else 0):
+            server.stopped.wait(0.02)
+            self._send(body[number : number + 1], request)
         if kind == "stall":
             server.stopped.wait(30)
         if kind == "cut":  # shut down, because a forked test process may have the socket open too

@@ -36,6 +36,7 @@ from bagnet.model.network import BagNet
 from bagnet.model.registry import MODELS
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.plan import Ids
+from datamodules.remote.urls import scheme_of
 from datamodules.shards.manifest import sha256_of
 
 PART = 512
@@ -105,7 +106,11 @@ def open_data(options: MeasureOptions) -> ImageNetDataModule:
         raise ValueError("--models needs the data to measure on: add --data.root DIR")
     sizes = sizes_of(options)
     return ImageNetDataModule(
-        data.root, workers=0, image_size=sizes.image_size, resize_size=sizes.resize_size
+        data.root,
+        workers=0,
+        image_size=sizes.image_size,
+        resize_size=sizes.resize_size,
+        allow_pipe=scheme_of(data.root) == "pipe",  # it was typed
     )
 
 

@@ -95,6 +95,12 @@ class BagNetCLI(LightningCLI):
         for name, limits in RANGES.items():
             if config[name] is not None:
                 require_range(f"--{name}", config[name], *limits)
+        typed = any(word.partition("=")[0] == "--data.allow_pipe" for word in args)
+        if config.data.allow_pipe and not typed:
+            raise ValueError(
+                "a file of settings has data.allow_pipe, but only the command line may allow "
+                "commands to run: if you trust it, give --data.allow_pipe true"
+            )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in ("classes", "num_classes"):

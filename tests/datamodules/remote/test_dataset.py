@@ -199,9 +199,11 @@ def test_the_copy_of_a_manifest_is_used_again_and_renewed_when_it_changes(server
         load_remote(f"{server.url}/train", cache)
     assert len(server.transfers("/train/samples.npy")) == 1
     manifest = Manifest.load(server.root / "train")
-    dataclasses.replace(manifest, samples=np.array(manifest.samples)[::-1]).save()
+    swapped = np.array(manifest.samples)
+    swapped[:2] = swapped[1::-1]
+    dataclasses.replace(manifest, samples=swapped).save()
     changed = load_remote(f"{server.url}/train", cache)
-    assert changed.sample(0).key == manifest.sample(149).key
+    assert changed.sample(0).key == manifest.sample(1).key
     assert len(server.transfers("/train/samples.npy")) == 2
 
 
@@ -211,3 +213,13 @@ def test_the_default_cache_is_the_users_own_in_the_temporary_folder(tmp_path, mo
     assert folder.parent == tmp_path
     ImageNetDataModule(str(tmp_path))
     assert not folder.exists()  # nobody needs one for local data
+
+
+def test_a_command_as_root_is_not_run_unasked(server, tmp_path):
+    root = f"pipe:touch {tmp_path}/ran; cat {server.root}"
+    with pytest.raises(ValueError, match=r"--data.root pipe:touch \.\.\. is a command.*allow_pipe"):
+        ImageNetDataModule(root, cache_dir=str(tmp_path / "cache"))
+    assert not (tmp_path / "ran").exists()
+    data = ImageNetDataModule(root, cache_dir=str(tmp_path / "cache"), allow_pipe=True)
+    assert data.num_classes > 0
+    assert (tmp_path / "ran").exists()

@@ -4,6 +4,7 @@ import errno
 import gc
 import multiprocessing
 import pickle
+import time
 import traceback
 
 import fsspec
@@ -13,6 +14,7 @@ import pytest
 from datamodules.remote import openers, sources
 from datamodules.remote.sources import SourceError, open_source, read_source, with_retries
 from datamodules.remote.urls import is_remote, local_path, redacted
+from tests.datamodules.servers import serving
 
 QUICK = (0.01, 0.01)
 DATA = np.random.default_rng(0).bytes(300_000)
@@ -125,6 +127,7 @@ def test_a_command_that_says_nothing_or_never_ends_is_given_up():
         (("cut", 0), "the connection failed .* after 0 of 300,000 bytes"),
         (("stall", 20_000), "no answer for 0.5 s after .* of 300,000 bytes"),
         ("silent", "no answer for 0.5 s"),
+        (("drip", 4_000), "only .* bytes a second came after .* of 300,000 bytes"),
         (("more", 5), "more than the 300,000 bytes expected"),
     ],
 )
@@ -143,6 +146,43 @@ def test_cuts_of_a_range_and_without_a_content_length_are_errors(url, http_serve
     http_server.lengths = False
     with pytest.raises(SourceError, match="ended after 12,345 of 300,000 bytes"):
         whole(url)
+
+
+def test_a_range_that_drips_is_given_up(url, http_server, monkeypatch):
+    monkeypatch.setattr(openers, "SLOWEST", 1 << 30)  # the range has 8 MiB, most of a second
+    http_server.fail("/a.tar", *[("drip", 4_000)] * 3)
+    with pytest.raises(SourceError, match="no answer for 0.5 s"):
+        whole(url, 1000, timeout=0.5)
+
+
+def test_a_slow_reader_is_no_slow_source(url, monkeypatch):
+    monkeypatch.setattr(openers, "_RANGE", 100_000)
+    with open_source(url, size=len(DATA), timeout=0.05) as source:
+        found = b""
+        while block := source.read(30_000):
+            time.sleep(0.02)  # what it is asked for is there
+            found += block
+    assert found == DATA
+
+
+def test_redirects_lead_to_the_same_server_or_out_of_private_networks(url, http_server, tmp_path):
+    http_server.fail("/b.tar", ("redirect", url), ("redirect", "/a.tar"))
+    (http_server.root / "b.tar").touch()
+    other = f"{http_server.url}/b.tar"
+    assert whole(other) == whole(other) == (0, DATA)
+    with serving(tmp_path / "internal") as internal:
+        (internal.root / "a.tar").write_bytes(DATA)
+        port = internal.url.rpartition(":")[2]
+        places = (internal.url, f"http://localhost:{port}", f"http://[::ffff:127.0.0.1]:{port}")
+        for place in (*places, "http://169.254.169.254", "http://[fe80::1]", "http://0.0.0.0:1"):
+            for begin in (0, 1000):
+                http_server.fail("/b.tar", ("redirect", f"{place}/a.tar"))
+                with pytest.raises(SourceError, match=r"it redirects to .* private network"):
+                    whole(other, begin)
+        assert not internal.requests
+    http_server.fail("/b.tar", ("redirect", "http://storage.invalid/a.tar"))
+    with pytest.raises(SourceError, match="the connection failed"):  # allowed, but not found
+        whole(other)
 
 
 def test_transient_failures_are_tried_again(url, http_server):
