@@ -43,7 +43,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a failed write says no name
+        if error.filename in (None, temporary, str(temporary)):  # of no use to people
+            error.filename = str(path)
         raise
     except RuntimeError as error:  # torch.save hides a full disk behind an error of its own
         hidden = error.__context__

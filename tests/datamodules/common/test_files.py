@@ -161,3 +161,10 @@ def test_paths_are_taken_as_a_shell_takes_them(tmp_path, monkeypatch):
     literal = tmp_path / "$HOME"
     literal.mkdir()
     assert user_path(literal) == literal
+
+
+def test_an_error_names_the_file_and_not_its_temporary_name(tmp_path):
+    path = tmp_path / "a.bin"
+    with pytest.raises(FileNotFoundError) as info, replacing(path) as temporary:
+        temporary.open("rb")
+    assert info.value.filename == str(path)
