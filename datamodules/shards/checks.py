@@ -53,14 +53,17 @@ def check_consistency(manifest: Manifest) -> None:
 
 def _outside(manifest: Manifest) -> int | None:
     """The first sample that is not within its shard."""
+    lengths = manifest.shards.bytes.astype(np.uint64)
     for begin in range(0, manifest.num_samples, _AT_ONCE):
         rows = manifest.samples[begin : begin + _AT_ONCE]
-        ids = np.arange(begin, begin + len(rows))
-        # Unsigned, and without a sum that could overflow.
-        room = manifest.shards.bytes[manifest.shard_of(ids)].astype(np.uint64)
-        bad = (rows["size"] > room) | (rows["offset"] > room - np.minimum(rows["size"], room))
+        end = begin + len(rows)
+        first, last = manifest.shard_of([begin, end - 1])
+        counts = np.diff(np.clip(manifest.starts[first : last + 2], begin, end))
+        room = np.repeat(lengths[first : last + 1], counts)
+        # Without a sum, which could overflow.
+        bad = (rows["size"] > room) | (rows["offset"] > room - rows["size"])
         if bad.any():
-            return int(ids[bad.argmax()])
+            return begin + int(bad.argmax())
     return None
 
 
