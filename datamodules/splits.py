@@ -73,8 +73,8 @@ class Splits:
         if train.classes != val.classes:
             raise ValueError(
                 f"the {train.num_classes} training classes and the {val.num_classes} validation "
-                f"classes in {self.root} are not the same, so their labels do not match; pack both "
-                "splits again, from the same class list"
+                f"classes in {redacted(self.root)} are not the same, so their labels do not match; "
+                "pack both splits again, from the same class list"
             )
 
     def _load(self, split: str) -> Manifest:

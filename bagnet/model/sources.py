@@ -23,6 +23,7 @@ from bagnet.model.files import read_saved
 from bagnet.model.registry import TORCHVISION
 from bagnet.run.folder import Run
 from datamodules.common.files import locked, replacing, user_path
+from datamodules.remote.urls import has_password, is_remote, redacted, redacted_text
 
 _AUTHORS = (
     "https://bitbucket.org/wielandbrendel/bag-of-feature-pretrained-models/raw/"
@@ -60,9 +61,16 @@ def find_weights(text: str | Path) -> Path:
     """
     words = str(text)
     if words.startswith(("http://", "https://")):
-        return _downloaded(words, words)
+        if has_password(words):
+            raise ValueError(
+                f"{redacted(words)} has a password in it, which is not sent: download it with "
+                "another program (curl --netrc), and give the file"
+            )
+        return _downloaded(words, redacted(words))
     if words.startswith("hf://"):
         return _from_hub(words)
+    if is_remote(words):
+        raise ValueError(f"{redacted(words)} is neither http(s):// nor hf://: give the file")
     path = user_path(text)
     if path.is_file():
         return path
@@ -153,7 +161,7 @@ def _downloaded(url: str, words: str) -> Path:
                 for killed in path.parent.glob(f".{glob.escape(path.stem)}.*.partial"):
                     killed.unlink(missing_ok=True)
             if not path.is_file():
-                print(f"downloading {url} to {path}", file=sys.stderr, flush=True)
+                print(f"downloading {redacted(url)} to {path}", file=sys.stderr, flush=True)
                 with replacing(path) as unfinished:
                     _download(url, words, unfinished, path)
     except OSError as error:
@@ -172,15 +180,15 @@ def _download(url: str, words: str, unfinished: Path, path: Path) -> None:
         )
     except Exception as error:  # libraries for networks raise anything
         raise ValueError(
-            f"{words} cannot be downloaded ({_reason(error)}): download {url} elsewhere, and put "
-            f"it at {path}"
+            f"{words} cannot be downloaded ({_reason(error)}): download {redacted(url)} "
+            f"elsewhere, and put it at {path}"
         ) from error
     finally:
         socket.setdefaulttimeout(before)
     try:
         read_saved(unfinished, tensors=False)  # torch.hub takes a cut connection for the end
     except ValueError as error:
-        raise ValueError(str(error).replace(str(unfinished), url)) from error
+        raise ValueError(str(error).replace(str(unfinished), redacted(url))) from error
 
 
 def _place(url: str) -> Path:
@@ -223,4 +231,4 @@ def _from_hub(words: str) -> Path:
 
 def _reason(error: Exception) -> str:
     """What went wrong, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return redacted_text(str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -26,6 +26,7 @@ from jsonargparse import ArgumentParser
 from datamodules.common.errors import explain, reader_left
 from datamodules.common.files import user_path
 from datamodules.common.help import HelpFormatter, metavar_of, wrapped
+from datamodules.remote.urls import redacted_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ def main(
         return reader_left()
     except (ValueError, OSError) as error:
         message = explain(error) if isinstance(error, OSError) else str(error)
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {redacted_text(message)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(interrupted, file=sys.stderr)
@@ -158,7 +159,7 @@ class Parser(ArgumentParser):
     """Answers wrong words with one line that says what is wrong, not with a page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print(f"error: {one_line(message)}; see {self.prog} --help", file=sys.stderr)
+        print(f"error: {redacted_text(one_line(message))}; see {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
 

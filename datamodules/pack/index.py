@@ -41,7 +41,7 @@ from datamodules.pack.sources.locations import (
 )
 from datamodules.pack.sources.scan import Scan, key_and_suffix, scan
 from datamodules.pack.sources.wds import decide_classes
-from datamodules.remote.urls import is_remote, redacted
+from datamodules.remote.urls import has_password, is_remote, redacted, scheme_of
 from datamodules.shards.entries import Shard
 from datamodules.shards.manifest import MANIFEST, Manifest, sha256_of
 from datamodules.shards.writer import index_rows
@@ -50,6 +50,7 @@ from datamodules.shards.writer import index_rows
 def run(options: IndexOptions) -> None:
     """Run the command."""
     shards = shards_by_split(options.src, options.split)
+    _check_secrets([location for locations in shards.values() for location in locations])
     for split, locations in shards.items():
         _check_folder(options.out / split, locations)
         if packed := next(filter(is_compressed, locations), None):
@@ -91,6 +92,20 @@ class _Part:
     scan: Scan
     shard: Shard
     rows: np.ndarray  # its part of the manifest's index
+
+
+def _check_secrets(locations: list[str]) -> None:
+    """Refuse passwords, and say where queries and commands are kept: the manifest has to."""
+    if secret := next(filter(has_password, locations), None):
+        raise ValueError(
+            f"{redacted(secret)} has a password in it, which everybody who reads the index would "
+            "learn: leave it out, and put it into ~/.netrc (machine HOST login USER password WORD)"
+        )
+    if any(scheme_of(each) == "pipe" or "?" in each for each in locations if is_remote(each)):
+        console.print(
+            "note: the index keeps queries of URLs (?...) and commands as they are: if there are "
+            "keys in them, keep OUT to yourself"
+        )
 
 
 def _check_folder(folder: Path, locations: list[str]) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 _SCHEME = re.compile(r"(pipe|file):|([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?![A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"])*")
+_SECRET = re.compile(r"(?i)(api_?key|token|secret|passw(or)?d|credentials?)$")
+"""Names of settings whose values are for nobody else, such as `api_key` of some loggers."""
 
 
 def scheme_of(location: str) -> str:
@@ -43,10 +48,44 @@ def local_path(location: str) -> str:
 
 
 def redacted_words(words: Sequence[str]) -> list[str]:
-    """The words of a command for logs, with the passwords in their URLs removed."""
-    # A flag and its value may be one word.
-    parts = [word.partition("=") if word.startswith("--") else ("", "", word) for word in words]
-    return [f"{flag}{sign}{redacted(value)}" for flag, sign, value in parts]
+    """The words of a command for logs, without what may be secret in their URLs and settings."""
+    shown, flag = [], ""
+    for word in words:
+        name, sign, value = word.partition("=") if word.startswith("--") else (flag, "", word)
+        flag = "" if sign or not word.startswith("-") else word
+        hidden = "..." if value and _SECRET.search(name) else _redacted_value(value)
+        shown.append(f"{name}={hidden}" if sign else _redacted_value(word) if flag else hidden)
+    return shown
+
+
+def redacted_settings(value: Any, name: str = "") -> Any:
+    """Settings of any shape for logs, without what may be secret in them."""
+    if isinstance(value, Namespace):
+        return type(value)(**redacted_settings(vars(value)))
+    if isinstance(value, dict):
+        return {key: redacted_settings(each, str(key)) for key, each in value.items()}
+    if isinstance(value, list):
+        return [redacted_settings(each, name) for each in value]
+    if not isinstance(value, str):
+        return value
+    return "..." if value and _SECRET.search(name) else _redacted_value(value)
+
+
+def redacted_text(text: str) -> str:
+    """A text with all of its URLs redacted, such as a message of another library."""
+    return _URL.sub(lambda match: redacted(match[0]), text)
+
+
+def _redacted_value(value: str) -> str:
+    if is_remote(value):
+        return redacted(value)
+    head, pipe, command = value.partition("pipe:")  # in a list or a dict, to its end
+    return redacted_text(head) + (redacted(pipe + command) if pipe else "")
+
+
+def has_password(location: str) -> bool:
+    """Whether there is a password in a URL, or in one of a command."""
+    return re.search(r"://[^/\s@]*:[^/\s@]*@", location) is not None
 
 
 def redacted(location: str) -> str:

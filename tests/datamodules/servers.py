@@ -7,6 +7,7 @@ import hashlib
 import json
 import socket
 import threading
+from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,7 +29,8 @@ class Request:
 class HttpServer:
     """Serves the files of `root` under `url`.
 
-    `ranges`, `lengths` and `pause` (seconds after each 64 KiB) apply to all answers.
+    `ranges`, `lengths` and `pause` (seconds after each 64 KiB) apply to all answers. With `login`
+    (USER:PASSWORD), whoever does not give it receives 401.
     """
 
     url: str
@@ -37,6 +39,7 @@ class HttpServer:
     ranges: bool = True
     lengths: bool = True
     pause: float = 0.0
+    login: str | None = None
     stopped: threading.Event = field(default_factory=threading.Event)
     _scripts: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
 
@@ -66,6 +69,10 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         request = Request(path, self.headers["Range"])
         server.requests.append(request)
+        given = self.headers["Authorization"] or ""
+        if server.login and given != f"Basic {b64encode(server.login.encode()).decode()}":
+            self.send_error(401)
+            return
         action = server.next_action(path)
         kind, count = action if isinstance(action, tuple) else (action, 0)
         file = server.root / path.lstrip("/")

@@ -36,7 +36,7 @@ from bagnet.model.network import BagNet
 from bagnet.model.registry import MODELS
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.plan import Ids
-from datamodules.remote.urls import scheme_of
+from datamodules.remote.urls import redacted, scheme_of
 from datamodules.shards.manifest import sha256_of
 
 PART = 512
@@ -139,7 +139,9 @@ def _measure_missing(
     total = data.val_manifest.num_samples
     images = min(options.limit or total, total) if samples is None else len(samples)
     if images < fewest:
-        limit = f"--limit {images}" if images < total else f"{data.root} has {images} images"
+        limit = (
+            f"--limit {images}" if images < total else f"{redacted(data.root)} has {images} images"
+        )
         raise ValueError(f"{limit}: the statistics need at least {fewest} images")
     ids = spread(images, total) if samples is None else np.array(samples, dtype=np.int64)
     parts = slices(ids, part_size(images))

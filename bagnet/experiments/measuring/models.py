@@ -18,6 +18,7 @@ from bagnet.model.sources import find_weights
 from bagnet.model.weights import load_model
 from bagnet.run.trained import Sizes, choose_sizes
 from datamodules.common.files import user_path
+from datamodules.remote.urls import redacted_text
 
 Model = TypeVar("Model", bound="ModelFile")
 
@@ -45,14 +46,15 @@ class ModelFile:
             label, path = Path(text).name, text
         if not re.fullmatch(r"\w[\w.-]*", label) or not path:
             raise ValueError(
-                f"{text!r} is not LABEL=FILE, such as bagnet33=runs/bagnet33/checkpoints/best.ckpt"
+                f"{redacted_text(text)!r} is not LABEL=FILE, such as "
+                "bagnet33=runs/bagnet33/checkpoints/best.ckpt"
             )
         if not separator and user_path(path).is_file():
             raise ValueError(f"{text!r} has no label: give LABEL=FILE, such as bagnet33={text}")
         try:
             return cls(label, find_weights(path))
         except ValueError as error:
-            raise ValueError(f"--models {text}: {error}") from None
+            raise ValueError(f"--models {redacted_text(text)}: {error}") from None
 
     @property
     def name(self) -> str | None:

@@ -37,6 +37,7 @@ from bagnet.training.monitoring.sync_debug import SyncDebug
 from bagnet.training.monitoring.throughput import Throughput
 from bagnet.training.monitoring.unreadable import UnreadableLimit
 from datamodules.common.ranges import require_range
+from datamodules.remote.urls import redacted
 
 RANGES = {
     "seed_everything": (0, 2**32 - 1),  # what NumPy takes
@@ -265,7 +266,7 @@ class BagNetCLI(LightningCLI):
         run, note = self.command.run, ""
         if weights == str(run.last) and not run.best.exists():
             note = " (there is no best.ckpt, because the run had no validation)"
-        rank_zero_only(print)(f"weights      {weights}{note}", flush=True)
+        rank_zero_only(print)(f"weights      {redacted(weights)}{note}", flush=True)
         results = getattr(self.trainer, subcommand)(**kwargs, verbose=False)
         if not results:
             raise ValueError(

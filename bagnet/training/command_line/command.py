@@ -28,7 +28,7 @@ from bagnet.training.command_line.flags import (
 from datamodules.common.errors import REMEDIES, explain, reader_left
 from datamodules.common.forkserver import forkserver_context
 from datamodules.common.leftovers import remove_leftovers_soon
-from datamodules.remote.urls import redacted_words
+from datamodules.remote.urls import redacted_text, redacted_words
 
 WITHOUT_TRAINER = {"predict": "bagnet.predict.options", "export": "bagnet.export.options"}
 """Commands that are not LightningCLI's, and where their options are."""
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         if not _is_for_user(error):
             raise
-        print(f"error: {_message(error)}", file=sys.stderr)
+        print(f"error: {redacted_text(_message(error))}", file=sys.stderr)
         return 2
     return 0
 

@@ -16,14 +16,14 @@ from bagnet.run.folder import Run
 from bagnet.training.command_line.flags import program
 from datamodules.common.commands import one_line
 from datamodules.common.yaml_texts import check_yaml
-from datamodules.remote.urls import redacted
+from datamodules.remote.urls import redacted_settings, redacted_text
 
 
 class Parser(LightningArgumentParser):
     """Answers a wrong command with one line that says what is wrong, not with a page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        line = re.sub(r"(?:--)?\b(fit|validate|test)\.", "--", one_line(message))
+        line = re.sub(r"(?:--)?\b(fit|validate|test)\.", "--", redacted_text(one_line(message)))
         line = line.replace("Problems parsing config", "--config cannot be read")
         print(f"error: {line}; see {program()} fit --help", file=sys.stderr)
         sys.exit(2)
@@ -50,8 +50,7 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.run.folder.mkdir(parents=True, exist_ok=True)
-        public = self.config.clone()
-        public["data.root"] = redacted(str(public["data.root"]))  # it may have a password
+        public = redacted_settings(self.config)
         self.parser.save(public, self.run.config, skip_unset=False, overwrite=True)
         config = public.as_dict()
         for logger in trainer.loggers:
