@@ -2,6 +2,9 @@
 # make test      lint, types and all quick tests
 # make test-all  that, and the slow suites: SLURM, browser, killed processes, long runs, and a
 #                rehearsal of benchmarks/gpu.sh
+# make lock      brings requirements.lock up to date with requirements.txt; make upgrade takes the
+#                newest versions
+# make licences  writes docs/dependencies.md
 # Each sets up .venv first. Nothing that is already done is done again.
 
 PYTHON ?= python3
@@ -11,17 +14,17 @@ RUN := runs/demo
 SLOW := slow or slurm or browser
 SCRIPTS := $(wildcard slurm/*.sbatch slurm/*.sh benchmarks/*.sh) .ci/run
 
-.PHONY: demo test test-slow test-all lint setup clean
+.PHONY: demo test test-slow test-all lint lock upgrade licences setup clean
 .DELETE_ON_ERROR:
 
 setup: .venv/ready
 
-.venv/ready: requirements.txt constraints.txt
+.venv/ready: requirements.lock
 	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
 	  { echo "error: $(PYTHON) must be Python 3.10 to 3.13 with venv (Debian: apt-get install python3-venv);" \
 	         "another one: make PYTHON=/path/to/python" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -c constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
 demo: setup
@@ -45,6 +48,15 @@ test-slow: setup
 	$(BIN)/python -m pytest -m "$(SLOW)"
 
 test-all: test test-slow
+
+lock upgrade: setup
+	$(BIN)/uv pip compile requirements.txt --output-file requirements.lock --quiet \
+	  --universal --python-version 3.10 --generate-hashes --only-binary :all: --emit-build-options \
+	  --custom-compile-command "make lock" $(if $(filter upgrade,$@),--upgrade)
+
+licences: setup
+	$(BIN)/python .ci/dependencies.py >.venv/dependencies.md
+	mv .venv/dependencies.md docs/dependencies.md
 
 clean:
 	rm -rf .venv build dist *.egg-info
