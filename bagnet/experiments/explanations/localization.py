@@ -12,11 +12,11 @@ Two maps of the evidence for the image's class are compared: that of the patch a
 ("dense", `bagnet.dense_evidence`), and each patch's vote spread over its pixels ("pixel",
 `bagnet.pixel_evidence`, whose sum is the logit). For each:
 
-- Pointing game (Zhang et al., IJCV 2018; github.com/facebookresearch/TorchRay): the share of images
+* Pointing game (Zhang et al., IJCV 2018; github.com/facebookresearch/TorchRay): the share of images
   whose strongest pixel is less than 15 px from the mask. Equal maxima must all be.
-- Average precision of the pixels, ordered by their evidence: the area under the steps of precision
+* Average precision of the pixels, ordered by their evidence: the area under the steps of precision
   over recall, for each image, then the mean.
-- IoU of the mask and as many pixels with the strongest evidence. So no threshold is chosen; it is
+* IoU of the mask and as many pixels with the strongest evidence. So no threshold is chosen; it is
   r / (2 - r) for the relevance rank accuracy r of Arras et al. (Information Fusion 2022). Pixels
   that tie at the end count in proportion.
 

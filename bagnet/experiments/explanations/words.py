@@ -8,12 +8,11 @@ features. With a word in place of each patch, the network is a real bag of words
 words' votes, weighted by how often the image has them. How often that decides as the network does,
 and how often it is right, says how much of the network the words show.
 
-1. At most 16,384 patches are drawn (--seed), evenly from at most 4,096 images, which lie evenly in
-   the split.
-2. Their features, scaled to length 1, are clustered by k-means (Euclidean, from k-means++), once
-   for each of --words. Without the scaling, most words would be a few outliers each. No labels are
-   used.
-3. Every patch of all images gets the nearest word.
+* At most 16,384 patches are drawn (--seed), evenly from at most 4,096 images, which lie evenly in
+  the split.
+* Their features, scaled to length 1, are clustered by k-means (Euclidean, from k-means++), once for
+  each of --words. Without the scaling, most words would be a few outliers each. No labels are used.
+* Every patch of all images gets the nearest word.
 
 So memory hardly grows with the data: by 12 bytes for each image and word. The sample takes up to
 128 MiB on disk for each network, and may be deleted in the end.
