@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tokenize
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -242,7 +243,10 @@ def _take_shards(header: dict[str, Any]) -> Iterator[Shard]:
 
 
 def _map_index(folder: Path) -> np.ndarray:
-    samples: np.ndarray = np.load(folder / INDEX, mmap_mode="r", allow_pickle=False)
+    try:
+        samples: np.ndarray = np.load(folder / INDEX, mmap_mode="r", allow_pickle=False)
+    except (SyntaxError, tokenize.TokenError) as error:  # NumPy parses the header as Python does
+        raise ValueError(f"{INDEX} has no header of NumPy ({error})") from None
     return samples
 
 

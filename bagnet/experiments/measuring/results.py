@@ -24,6 +24,7 @@ from bagnet.experiments.measuring.statistics import Interval
 from bagnet.experiments.options import MeasureOptions
 from bagnet.run.loggers.wandb_start import location, reason, start_run
 from datamodules.common.files import write_text
+from datamodules.common.texts import read_text
 
 NOTHING = "–"
 
@@ -113,11 +114,18 @@ def _print(titles: list[str], cells: list[list[str]], title: str | None, console
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Read the titles and cells of a Markdown file of `write_table`."""
-    titles, _, *rows = (
+    """Read the titles and cells of a Markdown file of `write_table`.
+
+    Raises:
+        ValueError: Somebody has changed or damaged it.
+    """
+    lines = [
         [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        for line in path.read_text(encoding="utf-8").splitlines()
-    )
+        for line in read_text(path).splitlines()
+    ]
+    if len(lines) < 2 or len({len(line) for line in lines}) > 1:
+        raise ValueError(f"{path} is no table that an experiment wrote: draw the experiment again")
+    titles, _, *rows = lines
     return titles, rows
 
 

@@ -141,6 +141,12 @@ def replace_index(folder):
     damage_json(lambda h: h.update(index_sha256=module.sha256_of(folder / INDEX)))(folder)
 
 
+def break_header(folder):
+    index = folder / INDEX
+    index.write_bytes(index.read_bytes().replace(b"'shape': (8,)", b"'shape': ((8)"))
+    damage_json(lambda h: h.update(index_sha256=module.sha256_of(index)))(folder)
+
+
 def put(name, value):
     """A change of the last sample in the index, which has a right hash."""
 
@@ -185,6 +191,7 @@ def put(name, value):
         (flip_a_bit, "damaged .*samples.npy has changed"),
         (lambda f: np.save(f / INDEX, np.arange(8)), "damaged .*samples.npy has changed"),
         (replace_index, "wrong format"),
+        (break_header, "samples.npy has no header of NumPy"),
         (put("offset", 9 * 1024 - 7), "sample 7 at bytes that its shard does not have"),
         (put("offset", 2**64 - 4), "sample 7 at bytes that its shard does not have"),
         (put("size", 2**32 - 1), "sample 7 at bytes that its shard does not have"),

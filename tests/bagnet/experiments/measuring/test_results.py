@@ -62,6 +62,13 @@ def test_a_table_can_be_read_back(tmp_path):
     assert rows[1] == ["a|b c", "–", "–"]
 
 
+@pytest.mark.parametrize("content", [b"", b"| a |\n", b"| a |\n| - |\n| 1 | 2 |\n", b"\xff|\n"])
+def test_a_table_that_somebody_has_damaged_is_named(tmp_path, content):
+    (tmp_path / "table.md").write_bytes(content)
+    with pytest.raises(ValueError, match="table.md is n"):
+        read_table(tmp_path / "table.md")
+
+
 def figure() -> Figure:
     figure = Figure(figsize=(2, 1))
     figure.add_subplot().plot([1, 2], [3, 1], label="a")
