@@ -149,4 +149,4 @@ def _label_offset(row: np.void) -> int:
 
 
 def _key(row: np.void) -> str:
-    return bytes(row["key"]).decode("utf-8")
+    return bytes(row["key"]).decode("utf-8", "replace")

@@ -190,7 +190,7 @@ class Manifest:
             raise IndexError(f"sample {ids[outside][0]} of {self.num_samples} in {self.root}")
         rows = self.samples[ids]
         shards = self.shards.take(self.shard_of(ids))
-        keys = [key.decode("utf-8") for key in rows["key"].tolist()]
+        keys = [key.decode("utf-8", "replace") for key in rows["key"].tolist()]  # for people only
         numbers = [rows[name].tolist() for name in ("offset", "size", "crc32", "label")]
         return list(map(Sample, ids.tolist(), shards, keys, *numbers))
 

@@ -247,6 +247,12 @@ def test_a_sample_may_end_where_its_shard_does(tmp_path):
     assert Manifest.load(tmp_path).sample(7).size == 8
 
 
+def test_a_key_that_is_no_text_is_no_reason_to_stop(tmp_path):
+    make(tmp_path).save()
+    put("key", b"a\xff")(tmp_path)
+    assert Manifest.load(tmp_path).sample(7).key == "a\ufffd"
+
+
 def test_a_label_outside_the_classes_is_left_to_the_reader(tmp_path):
     make(tmp_path).save()
     damage_json(lambda header: header.update(classes=["a"], class_names=["a"]))(tmp_path)
