@@ -11,18 +11,22 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.context import ForkServerContext
 
 from datamodules.common.processes import blocking, end_with_parent
 
 _PRELOADED = ["torch.utils.data", "torchvision.transforms.v2", "webdataset", "fsspec"]
+_LONGEST_SOCKET = 107  # bytes of its path, by Linux
+_NAME_OF_SOCKET = "/pymp-12345678/listener-12345678"
 _PARENTS_SIGNALS = {signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2}
 
 
 def forkserver_context() -> ForkServerContext:
     """The context that starts workers. Starts the server itself, unless it is running already."""
+    _choose_place_of_sockets()
     forkserver.set_forkserver_preload(_PRELOADED)
     # Ctrl-C and SLURM's signals reach every process of a job. The server inherits this mask and
     # keeps it; so do workers, until `become_worker` listens for the parent's SIGTERM.
@@ -34,6 +38,19 @@ def forkserver_context() -> ForkServerContext:
             # parent says so, once for all workers (`Workers`).
             sys.exit(1)
     return multiprocessing.get_context("forkserver")
+
+
+def _choose_place_of_sockets() -> None:
+    """Use /tmp if paths of sockets in $TMPDIR, which is long on some clusters, would be too long.
+
+    multiprocessing remembers the folder, and its children inherit it.
+    """
+    if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_SOCKET - len(_NAME_OF_SOCKET):
+        given, tempfile.tempdir = tempfile.tempdir, "/tmp"
+        try:
+            util.get_temp_dir()
+        finally:
+            tempfile.tempdir = given
 
 
 def become_worker(_worker: int = 0) -> None:
