@@ -79,7 +79,8 @@ class NetworkModule(LightningModule):
         if self.notice:
             rank_zero_only(print)(f"note: {self.notice}")
         device = self.trainer.strategy.root_device
-        self.present = present_classes(self.trainer.datamodule, device)  # type: ignore[attr-defined]
+        data_module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.present = present_classes(data_module, device)
         if self.present is not None:
             rank_zero_only(print)(
                 f"note: an evaluation set: {len(self.present):,} of {self.num_classes:,} classes "
