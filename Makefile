@@ -2,6 +2,7 @@
 # make test      lint, types and all quick tests
 # make test-all  that, and the slow suites: SLURM, browser, killed processes, long runs, and a
 #                rehearsal of benchmarks/gpu.sh
+# make soak      tries to break everything; the table is in soak/table.md
 # make lock      brings requirements.lock up to date with requirements.txt; make upgrade takes the
 #                newest versions
 # make licences  writes docs/dependencies.md
@@ -14,7 +15,7 @@ RUN := runs/demo
 SLOW := slow or slurm or browser
 SCRIPTS := $(wildcard slurm/*.sbatch slurm/*.sh benchmarks/*.sh) .ci/run
 
-.PHONY: demo test test-slow test-all lint lock upgrade licences setup clean
+.PHONY: demo test test-slow test-all soak lint lock upgrade licences setup clean
 .DELETE_ON_ERROR:
 
 setup: .venv/ready
@@ -47,7 +48,11 @@ test: lint
 test-slow: setup
 	$(BIN)/python -m pytest -m "$(SLOW)"
 
-test-all: test test-slow
+soak: setup
+	rm -rf soak
+	$(BIN)/python -m tests.soak
+
+test-all: test test-slow soak
 
 lock upgrade: setup
 	$(BIN)/uv pip compile requirements.txt --output-file requirements.lock --quiet \
