@@ -1,4 +1,4 @@
-"""What a part of the soak reports: rows of a table, with what must not happen counted in columns."""
+"""What a part of the soak reports: rows of a table that counts what must not happen."""
 
 from __future__ import annotations
 
