@@ -55,9 +55,9 @@ class Example:
 
 
 def colour_limit(maps: np.ndarray) -> float:
-    """Where the colours of an image's maps end on both sides: a percentile of |evidence|.
+    """Where the colours of a map end on both sides: a percentile of |evidence|.
 
-    A scale for each image keeps weak evidence visible, and the percentile leaves out outliers.
+    A scale for each map keeps weak evidence visible, and the percentile leaves out outliers.
     """
     return float(np.percentile(np.abs(maps), 99)) or 1.0
 
@@ -92,7 +92,7 @@ def draw_evidence(
 
 def evidence_bar(axes: Axes, classes: str) -> None:
     """Draw the legend of the colours of evidence, in wide and low axes."""
-    colour_bar(axes, f"evidence of a patch for {classes} (logits)", "each image's own scale")
+    colour_bar(axes, f"evidence of a patch for {classes} (logits)", "each map's own scale")
 
 
 def colour_bar(axes: Axes, quantity: str, scale: str) -> None:

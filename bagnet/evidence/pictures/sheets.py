@@ -58,7 +58,7 @@ def patch_sheet(blocks: Mapping[str, Mapping[str, Sequence[tuple[np.ndarray, str
             more images.
     """
     columns = max(1, *(len(patches) for rows in blocks.values() for patches in rows.values()))
-    heading, left = 0.32, 1.35
+    heading, left, top = 0.32, 1.35, 0.3
     captions = {
         (title, row): [_wrapped(caption) for _, caption in patches]
         for title, rows in blocks.items()
@@ -68,9 +68,10 @@ def patch_sheet(blocks: Mapping[str, Mapping[str, Sequence[tuple[np.ndarray, str
         row: PATCH + 0.14 + 0.12 * max((text.count("\n") + 1 for text in texts), default=1)
         for row, texts in captions.items()
     }
-    height = sum(lines.values()) + heading * len(blocks) + 0.15
+    height = sum(lines.values()) + heading * len(blocks) + top + 0.05
     sheet = Sheet(left + columns * (PATCH + 0.08) + 0.1, height)
-    y = 0.1
+    sheet.text(0.1, 0.2, "below a patch: its evidence, in logits", size=8, color="0.35")
+    y = top
     for title, rows in blocks.items():
         sheet.text(0.1, y + 0.2, title, weight="bold", size=9)
         y += heading
@@ -99,9 +100,9 @@ def _wrapped(caption: str) -> str:
 def mistake_sheet(mistakes: Sequence[Mistake], box: BoxOf, patches: int = 4) -> Figure:
     """Show the evidence for the wrong and for the right class, as in the paper's figure 4.
 
-    Each row has the image; the evidence for the predicted and for the true class, in the image's
-    own scale of colours; and the patches with the most evidence for each of the two, which do not
-    overlap and are outlined in the image.
+    Each row has the image; the evidence for the predicted and for the true class, each map in its
+    own scale of colours, as one is often much weaker; and the patches with the most evidence for
+    each of the two, which do not overlap and are outlined in the image.
 
     Args:
         mistakes: The images; at least one.
@@ -121,10 +122,10 @@ def mistake_sheet(mistakes: Sequence[Mistake], box: BoxOf, patches: int = 4) -> 
         sheet.text(0.15, y - 0.26, mistake.note, size=8, color="0.35")
         picture = sheet.axes(0.15, y, PICTURE, PICTURE)
         draw_image(picture, mistake.image)
-        limit = colour_limit(mistake.evidence)
         for column, name in ((0, mistake.predicted), (1, mistake.true)):
             evidence, logit = mistake.evidence[1 - column], mistake.logits[1 - column]
             heat = sheet.axes(0.15 + (column + 1) * (PICTURE + gap), y, PICTURE, PICTURE)
+            limit = colour_limit(evidence)
             draw_evidence(heat, mistake.image, evidence, box, limit)
             title = f"for {name}, {scale_text(limit)}"
             heat.set_title(title, fontsize=SMALL + 0.5, pad=2)
@@ -145,7 +146,10 @@ def mistake_sheet(mistakes: Sequence[Mistake], box: BoxOf, patches: int = 4) -> 
                 x = left + len(chosen) * (small + 0.06) + 0.05
                 y_middle = y + column * (small + 0.25) + small / 2
                 sheet.text(x, y_middle, "all others\noverlap", SMALL, color="0.35", va="center")
-    legend = "in the images: solid, the patches for the predicted class; dashed, for the true one"
+    legend = (
+        "in the images: solid, the patches for the predicted class; dashed, for the true one; "
+        "below a patch: its evidence, in logits"
+    )
     sheet.text(0.15, 0.18, legend, size=8, color="0.35")
     evidence_bar(sheet.axes(0.15, sheet.height - 0.67, 2 * PICTURE, 0.1), "a class")
     return sheet.figure

@@ -104,7 +104,9 @@ def run(options: MeasureOptions) -> None:
     each = [row for label, errors in measured.items() for row in _rows(label, errors)]
     tables = {"table": (rows, COLUMNS), NAME: (each, EACH)}
     colours = network_colours(options.out, measured)
-    figure = panel_figure(_panels(measured, colours), "severity", "top-1 error, %", columns=5)
+    figure = panel_figure(
+        _panels(measured, colours), "severity, 1 to 5", "top-1 error, %", columns=5
+    )
     write_results(options, NAME, tables, {"figure": figure})
     wanted = [(name, severity) for name in ALEXNET for severity in SEVERITIES]
     missing = [key for key in wanted if any(key not in errors for errors in measured.values())]

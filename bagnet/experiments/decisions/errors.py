@@ -189,11 +189,11 @@ def draw(pairs: list[Pair], rows: Rows, top: int) -> Figure:
         axes.set(xlim=(lowest, 100), ylim=(lowest, 100), aspect="equal", xticks=ticks, yticks=ticks)
         axes.spines[["top", "right"]].set_visible(False)
         if line == count - 1:
-            axes.set_xlabel(pair.names[0])
+            axes.set_xlabel(f"{pair.names[0]}, %")
         if column == 0:
-            axes.set_ylabel(pair.names[1])
+            axes.set_ylabel(f"{pair.names[1]}, %")
     classes = max(len(pair.classes) for pair in pairs)
-    figure.supxlabel(f"top-{top} accuracy of each of {classes} classes, %", fontsize=9)
+    figure.supxlabel(f"top-{top} accuracy of each of {classes} classes", fontsize=9)
     return figure
 
 

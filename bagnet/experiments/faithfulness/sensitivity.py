@@ -249,4 +249,4 @@ def curves_figure(tables: Mapping[str, pa.Table]) -> Figure:
             method = method_of(name)
             line = {"linestyle": next(lines[method])} if method in EVIDENCE else {}
             panels[label][name] = mean_curve(name, counts, np.hstack((before, curves)), **line)
-    return panel_figure(panels, "masked cells", "probability of the class")
+    return panel_figure(panels, "number of masked cells", "probability of the class")

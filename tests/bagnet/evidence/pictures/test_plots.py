@@ -77,7 +77,7 @@ def test_weak_evidence_is_as_visible_as_strong_and_the_picture_states_its_scale(
     stated = [figure.axes[k].get_title(loc="right") for k in (1, 3)]
     limit = colour_limit(strong)
     assert stated == [f"s = {limit:.3g}", f"s = {limit / 1000:.3g}"]
-    assert "s: each image's own scale" in figure.axes[-1].get_xlabel()
+    assert "s: each map's own scale" in figure.axes[-1].get_xlabel()
 
 
 def test_captions_say_classes_logit_and_mean() -> None:

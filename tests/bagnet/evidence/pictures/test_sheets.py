@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from bagnet.evidence.pictures.plots import rgb
+from bagnet.evidence.pictures.plots import colour_limit, rgb
 from bagnet.evidence.pictures.sheets import Mistake, apart, mistake_sheet, patch_sheet
 
 
@@ -87,6 +88,22 @@ def test_a_mistake_shows_what_argued_for_both_classes(side):
         top, left, bottom, right = box(*entry)
         patch = wrong.image[top:bottom, left:right]
         assert sum(np.array_equal(array, patch) for array in drawn) >= 2
+
+
+def test_a_weak_map_of_a_mistake_is_as_visible_as_the_strong_one_beside_it():
+    wrong = mistake()
+    weak = wrong.evidence[1] / 1000
+    wrong = replace(wrong, evidence=np.stack([wrong.evidence[1], weak]))
+    figure = mistake_sheet([wrong], box)
+    for_dog, for_cat = (
+        next(axes for axes in figure.axes if axes.get_title().startswith(f"for {name}, s = "))
+        for name in ("dog", "cat")
+    )
+    colours = [axes.images[0].to_rgba(axes.images[0].get_array()) for axes in (for_dog, for_cat)]
+    np.testing.assert_allclose(*colours)
+    assert float(for_cat.get_title().split()[-1]) == pytest.approx(colour_limit(weak), rel=0.01)
+    for sheet in (figure, patch_sheet({"cat": {"own": [(wrong.image[:17, :17], "9.9")]}})):
+        assert "its evidence, in logits" in " ".join(texts(sheet))
 
 
 @settings(deadline=None, max_examples=60)

@@ -101,6 +101,7 @@ def test_the_figure_has_a_dot_for_each_pair_of_accuracies_and_says_how_sure_r_is
     assert sorted(map(tuple, dots.get_offsets())) == [(0, 0), (0, 100), (100, 0), (100, 100)]
     assert sorted(dots.get_sizes()) == [30, 30, 60, 90]  # 1, 1, 2 and 3 classes
     assert "7 classes" in figure.get_supxlabel()
+    assert all(axes.get_xlabel().endswith(", %") for axes in figure.axes if axes.get_xlabel())
 
 
 def test_few_classes_leave_out_the_correlations_and_nothing_else():
