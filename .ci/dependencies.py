@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 # The table is for this machine, so that it is the same wherever it is made.
 LINUX = {
     "python_version": "3.11",
-    "python_full_version": "3.11.0",
+    "python_full_version": "3.11.9",
     "sys_platform": "linux",
     "platform_machine": "x86_64",
     "platform_python_implementation": "CPython",
@@ -59,7 +59,7 @@ On Linux (x86_64) with Python 3.11. "tests": only the tests and tools of this re
 def locked(python: str = "3.11") -> dict[str, str]:
     """The packages and versions of the lock on Linux."""
     versions = {}
-    environment = {**LINUX, "python_version": python, "python_full_version": f"{python}.0"}
+    environment = {**LINUX, "python_version": python, "python_full_version": f"{python}.9"}
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         if match := re.match(r"([\w.-]+)==(\S+)(?: ; (.*?))? \\$", line):
             name, version, marker = match.groups()
@@ -101,7 +101,7 @@ def licence(name: str) -> str:
         for line in about.get_all("Classifier") or []
         if line.startswith("License :: ")
     ]
-    short = [text for text in texts if len(text) < 60 and "\n" not in text]
+    short = [text for text in texts if len(text) < 60 and "\n" not in text and text != "UNKNOWN"]
     return ", ".join(expressions or short or classifiers) or "not stated"
 
 
