@@ -120,19 +120,6 @@ def test_it_draws_the_same_again_from_the_rows_alone(out, tmp_path, capsys):
     assert "samples 2, 7, 11; classes predicted, true, 4" in page
 
 
-@pytest.mark.slow
-def test_two_processes_measure_the_same(words, out, tmp_path, monkeypatch):
-    monkeypatch.setattr("bagnet.experiments.measuring.measure.PART", 1)
-    monkeypatch.setattr("bagnet.experiments.measuring.measure.part_size", lambda images: 1)
-    shown = ["--samples", *map(str, SAMPLES), "--classes", "predicted", "true", "4"]
-    assert main([*words, "--out", str(tmp_path), *shown, "--processes", "2"]) == 0
-    for label in ("net9", "net17"):
-        ours, theirs = (read_file(o / "heatmaps" / f"{label}.parquet") for o in (tmp_path, out))
-        assert ours.drop_columns(["evidence"]).equals(theirs.drop_columns(["evidence"]))
-        for a, b in zip(ours["evidence"].to_pylist(), theirs["evidence"].to_pylist(), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
 def test_random_images_follow_from_the_seed():
     first, same, other = (
         heatmaps.choose_samples(HeatmapsOptions(out=Path(), limit=9, seed=seed), 1000)

@@ -170,23 +170,6 @@ def test_it_draws_the_same_again_from_the_rows_alone(out, tmp_path):
     assert 'alt="localization: images"' in (tmp_path / "out" / "report.html").read_text()
 
 
-@pytest.mark.slow
-def test_two_processes_measure_the_same(words, out, tmp_path, monkeypatch):
-    monkeypatch.setattr("bagnet.experiments.measuring.measure.part_size", lambda images: 2)
-    assert main([*words, "--out", str(tmp_path), "--processes", "2"]) == 0
-    for label in ("net9", "net17"):
-        ours, theirs = (
-            read_file(folder / "localization" / f"{label}.parquet").to_pylist()
-            for folder in (tmp_path, out)
-        )
-        for a, b in zip(ours, theirs, strict=True):
-            for name in a:
-                if isinstance(a[name], str):
-                    assert a[name] == b[name]
-                else:
-                    np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

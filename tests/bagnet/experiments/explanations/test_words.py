@@ -161,13 +161,6 @@ def same(first: Path, second: Path) -> bool:
     return all(ours.equals(theirs) for ours, theirs in zip(*tables, strict=True))
 
 
-@pytest.mark.slow
-def test_two_processes_find_the_same_words(one, tmp_path):
-    assert main([*one, "--out", str(tmp_path / "alone")]) == 0
-    assert main([*one, "--processes", "2"]) == 0
-    assert same(tmp_path, tmp_path / "alone")
-
-
 @pytest.mark.parametrize("batches", [5, 15])
 def test_a_stop_in_either_pass_costs_a_part_and_changes_nothing(
     batches, one, tmp_path, monkeypatch

@@ -170,21 +170,6 @@ def test_without_methods_each_network_has_all_that_explain_it(out):
         assert float(row["top1_deleted"]) == pytest.approx((deleted == 0).mean())
 
 
-@pytest.mark.slow
-def test_two_processes_measure_the_same(words, out, tmp_path, monkeypatch):
-    monkeypatch.setattr("bagnet.experiments.measuring.measure.part_size", lambda images: 2)
-    methods = ["--methods", *METHODS[2:]]
-    more = [*methods, "--processes", "2", "--out", str(tmp_path)]
-    assert main(["single_deletion", *words, *more]) == 0
-    for label in ("bagnet9", "resnet50"):
-        ours, theirs = (
-            read_file(folder / "single_deletion" / f"{label}.parquet") for folder in (tmp_path, out)
-        )
-        for name in ours.column_names:
-            pair = (np.array(table[name].to_pylist()) for table in (ours, theirs))
-            np.testing.assert_allclose(*pair, rtol=1e-4, atol=1e-5, err_msg=name)
-
-
 @pytest.mark.parametrize(
     ("more", "message"),
     [
