@@ -7,11 +7,9 @@ elsewhere is fetched once, into the caches of torch.hub and `huggingface_hub`.
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import os
 import re
-import socket
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -37,6 +35,8 @@ AUTHORS = {
 """The files of Brendel & Bethge; their names say a pixel less."""
 PATIENCE = 60.0
 """Seconds to wait for the next bytes of a download."""
+LARGEST = 16 << 30
+"""The most bytes of a download; the largest that is published by its name, VGG-16, has 0.5e9."""
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")  # as torch.hub names files: the beginning of the SHA-256
 _HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?")
 
@@ -158,8 +158,6 @@ def _downloaded(url: str, words: str) -> Path:
         with contextlib.ExitStack() as held:
             with contextlib.suppress(OSError):  # some network disks have no locks
                 held.enter_context(locked(path.with_name(f".{path.name}.lock")))
-                for killed in path.parent.glob(f".{glob.escape(path.stem)}.*.partial"):
-                    killed.unlink(missing_ok=True)
             if not path.is_file():
                 print(f"downloading {redacted(url)} to {path}", file=sys.stderr, flush=True)
                 with replacing(path) as unfinished:
@@ -172,21 +170,36 @@ def _downloaded(url: str, words: str) -> Path:
 
 
 def _download(url: str, words: str, unfinished: Path, path: Path) -> None:
-    expected, before = _HASH.search(path.name), socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)  # torch.hub would wait for ever
+    from rich.console import Console
+
+    from datamodules.common.progress import progress
+    from datamodules.remote.sources import BLOCK, SourceError, open_source
+
+    digest, count = hashlib.sha256(), 0
     try:
-        torch.hub.download_url_to_file(
-            url, str(unfinished), expected and expected[1], sys.stderr.isatty()
-        )
-    except Exception as error:  # libraries for networks raise anything
+        with (
+            unfinished.open("wb") as file,
+            open_source(url, timeout=PATIENCE) as source,
+            progress(Console(stderr=True), "MB", None, "MB") as show,
+        ):
+            while block := source.read(BLOCK):
+                file.write(block)
+                digest.update(block)
+                count += len(block)
+                show(count / 1e6)
+                if count > LARGEST:
+                    raise SourceError(redacted(url), f"it has more than {LARGEST:,} bytes")
+        expected = _HASH.search(path.name)
+        if expected and not digest.hexdigest().startswith(expected[1]):
+            cause = f"its sha256 begins with {digest.hexdigest()[:8]} and not {expected[1]}"
+            raise SourceError(redacted(url), cause)
+    except SourceError as error:
         raise ValueError(
-            f"{words} cannot be downloaded ({_reason(error)}): download {redacted(url)} "
+            f"{words} cannot be downloaded ({error.cause}): download {redacted(url)} "
             f"elsewhere, and put it at {path}"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(before)
+        ) from None
     try:
-        read_saved(unfinished, tensors=False)  # torch.hub takes a cut connection for the end
+        read_saved(unfinished, tensors=False)  # without a length, a cut connection is an end
     except ValueError as error:
         raise ValueError(str(error).replace(str(unfinished), redacted(url))) from error
 
