@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from bagnet.model.weights import load_model
+from bagnet.run.loggers.csv_table import CSVTable
 from bagnet.training.command_line.command import main
 from datamodules.audit.__main__ import main as audit
 from datamodules.shards.manifest import Manifest
@@ -146,6 +147,24 @@ def test_a_full_disk_is_one_message_and_leaves_no_half_checkpoint(shards, capsys
     (line,) = re.findall("^error: .*", capsys.readouterr().err, re.MULTILINE)
     assert "File too large" in line
     assert not [file for file in Path("runs").rglob("*") if file.suffix in (".ckpt", ".tmp")]
+
+
+def test_settings_that_cannot_be_written_are_one_line(shards, capsys):
+    Path("runs/bagnet9/config.yaml").mkdir(parents=True)
+    assert train(shards, "--trainer.max_epochs", "1") == 2
+    assert "runs/bagnet9/config.yaml: Is a directory; give a file" in capsys.readouterr().err
+
+
+def test_a_run_folder_that_vanishes_is_one_line(shards, capsys, monkeypatch):
+    def remove_and_write(table: CSVTable) -> None:
+        shutil.rmtree("runs")
+        write(table)
+
+    write = CSVTable._write_row
+    monkeypatch.setattr(CSVTable, "_write_row", remove_and_write)
+    assert train(shards, "--trainer.max_epochs", "1") == 2
+    (line,) = re.findall("^error: .*", capsys.readouterr().err, re.MULTILINE)
+    assert "metrics.csv: No such file or directory; see whether it was removed" in line
 
 
 @pytest.mark.slow

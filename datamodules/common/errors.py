@@ -10,12 +10,15 @@ from pathlib import Path
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """`errno` of an `OSError` that says a file cannot grow: full disk, quota, limit on file size."""
 _NOT_WRITABLE = "give a place where you may write"
+_AWAY = "see whether it was removed, or its disk unmounted"
 REMEDIES = {
     **dict.fromkeys(DISK_FULL, "make room and run the same command again"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _NOT_WRITABLE),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "give a folder, or move it away"),
     errno.EISDIR: "give a file",
     errno.ENAMETOOLONG: "give a shorter name",
+    **dict.fromkeys((errno.ENOENT, errno.ESTALE, errno.ENODEV, errno.ENOTCONN), _AWAY),
+    errno.EIO: "see whether its disk is sound",
     errno.ELOOP: "remove the links that lead in a circle",
 }
 """What a user can do about an `OSError`, by its `errno`."""

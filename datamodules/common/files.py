@@ -35,9 +35,9 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     temporary = path.with_name(f"{_prefix(path)}{os.getpid()}.tmp{path.suffix}")
-    # A killed process with our number may have left a link to another file there.
-    temporary.unlink(missing_ok=True)
     try:
+        # A killed process with our number may have left a link to another file there.
+        temporary.unlink(missing_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -52,7 +52,8 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
         raise OSError(hidden.errno, hidden.strerror, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # read-only now, or gone: the error above says it
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from bagnet.run.folder import Run
 from bagnet.training.command_line.flags import program
 from datamodules.common.commands import one_line
+from datamodules.common.files import write_text
 from datamodules.common.yaml_texts import check_yaml
 from datamodules.remote.urls import redacted_settings, redacted_text
 
@@ -49,9 +50,8 @@ class SaveConfig(SaveConfigCallback):
         self.run = run
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.run.folder.mkdir(parents=True, exist_ok=True)
         public = redacted_settings(self.config)
-        self.parser.save(public, self.run.config, skip_unset=False, overwrite=True)
+        write_text(self.parser.dump(public, skip_unset=False), self.run.config)
         config = public.as_dict()
         for logger in trainer.loggers:
             try:

@@ -36,7 +36,10 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path):
         (errno.EDQUOT, "; make room and run the same command again"),
         (errno.EROFS, "; give a place where you may write"),
         (errno.EACCES, "; give a place where you may write"),
-        (errno.EIO, ""),
+        (errno.ENOENT, "; see whether it was removed, or its disk unmounted"),
+        (errno.ESTALE, "; see whether it was removed, or its disk unmounted"),
+        (errno.EIO, "; see whether its disk is sound"),
+        (errno.EBUSY, ""),
     ],
 )
 def test_other_errors_have_the_path_the_cause_and_a_remedy(number, remedy):

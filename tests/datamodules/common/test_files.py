@@ -168,3 +168,18 @@ def test_an_error_names_the_file_and_not_its_temporary_name(tmp_path):
     with pytest.raises(FileNotFoundError) as info, replacing(path) as temporary:
         temporary.open("rb")
     assert info.value.filename == str(path)
+
+
+def test_a_disk_that_becomes_read_only_is_told_with_the_path(tmp_path, monkeypatch):
+    def refuse(file: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(file))
+
+    path = tmp_path / "a.bin"
+    with pytest.raises(OSError, match="Read-only") as info, replacing(path) as temporary:
+        temporary.touch()
+        monkeypatch.setattr(Path, "unlink", refuse)
+        refuse(temporary)
+    assert info.value.filename == str(path)
+    with pytest.raises(OSError, match="Read-only") as info, replacing(path):
+        pass
+    assert info.value.filename == str(path)
