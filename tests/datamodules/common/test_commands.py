@@ -113,7 +113,11 @@ def test_help_is_as_wide_as_the_terminal_but_never_breaks_a_command(capsys, monk
         ("7 there", 0, ""),
         ("6 there", 1, ""),
         ("1 there", 2, "error: no such number: 1\n"),
-        ("2 there", 2, "error: table: No such file\n"),
+        (
+            "2 there",
+            2,
+            "error: table: No such file; see whether it was removed, or its disk unmounted\n",
+        ),
         (
             "3 there",
             2,
