@@ -24,7 +24,7 @@ LABEL-maps.png (what each method finds important in some images), and LABEL.parq
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import cycle
 from typing import Any
@@ -36,7 +36,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from bagnet.evidence.maps import require_bagnet
-from bagnet.evidence.pictures.heatmaps import Heatmap, HeatmapRow, heatmap_sheet
 from bagnet.experiments.faithfulness.attribution import attribute, by_cell, check_methods
 from bagnet.experiments.faithfulness.curves import (
     EVIDENCE,
@@ -45,6 +44,7 @@ from bagnet.experiments.faithfulness.curves import (
     mean_curve,
     method_of,
 )
+from bagnet.experiments.faithfulness.maps import maps_figure
 from bagnet.experiments.faithfulness.options import METHODS, Method, Pooling, SensitivityOptions
 from bagnet.experiments.measuring.figures import Curve, panel_figure
 from bagnet.experiments.measuring.masking import (
@@ -63,10 +63,6 @@ from datamodules.shards.manifest import sha256_of
 NAME = "sensitivity"
 COUNTS = tuple(range(1, 101))
 SHOWN = 3  # images in LABEL-maps.png
-LEGEND = (
-    "How important each pixel is for the chosen class. s is the 99th percentile of the absolute "
-    "values, in the unit of each method."
-)
 TITLES = {
     "model": ("model", ""),
     "method": ("importance", ""),
@@ -107,37 +103,8 @@ def run(options: SensitivityOptions) -> None:
     if options.models:  # so the options are those of the results
         for model in parse_models(options.models):
             ids = tables[model.label]["sample_id"].to_numpy()[:SHOWN]
-            figures[f"{model.label}-maps"] = _maps_figure(measurement, model, options, ids)
+            figures[f"{model.label}-maps"] = maps_figure(measurement.scores, model, options, ids)
     write_results(options, NAME, written, figures)
-
-
-def _maps_figure(
-    measurement: Sensitivity, model: ModelFile, options: SensitivityOptions, ids: np.ndarray
-) -> Figure:
-    """Draw what each method finds important in some images for the class that a network chooses."""
-    data = open_data(options)
-    (images, _, sample_ids), _ = data.batches("val")[0, ids]
-    network, x = model.load(torch.device("cpu"), data.classes), normalize(images)
-    with torch.no_grad():
-        targets = network(x).argmax(1)
-    maps: list[list[Heatmap]] = [[] for _ in images]
-    methods = tuple(method for method in measurement.methods if method != "random")
-    shown = replace(measurement, methods=methods)
-    for name, scores in shown.scores(network, x, targets, sample_ids):
-        for row, values in zip(maps, scores[:, 0].numpy(), strict=True):
-            row.append(Heatmap(name.replace("_", " "), "", values))
-    rows = [
-        HeatmapRow(
-            image.permute(1, 2, 0).numpy(),
-            f"{sample_id}: {data.class_names[target]}",
-            "the chosen class",
-            row,
-        )
-        for image, sample_id, target, row in zip(
-            images, sample_ids.tolist(), targets.tolist(), maps, strict=True
-        )
-    ]
-    return heatmap_sheet(rows, LEGEND, "importance for the class")
 
 
 def _counts(options: SensitivityOptions) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from bagnet.experiments.__main__ import main
-from bagnet.experiments.faithfulness import sensitivity as module
+from bagnet.experiments.faithfulness import maps
 from bagnet.experiments.faithfulness.attribution import (
     attribute,
     by_cell,
@@ -190,9 +190,7 @@ def test_more_cells_than_there_are_cannot_be_masked():
 
 def test_the_maps_are_those_that_are_masked_by(monkeypatch, shards, networks, tmp_path):
     drawn = []
-    monkeypatch.setattr(
-        module, "heatmap_sheet", lambda rows, *words: drawn.append(rows) or Figure()
-    )
+    monkeypatch.setattr(maps, "heatmap_sheet", lambda rows, *words: drawn.append(rows) or Figure())
     words = flags(shards, networks, tmp_path)
     words = [*words, "--explainer", "bagnet9", "mine", "--counts", "1", "--limit", "5"]
     assert main(["sensitivity", *words, "--methods", "evidence", "deeplift", "random"]) == 0
