@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import shutil
@@ -155,13 +156,27 @@ def _http_options(timeout: float, longest: float | None) -> dict[str, Any]:
     }
 
 
-async def _http_client(**options: Any) -> aiohttp.ClientSession:
+async def _http_client(timeout: aiohttp.ClientTimeout, **options: Any) -> aiohttp.ClientSession:
     """A client whose connections end with their requests, and that knows the proxy variables.
+
+    aiohttp limits the time for a byte, and for a whole answer, but not that for the headers: a
+    server that sends them a byte at a time would never be given up.
 
     A forked process drops the clients it inherits, and with them, in the parent's event queue, the
     parent's idle connections: its next request would then wait for an answer that it never sees.
     """
     from aiohttp import ClientSession, TCPConnector
 
-    connector = TCPConnector(force_close=True)
-    return ClientSession(connector=connector, trust_env=True, trace_configs=[guard()], **options)
+    async def begins_in_time(
+        request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        return await asyncio.wait_for(send(request), timeout.sock_read)
+
+    return ClientSession(
+        connector=TCPConnector(force_close=True),
+        trust_env=True,
+        trace_configs=[guard()],
+        middlewares=[begins_in_time],
+        timeout=timeout,
+        **options,
+    )

@@ -9,7 +9,7 @@ import socket
 import threading
 from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -49,9 +49,15 @@ class HttpServer:
         An action is a status such as 503; ("cut", n): the connection breaks after n bytes of body;
         ("stall", n): nothing follows n bytes, but the connection stays open; "wrong": the right
         number of wrong bytes; ("more", n): n bytes more than the file has; "silent": not even a
-        status; ("drip", n): n bytes, and then one now and then; ("redirect", URL); None: the file.
+        status; ("drip", n): n bytes, and then one now and then; ("redirect", URL); None: the file;
+        a function: what it yields for the file's bytes is the whole answer, where None resets the
+        connection.
         """
         self._scripts[path].extend(actions)
+
+    def heal(self, path: str) -> None:
+        """Answer the next GETs of a path as a good server does."""
+        self._scripts[path].clear()
 
     def next_action(self, path: str) -> Any:
         return self._scripts[path].pop(0) if self._scripts[path] else None
@@ -83,6 +89,9 @@ class Handler(BaseHTTPRequestHandler):
             server.stopped.wait(30)
             return
         body, status = file.read_bytes(), 200
+        if callable(kind):
+            self._send_raw(kind(body))
+            return
         if kind == "redirect":
             self.send_response(302)
             self.send_header("Location", count)
@@ -129,6 +138,19 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(block)
             if self.server.state.pause:
                 self.server.state.stopped.wait(self.server.state.pause)
+
+    def _send_raw(self, blocks: Iterable[bytes | None]) -> None:
+        self.close_connection = True
+        for block in blocks:
+            if block is None:
+                self.connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, bytes([1] + [0] * 7)
+                )
+                self.connection.close()
+                return
+            self.wfile.write(block)
+            if self.server.state.stopped.is_set():
+                return
 
     def log_message(self, *_: Any) -> None:
         pass

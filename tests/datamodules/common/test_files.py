@@ -174,12 +174,14 @@ def test_a_disk_that_becomes_read_only_is_told_with_the_path(tmp_path, monkeypat
     def refuse(file: Path, **_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(file))
 
+    def write() -> None:
+        with replacing(path) as temporary:
+            temporary.touch()
+            monkeypatch.setattr(Path, "unlink", refuse)
+            refuse(temporary)
+
     path = tmp_path / "a.bin"
-    with pytest.raises(OSError, match="Read-only") as info, replacing(path) as temporary:
-        temporary.touch()
-        monkeypatch.setattr(Path, "unlink", refuse)
-        refuse(temporary)
-    assert info.value.filename == str(path)
-    with pytest.raises(OSError, match="Read-only") as info, replacing(path):
-        pass
-    assert info.value.filename == str(path)
+    for _ in range(2):  # in the middle, and from the beginning
+        with pytest.raises(OSError, match="Read-only") as info:
+            write()
+        assert info.value.filename == str(path)

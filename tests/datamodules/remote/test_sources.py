@@ -155,6 +155,26 @@ def test_a_range_that_drips_is_given_up(url, http_server, monkeypatch):
         whole(url, 1000, timeout=0.5)
 
 
+def slow_headers(body):
+    yield b"HTTP/1.1 200 OK\r\nX-Slow: "
+    while True:
+        time.sleep(0.01)
+        yield b"a"
+
+
+def no_headers(body):
+    while True:
+        yield b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize("answer", [slow_headers, no_headers])
+def test_headers_that_do_not_end_are_given_up(url, http_server, answer):
+    http_server.fail("/a.tar", *[answer] * 3)
+    for begin in (0, 1000):
+        with pytest.raises(SourceError, match="no answer for 0.3 s"):
+            whole(url, begin, timeout=0.3)
+
+
 def test_a_slow_reader_is_no_slow_source(url, monkeypatch):
     monkeypatch.setattr(openers, "_RANGE", 100_000)
     with open_source(url, size=len(DATA), timeout=0.05) as source:
