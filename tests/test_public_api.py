@@ -43,3 +43,11 @@ def test_imports_are_light_and_complete():
 def test_other_names_are_attribute_errors(package):
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = package.nothing
+
+
+def test_the_version_is_that_of_the_installation(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert bagnet.__version__ == "0+unknown"  # a checkout that is not installed
+    (tmp_path / "bagnet-1.2.dist-info").mkdir()
+    (tmp_path / "bagnet-1.2.dist-info" / "METADATA").write_text("Name: bagnet\nVersion: 1.2\n")
+    assert bagnet.__version__ == "1.2"

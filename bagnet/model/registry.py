@@ -27,6 +27,8 @@ def is_model(name: str) -> bool:
 def build_model(name: str, num_classes: int = 1000, width: int = 64) -> nn.Module:
     """Build a network with fresh weights.
 
+    `bagnet.create_model` is this function.
+
     Args:
         name: One of `MODELS`, or a BagNet of another receptive field: `bagnet-2-2-1-0` has two
             3x3 convolutions in its first stage, two in its second, and so on.
@@ -36,6 +38,10 @@ def build_model(name: str, num_classes: int = 1000, width: int = 64) -> nn.Modul
 
     Raises:
         ValueError: `name` is unknown, or the network cannot have this `width`.
+
+    Example:
+        >>> build_model("bagnet17", num_classes=10, width=4).receptive_field
+        17
     """
     if name in BAGNETS:
         return BagNet(BAGNETS[name], num_classes, width)

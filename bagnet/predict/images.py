@@ -8,8 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from bagnet.model.card import card_of
+from datamodules.common.files import user_path
 from datamodules.common.processes import default_workers
 from datamodules.decoding.folders import list_images, read_image
 from datamodules.decoding.images import image_size
@@ -48,6 +51,40 @@ def find(places: Sequence[Path]) -> tuple[list[Path], list[str]]:
         found += files
         notes += left_out
     return found, notes
+
+
+def read_images(model: nn.Module, paths: str | Path | Sequence[str | Path]) -> Tensor:
+    """Read image files as a network's validation saw its images: resized, and the centre cropped.
+
+    Sizes are those that the network's file names (`model.card`), and 224 of 256 pixels if it names
+    none. `bagnet.normalize` makes the network's inputs from the pixels.
+
+    Args:
+        model: The network.
+        paths: A file, or several.
+
+    Returns:
+        Pixels, uint8 (B, 3, size, size).
+
+    Raises:
+        ValueError: A file cannot be read as an image, or there are none.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from bagnet.model.network import BagNet
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (640, 480)).save(f"{folder}/grey.png")
+        ...     images = read_images(BagNet(9, num_classes=10, width=4), f"{folder}/grey.png")
+        >>> images.shape
+        torch.Size([1, 3, 224, 224])
+    """
+    files = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not files:
+        raise ValueError("there are no images to read: give at least one file")
+    card = card_of(model)
+    transform = EvalTransform(card.image_size or 224, card.resize_size or 256)
+    return torch.stack([read_image(user_path(file), transform) for file in files])
 
 
 def batches(

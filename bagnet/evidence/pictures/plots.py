@@ -120,8 +120,10 @@ def edges(image: np.ndarray) -> np.ndarray:
     return relative.clip(0, 1) ** 1.5
 
 
-def contact_sheet(examples: Sequence[Example], box: BoxOf, columns: int = 3) -> Figure:
-    """Show images side by side with the evidence for their predicted classes.
+def contact_sheet(
+    examples: Sequence[Example], box: BoxOf, columns: int = 3, of: str = "the predicted class"
+) -> Figure:
+    """Show images side by side with the evidence for a class.
 
     Solid squares are planted; the dashed one is the patch with the strongest evidence. Each caption
     has the logit and the mean of the map, which are the same number by the network's construction.
@@ -131,6 +133,7 @@ def contact_sheet(examples: Sequence[Example], box: BoxOf, columns: int = 3) -> 
         examples: The images, row by row; at least one.
         box: `BagNet.box` of the network.
         columns: Number of examples in a row.
+        of: What class that is.
     """
     columns = min(columns, len(examples))
     rows = -(-len(examples) // columns)
@@ -161,7 +164,7 @@ def contact_sheet(examples: Sequence[Example], box: BoxOf, columns: int = 3) -> 
         legend = f"solid: planted; {legend}"
     sheet.text(0.2, 0.24, legend, size=8, color="0.35")
     bar = sheet.axes(0.2, sheet.height - bottom + 0.16, 2 * SIDE + 0.05, 0.11)
-    evidence_bar(bar, "the predicted class")
+    evidence_bar(bar, of)
     return sheet.figure
 
 

@@ -8,10 +8,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from bagnet.evidence.maps import evaluating, evidence_map
-from bagnet.evidence.pictures.plots import Example, contact_sheet
+from bagnet.evidence.pictures.explained import explained
+from bagnet.evidence.pictures.plots import contact_sheet
 from bagnet.model.network import BagNet
-from bagnet.model.registry import normalize
 from bagnet.run.folder import Run
 from bagnet.training.monitoring.publish import publish
 
@@ -54,25 +53,6 @@ class EvidenceLogger(Callback):
         if trainer.sanity_checking or not self._images or not isinstance(model, BagNet):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        figure = contact_sheet(self._examples(model, data.class_names), model.box)
-        publish(figure, self.run.evidence, "val/evidence", trainer)
-
-    def _examples(self, model: BagNet, names: tuple[str, ...]) -> list[Example]:
-        weight = model.fc.weight
-        inputs = normalize(torch.stack(self._images).to(weight.device), weight.dtype)
-        with evaluating(model):
-            logits = model(inputs).float().cpu()
-        evidence = evidence_map(model, inputs).float().cpu()
-        predicted = logits.argmax(1).tolist()
-        return [
-            Example(
-                image=image.permute(1, 2, 0).numpy(),
-                evidence=evidence[number, best].numpy(),
-                logit=float(logits[number, best]),
-                true=names[label] if label >= 0 else "unreadable",
-                predicted=names[best],
-            )
-            for number, (image, label, best) in enumerate(
-                zip(self._images, self._labels, predicted, strict=True)
-            )
-        ]
+        images = torch.stack(self._images)
+        examples = explained(model, images, data.class_names, labels=self._labels)
+        publish(contact_sheet(examples, model.box), self.run.evidence, "val/evidence", trainer)
