@@ -12,13 +12,14 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run.agreement import SameEverywhere
 from bagnet.run.checkpoints import LastCheckpoint
-from bagnet.run.complete import why_complete
+from bagnet.run.complete import Restored, why_complete
 from bagnet.run.heartbeat import Heartbeat
 from bagnet.run.lease import Lease
 from bagnet.run.loggers.csv_table import CSVTable
 from bagnet.run.loggers.wandb import ResumableWandbLogger
 from bagnet.run.summary import Summary, describe
 from bagnet.training.command_line.flags import CommandLine
+from bagnet.training.command_line.options import RunOptions
 from bagnet.training.command_line.parser import Parser, SaveConfig, bound_yaml, why_not_made
 from bagnet.training.command_line.trainer import (
     TRAINER_DEFAULTS,
@@ -103,50 +104,16 @@ class BagNetCLI(LightningCLI):
                 "commands to run: if you trust it, give --data.allow_pipe true"
             )
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_default_arguments_to_parser(parser)
+        parser.add_class_arguments(RunOptions, instantiate=False)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in ("classes", "num_classes"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments("data.batch_size", "model.batch_size")
         for part in ("data", "model"):
             parser.link_arguments("seed_everything", f"{part}.seed", compute_fn=int)
-        parser.add_argument(
-            "--checkpoint_minutes",
-            type=float,
-            default=30.0,
-            help="minutes between checkpoints in the middle of an epoch, the most a crash can cost",
-        )
-        parser.add_argument(
-            "--timeout_minutes",
-            type=float,
-            default=10.0,
-            help="minutes that ranks wait for one that is stuck, before all of them end",
-        )
-        parser.add_argument(
-            "--max_skipped_steps",
-            type=int,
-            default=0,
-            help="steps in a row that are skipped if their loss or gradients are not finite; at 0, "
-            "the first such loss ends the training",
-        )
-        parser.add_argument(
-            "--evidence_images",
-            type=int,
-            default=12,
-            help="number of validation images whose evidence is drawn after each epoch",
-        )
-        parser.add_argument(
-            "--wandb_artifacts",
-            type=bool,
-            default=False,
-            help="upload the best and the last checkpoint to W&B when the training ends",
-        )
-        parser.add_argument(
-            "--aggregations",
-            type=list[str],
-            default=[],
-            help="for validate: other ways to aggregate the evidence, such as "
-            "[median, clamp:0, masked:6]",
-        )
 
     @property
     def settings(self) -> Any:
@@ -237,7 +204,8 @@ class BagNetCLI(LightningCLI):
             evidence = EvidenceLogger(run, images)
             last = LastCheckpoint(run, self.lease, self.settings["checkpoint_minutes"])
             finite = FiniteLoss(max_skipped=self.settings["max_skipped_steps"])
-            callbacks += [finite, Throughput(every), Summary(run), evidence, last]
+            restored = Restored(self.resumed_from)
+            callbacks += [restored, finite, Throughput(every), Summary(run), evidence, last]
             if not trainer["fast_dev_run"]:
                 callbacks.append(ConfusionLogger(run))
         return callbacks

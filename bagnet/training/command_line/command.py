@@ -25,7 +25,7 @@ from bagnet.training.command_line.flags import (
     short_help,
     wants_short_help,
 )
-from datamodules.common.errors import REMEDIES, explain, reader_left
+from datamodules.common.errors import REMEDIES, ReadingEnded, explain, reader_left
 from datamodules.common.forkserver import forkserver_context
 from datamodules.common.leftovers import remove_leftovers_soon
 from datamodules.remote.urls import redacted_text, redacted_words
@@ -143,6 +143,8 @@ def _message(error: Exception) -> str:
         from bagnet.run.loggers.wandb_start import reason
 
         return f"W&B says: {reason(error)}"
+    if isinstance(error, ReadingEnded):
+        return f"{error}{ranks.how_to_resume()}"
     return explain(error) if isinstance(error, OSError) else str(error)
 
 

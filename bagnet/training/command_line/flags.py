@@ -8,11 +8,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from bagnet.run.folder import Run
 from datamodules.common.files import user_path
+from datamodules.common.yaml_texts import check_yaml
 
 PATCHES = (9, 17, 25, 29, 33, 65, 77)
 
@@ -141,9 +145,26 @@ def expand(arguments: list[str]) -> CommandLine:
             f"{subcommand} needs weights: those of a run (--name NAME) or of a file "
             "(--model.weights FILE)"
         )
+    for config in configs:
+        _check(config)
     words = [word for config in configs for word in ("--config", config)]
     words[2:2] = wholly
     return CommandLine([subcommand or "fit", *words, *spelled, *rest], run, flags.resume)
+
+
+def _check(config: str) -> None:
+    """Raise a ValueError that names a config if it is not YAML; jsonargparse does not name it."""
+    path = Path(config)
+    if not path.is_file():  # a missing one has a message already, and a pipe is read only once
+        return
+    try:
+        with suppress(OSError):
+            check_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--config {config} is not UTF-8 text ({error.reason})") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"--config {config} cannot be read: {reason}") from None
 
 
 def is_trial() -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from bagnet.training.command_line import command
 from bagnet.training.command_line.cli import BagNetCLI
+from datamodules.common.errors import ReadingEnded
 
 START = """
 import gc, sys
@@ -48,3 +49,15 @@ def test_workers_are_prepared_only_if_the_flags_allow_any(words, prepared, monke
     monkeypatch.setattr(BagNetCLI, "__init__", lambda *_: None)
     assert command.main(words) == 0
     assert started == [True] * prepared
+
+
+def test_if_a_process_that_reads_has_ended_the_training_says_how_to_resume(monkeypatch, capsys):
+    def ends(*_):
+        raise ReadingEnded("a process that reads the data has ended")
+
+    monkeypatch.setattr(BagNetCLI, "__init__", ends)
+    assert command.main(["--name", "x", "--data.workers", "0"]) == 2
+    assert capsys.readouterr().err == (
+        "error: a process that reads the data has ended; resume with: "
+        "python train.py --name x --data.workers 0 --resume auto\n"
+    )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,26 @@ def test_help_imports_nothing_heavy():
     )
     assert done.returncode == 0, done.stderr
     assert "--patch" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"model: [1, 2\n", "while parsing a flow sequence .* expected ',' or ']'"),
+        (b"a: &a [1]\nb: &b [" + b", ".join([b"*a"] * 400) + b"]\nc: [" + b"*b, " * 400 + b"1]\n",
+         "its aliases stand for more than 100,000 values"),
+        (b"model: \xff\n", "is not UTF-8 text"),
+    ],
+)  # fmt: skip
+def test_a_config_that_cannot_be_read_is_named(text, reason, tmp_path):
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("model: {width: 8}\n")
+    bad.write_bytes(text)
+    with pytest.raises(ValueError, match=f"^--config {bad} .*{reason}"):
+        expand(["--config", str(good), "--config", str(bad)])
+
+
+def test_a_config_can_come_through_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert expand(["--config", str(pipe)]).arguments == ["fit", "--config", str(pipe)]
