@@ -103,19 +103,19 @@ class ShardCache:
             if isinstance(lock, Path):
                 _wait_for(lock)
                 continue
-            with os.fdopen(lock, "r+b") as data:
-                try:
+            try:
+                with os.fdopen(lock, "r+b") as data:
                     download = partial(self._download, data, location, size, sha256)
                     sources.with_retries(download, self.delays)
                     os.fsync(data.fileno())  # the name promises a hash, even after a power cut
-                except OSError as error:
-                    if error.errno not in DISK_FULL:
-                        raise
-                    limit = f"the cache may take {self.limit:,} bytes (--data.cache_gib)"
-                    raise OSError(error.errno, f"{error.strerror}; {limit}", str(part)) from None
-                with self._names():
-                    os.replace(part, path)
-                    return os.open(path, os.O_RDONLY)
+                    with self._names():
+                        os.replace(part, path)
+                        return os.open(path, os.O_RDONLY)
+            except OSError as error:  # closing writes what is in the buffer, and may fail, too
+                if error.errno not in DISK_FULL:
+                    raise
+                limit = f"the cache may take {self.limit:,} bytes (--data.cache_gib)"
+                raise OSError(error.errno, f"{error.strerror}; {limit}", str(part)) from None
 
     def _download(self, part: BinaryIO, location: str, size: int, sha256: str) -> None:
         """Make one attempt, which resumes after the bytes of earlier ones."""

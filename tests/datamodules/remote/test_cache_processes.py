@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import fcntl
+import hashlib
 import multiprocessing
 import os
 import resource
@@ -128,11 +129,15 @@ def test_many_processes_never_exceed_the_limit(cache, remote, room, processes):
     assert 0 < max(sizes) <= room * SIZE
 
 
-def test_a_full_disk_is_an_oserror_at_once(cache, remote, http_server):
+@pytest.mark.parametrize("size", [SIZE, 1000])  # the other one fits into a buffer
+def test_a_full_disk_is_an_oserror_at_once(cache, remote, http_server, size):
+    data = remote[0].data[:size]
+    (http_server.root / "0.tar").write_bytes(data)
+
     def fetch_with_small_files(errors):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 2, SIZE // 2))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
         try:
-            cache.open(*remote[0][:3])
+            cache.open(remote[0].location, size, hashlib.sha256(data).hexdigest())
         except OSError as error:
             errors.put((error.errno, str(error)))
 
