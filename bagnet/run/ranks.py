@@ -92,6 +92,11 @@ def hint(text: str) -> None:
     _hint = text
 
 
+def how_to_resume() -> str:
+    """What `hint` was given; nothing before."""
+    return _hint
+
+
 def give_up(rank: int | None, what: str = _GONE) -> None:
     """End this process, because one of the ranks is gone or stuck. Called by any thread.
 

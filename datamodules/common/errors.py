@@ -24,6 +24,11 @@ REMEDIES = {
 """What a user can do about an `OSError`, by its `errno`."""
 
 
+class ReadingEnded(ValueError):
+    """A process that reads the data has ended, or was ended because it hung; nothing is wrong with
+    the command, which can be given again."""
+
+
 def explain(error: OSError) -> str:
     """Say what an error of the file system means: the path, the cause, and what to do."""
     path = error.filename2 or error.filename or ""

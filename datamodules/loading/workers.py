@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from datamodules.common.errors import ReadingEnded
 from datamodules.common.forkserver import become_worker, forkserver_context
 from datamodules.common.processes import uninterrupted
 from datamodules.loading.batches import Batches, Index, ReadBatch
@@ -43,8 +44,9 @@ class Workers:
         patience: Seconds to wait for a batch from a worker.
 
     Raises:
-        ValueError: The number of workers is negative; or while reading, if a worker has ended, or
-            lets the training wait for longer than `patience`.
+        ValueError: The number of workers is negative.
+        ReadingEnded: While reading, a worker has ended, or lets the training wait for longer than
+            `patience`.
     """
 
     def __init__(
@@ -108,22 +110,22 @@ class Workers:
             # does, perhaps a moment before the process has ended.
             sentinels = [each.sentinel for each in self._processes]
             if "DataLoader worker" in str(error) or wait(sentinels, _SECONDS_TO_END):
-                raise ValueError(self._why_ended(watchdog)) from None
+                raise self._why_ended(watchdog) from None
             raise
 
-    def _why_ended(self, watchdog: Watchdog) -> str:
+    def _why_ended(self, watchdog: Watchdog) -> ValueError:
         """Why a worker has ended, in one line."""
         if watchdog.killed is not None:
-            return (
+            return ReadingEnded(
                 f"process {watchdog.killed}, which reads the data, gave no batch within "
                 f"{self._patience / 60:g} minutes, so it was ended: see whether the disk or the "
                 "server of the data hangs; or wait longer (--data.patience)"
             )
         if not self._has_read:
-            return _UNGUARDED
+            return ValueError(_UNGUARDED)
         ended = wait([each.sentinel for each in self._processes], 0)
         dead = ", ".join(str(each.pid) for each in self._processes if each.sentinel in ended)
-        return (
+        return ReadingEnded(
             f"a process that reads the data has ended (process id {dead}), perhaps because the "
             "machine has too little memory: use fewer --data.workers"
         )

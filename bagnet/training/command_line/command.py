@@ -155,7 +155,7 @@ def _is_of_wandb(error: Exception) -> bool:
 
 def _is_for_user(error: Exception) -> bool:
     """Whether the message alone helps: our ValueErrors, Lightning's refusals, and a full disk."""
-    if _is_of_wandb(error):
+    if isinstance(error, ReadingEnded) or _is_of_wandb(error):
         return True
     if isinstance(error, OSError) and error.errno in REMEDIES:
         return True
