@@ -18,7 +18,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parent.parent
 PAGES = ("*.md", "docs/*.md", "slurm/*.md", "benchmarks/*.md")
 NOTEBOOKS = "docs/notebooks/*.ipynb"
-LINK = re.compile(r"""(?:\]\(|src=["'])([^)"'#:\s]+)""")
+LINK = re.compile(r"""(?:\]\(|src(?:set)?=["'])([^)"'#:\s]+)""")
 DIRECTIVE = re.compile(r"<!-- (::: .*?)-->", re.DOTALL)
 
 

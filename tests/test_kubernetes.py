@@ -1,4 +1,4 @@
-"""The example of docs/kubernetes.md: its YAML, its flags, and its command as Kubeflow runs it."""
+"""The example of docs/clusters.md: its YAML, its flags, and its command as Kubeflow runs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.distributed.run import get_args_parser
 from tests.test_project import accepted
 from tests.trainings import REPOSITORY, TINY, table
 
-PAGE = REPOSITORY / "docs" / "kubernetes.md"
+PAGE = REPOSITORY / "docs" / "clusters.md"
 
 
 @pytest.fixture

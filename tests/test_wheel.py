@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import colour_jpeg
-from tests.test_project import REPOSITORY, readme_commands
+from tests.test_project import REPOSITORY, commands_of
 from tests.wheel import build, live_with, site
 
 __all__ = ["site"]
@@ -50,7 +50,7 @@ def run(*command: str) -> str:
 
 
 def run_command(command: str, more: str = "") -> str:
-    command = command.replace("/data/", "../data/").replace(" --gpus 8", "")
+    command = command.replace("/data/", "../data/").replace(" --gpus 1", "")
     return run("bash", "-c", f"{command.replace('python train.py', 'bagnet')} {more}")
 
 
@@ -75,17 +75,21 @@ def test_pack_train_look_and_export_with_the_installed_package(folder, site):
     where = run("python", "-c", "import bagnet, datamodules; print(bagnet.__file__)")
     assert Path(where.strip()).is_relative_to(site)
     pack, train = (
-        next(command for command in readme_commands() if words in command)
+        next(command for command in commands_of("README.md") if words in command)
         for words in ("pack imagefolder /data", "--patch 33")
     )
     run_command(pack)
     run_command(train, TINY)
 
-    (look,) = blocks("README.md", "python")
+    (explain,) = blocks("README.md", "python")
     shutil.copy("../data/imagenet/val/n00000003/0.jpg", "image.jpg")
+    check = "\nassert logits.shape == (1, 6) and heatmap.shape == images.shape[2:]\nprint(heatmap)"
+    code = explain.replace('"photos"', '"bagnet33"') + check
+    assert "tensor(" in run_script("explain.py", code)
+    (look,) = blocks("docs/evidence.md", "python")
     prepare = "import bagnet, torch\nimages = torch.randn(2, 3, 48, 64)\ni = j = 1\n"
-    check = "\nassert logits.shape == (2, 6) and heatmap.shape == (48, 64)\nprint(heatmap)"
-    assert "tensor(" in run_script("look.py", prepare + look.replace("=7", "=5") + check)
+    check = "\nassert logits.shape == (2, 6) and heatmap.shape == shares.shape == (48, 64)"
+    run_script("look.py", prepare + look.replace("=7", "=5") + check)
 
     commands = [line for block in blocks("docs/export.md", "bash") for line in block.splitlines()]
     assert len(commands) == 5

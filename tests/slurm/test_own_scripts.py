@@ -1,4 +1,4 @@
-"""Jobs whose scripts are not ours: other ways to start the ranks, and signals under torchrun."""
+"""The README's job, and jobs whose scripts are not ours: other starters, and torchrun's signals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from datamodules.audit.verdict import audit
 from tests.slurm.cluster import until
 from tests.slurm.jobs import Job
-from tests.slurm.runs import REPOSITORY, TINY, Workplace
+from tests.slurm.runs import CPU, REPOSITORY, TINY, Workplace
+from tests.test_project import commands_of
 
 pytestmark = pytest.mark.slurm
 PYTHON = shlex.quote(sys.executable)
@@ -45,6 +46,17 @@ def check_exact(workplace: Workplace, job: Job, ranks: int) -> None:
 )
 def test_two_ranks_on_one_node_need_none_of_our_scripts(workplace, starter, flags):
     job = queue(workplace, 1, starter, *flags)
+    job.until_state("COMPLETED")
+    check_exact(workplace, job, ranks=2)
+
+
+def test_the_readmes_command(workplace):
+    (command,) = (line for line in commands_of("README.md") if line.startswith("sbatch"))
+    _, *words = command.replace("--nodes=4", "--nodes=2").split()
+    script = words.index("slurm/train.sbatch") + 1
+    words[words.index("/data/shards")] = str(workplace.shards)
+    options = ["--ntasks-per-node=1", *CPU, *words[:script]]
+    job = workplace.queue(*options, *words[script:], *TINY, "--data.audit_dir", "audit")
     job.until_state("COMPLETED")
     check_exact(workplace, job, ranks=2)
 
