@@ -56,7 +56,7 @@ def read_saved(path: str | Path, tensors: bool = True) -> Saved:
             Python objects or weights that are not finite.
     """
     file = user_path(path)
-    content = _read(file, tensors)
+    content = read_content(file, tensors)
     card, settings = content.get("card"), content.get("hyper_parameters")
     try:
         card = Card.of(card if isinstance(card, dict) else {})
@@ -68,7 +68,8 @@ def read_saved(path: str | Path, tensors: bool = True) -> Saved:
     if card.name is None and isinstance(settings, dict) and is_model(str(settings.get("name"))):
         card = replace(card, name=settings["name"])  # a checkpoint of an older version
     weights = _weights(content, path)
-    if odd := [name for name, weight in weights.items() if not is_dense(weight)]:
+    odd = [key for key, each in weights.items() if not is_dense(each) or (tensors and each.is_meta)]
+    if odd:
         raise ValueError(
             f"{path} has tensors that do not store all of their values ({some(odd)}): save the "
             "weights as dense tensors"
@@ -94,7 +95,7 @@ def _require_finite(weights: dict[str, Tensor], path: str | Path) -> None:
 
 def is_dense(tensor: Tensor) -> bool:
     """Whether a tensor stores each of its values: a view of one number can have any size."""
-    dense = tensor.layout == torch.strided and not tensor.is_quantized
+    dense = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested)
     return dense and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
@@ -109,8 +110,17 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _read(path: Path, tensors: bool) -> dict[str, Any]:
-    """Read the dict in a file: weights, or weights and more."""
+def read_content(path: Path, tensors: bool = True) -> dict[str, Any]:
+    """Read the dict in a file: weights, or weights and more.
+
+    Args:
+        path: The file.
+        tensors: Whether their values are wanted.
+
+    Raises:
+        ValueError: The file does not exist, is not of this kind, is incomplete, or contains Python
+            objects.
+    """
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}: give the path of a file of weights")
     try:

@@ -13,7 +13,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from bagnet.model.files import is_dense
+from bagnet.model.files import is_dense, read_content
 from datamodules.common.files import replacing
 
 Content = Mapping[str, Any]
@@ -46,9 +46,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             pass
 
     def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
-        checkpoint: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
-        for name, tensor in _tensors(checkpoint, "checkpoint"):
-            if not is_dense(tensor):
+        checkpoint = read_content(Path(path))
+        try:
+            tensors = list(_tensors(checkpoint, "checkpoint"))
+        except RecursionError:
+            raise ValueError(f"{path} is not a checkpoint of ours: it contains itself") from None
+        for name, tensor in tensors:
+            if tensor.is_meta or not is_dense(tensor):
                 raise ValueError(f"{path} is not a checkpoint of ours: {name} is not stored whole")
         if bad := not_finite(checkpoint):
             raise ValueError(
