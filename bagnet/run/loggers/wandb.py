@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -158,9 +159,17 @@ class ResumableWandbLogger(WandbLogger):
         self._started.finish()
         wandb.teardown()  # waits until W&B's process has written everything
         self._finished = True
-        if self._started.offline and self._lease.is_held():
+        if not self._started.disabled and self._lease.is_held():
             folder = Path(self._started.settings.sync_dir)
             self._records.finish(folder.name, self._sent)
+
+    @rank_zero_only
+    def complete(self) -> None:
+        """Send what W&B lacks of a run that is complete: its last start may have been killed."""
+        steps = [int(row["step"]) for row in self._table.between(-1, sys.maxsize)]
+        if steps and self._records.last_step() < steps[-1]:
+            self._send_missing_rows(sys.maxsize)
+            self.finalize("success")
 
     def _upload_checkpoints(self) -> None:
         name = re.sub("[^A-Za-z0-9_.-]", "_", self._run.name)  # what W&B takes

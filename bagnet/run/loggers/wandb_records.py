@@ -42,11 +42,11 @@ class WandbRecords:
             self._finished_file.unlink(missing_ok=True)
 
     def last_step(self) -> int:
-        """The last step in the finished folders of W&B's offline mode; -1 if there is none."""
+        """The last step in the folders that W&B has finished; -1 if there is none."""
         return max(self._finished().values(), default=-1)
 
     def finish(self, folder: str, step: int) -> None:
-        """Note that a folder of W&B's offline mode has all rows up to a step."""
+        """Note that W&B has all rows up to a step, in this folder or on its server."""
         append_line(f"{folder} {step}", self._finished_file)
 
     def put_unfinished_aside(self, current: Path, run_id: str) -> None:

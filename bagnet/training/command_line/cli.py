@@ -215,6 +215,9 @@ class BagNetCLI(LightningCLI):
             done = why_complete(self.resumed_from, self.trainer)
             if done:
                 rank_zero_only(print)(f"{self.command.run.folder} is complete: {done}")
+                for logger in self.trainer.loggers:
+                    if isinstance(logger, ResumableWandbLogger):
+                        logger.complete()
                 return
         self.datamodule.check_world_size(self.trainer.world_size)
         self.trainer.fit(ckpt_path=self.resumed_from, weights_only=True, **kwargs)

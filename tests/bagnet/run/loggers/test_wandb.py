@@ -14,6 +14,7 @@ from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
 from bagnet.run.loggers.csv_table import CSVTable
 from bagnet.run.loggers.wandb import ResumableWandbLogger
+from bagnet.run.loggers.wandb_records import WandbRecords
 from bagnet.run.loggers.wandb_start import location, start_run
 from tests.slurm.runs import records
 
@@ -70,6 +71,18 @@ def test_a_resumed_run_sends_what_wandb_lacks_and_nothing_again(mine):
     assert resumed.sent[3] == {"a": 3, "b": -3}
     again = start(mine, range(5, 9), has=7)
     assert list(again.sent) == []
+
+
+def test_of_a_complete_run_wandb_gets_what_the_last_start_could_not_send(mine):
+    lease = Lease(mine.starts)
+    table = start(mine, range(6))._table
+    killed = Recorder(mine, True, table, lease, has=2)
+    killed.complete()
+    assert list(killed.sent) == [3, 4, 5]
+    WandbRecords(mine, True).finish("offline-run-1", 5)
+    whole = Recorder(mine, True, table, lease)
+    whole.complete()
+    assert whole.sent == {}
 
 
 def test_a_row_whose_step_will_be_repeated_can_be_dropped(mine):
@@ -150,6 +163,7 @@ from bagnet.run.loggers.csv_table import CSVTable
 from bagnet.run.folder import Run
 from bagnet.run.lease import Lease
 from bagnet.run.loggers.wandb import ResumableWandbLogger
+from bagnet.run.loggers.wandb_records import WandbRecords
 from bagnet.run.loggers.wandb_start import location
 run = Run("mine")
 lease = Lease(run.starts)
