@@ -63,7 +63,7 @@ class Job:
         folder = self.folder
         try:
             record = json.loads((folder / JOB).read_text(encoding="utf-8"))
-            if not isinstance(record, dict):
+            if not isinstance(record, dict) or not isinstance(record.get("images", {}), dict):
                 raise ValueError("it holds no facts")
         except FileNotFoundError:
             if any((folder / name).exists() for name in (MANIFEST, INDEX, shard_name(0))):
@@ -84,8 +84,9 @@ class Job:
         if not (self.folder / MANIFEST).exists():
             return None
         manifest, path = Manifest.load(self.folder), self.folder / SKIPPED
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
         skipped = tuple((name, reason) for name, _, reason in (x.partition("\t") for x in lines))
+        self._tidy()  # a kill may have come right after the manifest
         return Packed(manifest, skipped, 0, len(manifest.shards), 0.0)
 
     def prepare(self, pool: Pool, progress: Callable[[int], Any]) -> None:
@@ -121,14 +122,18 @@ class Job:
         evaluation = self.listing.evaluation
         manifest = Manifest.assemble(self.folder, classes, names, shards, evaluation)
         manifest.save()
-        shutil.rmtree(self.folder / PARTIAL)
-        for leftover in self.folder.glob(".*.tmp.*"):  # of a run that was killed on another host
-            leftover.unlink(missing_ok=True)
+        self._tidy()
         reused = [part for part in parts if part.reused]
         written = manifest.num_samples - sum(len(part.rows) for part in reused)
         seconds = time.monotonic() - started
         encoded = sum(part.encoded for part in parts)
         return Packed(manifest, skipped, written, len(reused), seconds, encoded)
+
+    def _tidy(self) -> None:
+        """Remove what only an unfinished pack needs."""
+        shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
+        for leftover in self.folder.glob(".*.tmp.*"):  # of a run that was killed on another host
+            leftover.unlink(missing_ok=True)
 
     def _tasks(self) -> list[Task]:
         order = self.listing.order(self._options.seed)

@@ -12,7 +12,7 @@ import time
 import pytest
 from PIL import Image
 
-from tests.datamodules.pack.builders import REPOSITORY, content, pack
+from tests.datamodules.pack.builders import REPOSITORY, content, image, pack, write
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +76,14 @@ def test_a_killed_run_resumes(slow, tmp_path, capsys, how, send):
     assert pack(*words) == 0
     assert f"{len(finished) - 1} shards were done before" in capsys.readouterr().out
     assert content(tmp_path) == content(slow / "fresh")
+
+
+def test_killed_right_after_the_manifest_a_pack_is_tidied_by_the_next_one(tmp_path):
+    write(tmp_path / "tree/train/a/1.jpg", image(1))
+    words = ["imagefolder", tmp_path / "tree", tmp_path / "out"]
+    assert pack(*words) == 0
+    left = [tmp_path / "out/train/.partial/shard-000000.json", tmp_path / "out/train/.x.tmp.tar"]
+    for path in left:
+        write(path, b"")
+    assert pack(*words) == 0
+    assert not any(path.exists() for path in (*left, left[0].parent))
