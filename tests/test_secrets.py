@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from argparse import Namespace
 from base64 import b64encode
@@ -24,7 +25,7 @@ from bagnet.model.sources import find_weights
 from bagnet.model.weights import save_weights
 from datamodules.pack.__main__ import main as pack
 from datamodules.remote.sources import SourceError, read_source
-from datamodules.remote.urls import redacted_settings, redacted_words
+from datamodules.remote.urls import redacted_settings, redacted_text, redacted_words
 from tests.conftest import CLASSES, colour_jpeg
 from tests.datamodules.servers import HttpServer, serving
 from tests.planted import leaks
@@ -139,6 +140,13 @@ def test_settings_are_shown_without_secrets_at_any_depth() -> None:
     assert shown.data.root == "http://host/a.tar"
     assert (shown.loggers[0].init_args, shown.weights) == (public, None)
     assert inner.init_args["api_key"] == PASSWORD
+
+
+def test_a_long_text_is_searched_at_once() -> None:
+    began = time.process_time()
+    for text in ("a" * 300_000, "http://host/" + "a" * 300_000):
+        assert redacted_text(f"{text} {URL}") == f"{text} http://host/a.tar"
+    assert time.process_time() - began < 10  # an hour, if it grows with the square
 
 
 @pytest.mark.parametrize("scheme", ["http", "HTTPS", "ftp"])

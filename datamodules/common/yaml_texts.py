@@ -26,7 +26,8 @@ def read_yaml(path: Path) -> Any:
         check_yaml(text)
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML that can be read ({error})") from None
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is no YAML that can be read ({reason})") from None
 
 
 def check_yaml(text: str) -> None:

@@ -66,7 +66,7 @@ def facts(manifest: Manifest) -> dict[str, list[str]]:
     lines |= _balance(manifest, counts)
     skipped = manifest.root / SKIPPED
     if skipped.exists():
-        number = len(skipped.read_text(encoding="utf-8").splitlines())
+        number = len(skipped.read_text("utf-8", "replace").splitlines())
         lines["left out"] = [f"{number:,}, all named in {manifest.root.name}/{SKIPPED}"]
     if number := int((~known).sum()):
         lines.setdefault("unreadable", []).append(f"{number:,} images have no valid label")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +71,7 @@ def write(task: Task) -> Part:
             "encoded": tally.encoded,
             "rows": [(*row[:-1], row[-1].decode("utf-8")) for row in rows.tolist()],
         }
+        state["sha256"] = _digest(state)
         write_text(json.dumps(state), task.state_path)
     return Part(shard, rows, tuple(tally.skipped), tally.encoded)
 
@@ -101,13 +104,17 @@ def _reuse(task: Task) -> Part | None:
     """Return the shard an earlier run wrote, if it is of this job and its bytes are unchanged."""
     try:
         state = json.loads(task.state_path.read_text(encoding="utf-8"))
-        if state["fingerprint"] != task.fingerprint:
+        if state.pop("sha256") != _digest(state) or state["fingerprint"] != task.fingerprint:
             return None
         shard = Shard(**state["shard"])
         if sha256_of(task.path) != shard.sha256:
             return None
         rows = index_rows([(*row, key.encode("utf-8")) for *row, key in state["rows"]])
         encoded = int(state["encoded"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no such state, or damaged
-        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None  # no such state, or damaged
     return Part(shard, rows, encoded=encoded, reused=True)
+
+
+def _digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()

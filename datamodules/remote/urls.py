@@ -10,7 +10,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 _SCHEME = re.compile(r"(pipe|file):|([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?![A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"])*")
+# With a longest scheme, or the time would grow with the square of a text without any.
+_BEGIN = r"[A-Za-z][A-Za-z0-9+.-]{0,40}://"
+_URL = re.compile(rf"{_BEGIN}(?:(?!{_BEGIN})[^\s'\"])*")
 _SECRET = re.compile(r"(?i)(api_?key|token|secret|passw(or)?d|credentials?)$")
 """Names of settings whose values are for nobody else, such as `api_key` of some loggers."""
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tokenize
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.common.arrays import map_array
 from datamodules.common.files import replacing, write_text
 from datamodules.remote.urls import scheme_of
 from datamodules.shards import checks
@@ -88,7 +88,7 @@ class Manifest:
                 classes=tuple(header["classes"]),
                 class_names=tuple(header["class_names"]),
                 shards=Shards.of(_take_shards(header)),
-                samples=_map_index(folder),
+                samples=map_array(folder / INDEX),
                 evaluation=bool(header.get("evaluation")),
                 base=base,
             )
@@ -96,8 +96,8 @@ class Manifest:
             raise ValueError(f"{folder} has {MANIFEST} but no {INDEX}; pack it again") from None
         except (KeyError, TypeError, ValueError, OverflowError, OSError, EOFError) as error:
             raise ValueError(
-                f"the manifest in {folder} is damaged ({type(error).__name__}: {error}); "
-                "pack it again"
+                f"the manifest in {folder} is damaged ({type(error).__name__}: "
+                f"{str(error)[:200]}); pack it again"
             ) from None
         checks.check_consistency(manifest)
         checks.check_urls(manifest, allow_pipe)
@@ -242,15 +242,7 @@ def _take_shards(header: dict[str, Any]) -> Iterator[Shard]:
         yield Shard(**rows.popleft())
 
 
-def _map_index(folder: Path) -> np.ndarray:
-    try:
-        samples: np.ndarray = np.load(folder / INDEX, mmap_mode="r", allow_pickle=False)
-    except (SyntaxError, tokenize.TokenError) as error:  # NumPy parses the header as Python does
-        raise ValueError(f"{INDEX} has no header of NumPy ({error})") from None
-    return samples
-
-
 def _receive(values: dict[str, Any]) -> Manifest:
     if values["samples"] is None:  # the sender has checked its hash
-        values["samples"] = _map_index(values["root"])
+        values["samples"] = map_array(values["root"] / INDEX)
     return Manifest(**values)

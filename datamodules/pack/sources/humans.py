@@ -31,7 +31,7 @@ from datamodules.decoding.folders import image_files
 from datamodules.pack.options import HumansOptions, PackOptions
 from datamodules.pack.packing import console, pack
 from datamodules.pack.sources.imagefolder import relative, rows_of_files
-from datamodules.pack.sources.listing import Listing, Source, tabulate
+from datamodules.pack.sources.listing import Listing, Source, printable, tabulate
 
 ANSWERS = "answers.csv"
 """Beside the shards: the columns of `Trial`, after the image's key, with a column per person."""
@@ -151,7 +151,7 @@ def read_answers(folder: Path) -> Answers:
                 row = {key.lower(): value for key, value in line.items()}
                 own = found.setdefault(image_of(row["imagename"]), {})
                 if row["subj"] in own:
-                    raise ValueError(f"{row['subj']} saw {row['imagename']} twice")
+                    raise ValueError(printable(f"{row['subj']} saw {row['imagename']} twice"))
                 own[row["subj"]] = row["object_response"] or "na"
         except (csv.Error, KeyError, AttributeError, ValueError) as error:
             reason = f"no column {error}" if isinstance(error, KeyError) else error
@@ -171,10 +171,13 @@ def _check(folder: Path, trials: Mapping[str, Trial], answers: Answers) -> None:
         if (other := paths.setdefault(trial.image, path)) != path:
             raise ValueError(f"{other} and {path} are the same image: remove one")
     persons = set().union(*answers.values())
-    problems = [f"{folder} has no {image}, which was answered" for image in answers.keys() - paths]
+    problems = [
+        f"{folder} has no {printable(image)}, which was answered"
+        for image in answers.keys() - paths
+    ]
     for image, path in paths.items():
         if unseen := persons - answers.get(image, {}).keys():
-            problems.append(f"{min(unseen)} has no answer to {path}")
+            problems.append(f"{printable(min(unseen))} has no answer to {path}")
     if problems:
         raise ValueError(f"{min(problems)}: take datasets/ and raw-data/ of the same release")
 

@@ -164,10 +164,10 @@ def _parse_devkit(path: Path) -> _Devkit:
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
         names = {str(row["WNID"]): str(row["words"]) for row in leaves}
         val_wnids = tuple(wnids[int(line)] for line in truth.decode("ascii").split())
-    except OSError:
-        raise
     except Exception as error:  # scipy and tarfile raise anything on damaged bytes
-        raise _damaged(path, f"{type(error).__name__}: {error}") from None
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            raise  # of the machine; scipy's own OSErrors have no number
+        raise _damaged(path, printable(f"{type(error).__name__}: {error}"[:120])) from None
     return names, val_wnids
 
 

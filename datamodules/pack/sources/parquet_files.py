@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.common.arrays import map_array
 from datamodules.common.files import replacing
 from datamodules.common.pool import Pool, advance
 from datamodules.decoding.images import UnreadableImage
@@ -53,7 +54,7 @@ class Rows(Source):
 
     def read(self, entry: np.void) -> bytes:
         _, ends_path, _ = self._copy_of(int(entry["archive"]))
-        ends, row = np.load(ends_path, mmap_mode="r"), int(entry["offset"])
+        ends, row = map_array(ends_path), int(entry["offset"])
         if row >= len(ends):
             raise UnreadableImage(f"the file has no row {row} any more")
         start = int(ends[row - 1]) if row else 0
@@ -131,8 +132,8 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
 def _copy(task: tuple[str, Path, str]) -> None:
     """Copy the images of a file, unless that is done: one after the other, and where each ends."""
     location, ends_path, column = task
-    if ends_path.exists():
-        advance(len(np.load(ends_path, mmap_mode="r")))
+    if (rows := _copied(ends_path)) is not None:
+        advance(rows)
         return
     ends = []
     with (
@@ -154,6 +155,18 @@ def _copy(task: tuple[str, Path, str]) -> None:
         raise ValueError(problem[0])
     with replacing(ends_path) as temporary:
         np.save(temporary, np.array(ends, np.int64))
+
+
+def _copied(ends_path: Path) -> int | None:
+    """The number of images in a copy; None if it is not complete."""
+    try:
+        ends = map_array(ends_path)
+        size = ends_path.with_suffix(".bin").stat().st_size
+    except (ValueError, OSError):
+        return None
+    known = ends.dtype == np.int64 and ends.ndim == 1 and len(ends)
+    is_whole = known and ends[0] >= 0 and (np.diff(ends) >= 0).all() and ends[-1] == size
+    return len(ends) if is_whole else None
 
 
 @contextmanager

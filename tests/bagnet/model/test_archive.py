@@ -57,8 +57,12 @@ def test_parts_that_overlap_are_refused(file):
 
 @pytest.mark.parametrize(
     "tensor",
-    [torch.zeros(1).expand(10**7, 10**7), torch.eye(3).to_sparse()],
-    ids=["view", "sparse"],
+    [
+        torch.zeros(1).expand(10**7, 10**7),
+        torch.eye(3).to_sparse(),
+        torch.empty(3, device="meta"),
+    ],
+    ids=["view", "sparse", "meta"],
 )
 def test_tensors_that_do_not_store_their_values_are_refused(file, tensor):
     torch.save({"state_dict": {"fc.weight": tensor}}, file)

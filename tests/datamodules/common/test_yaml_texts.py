@@ -50,5 +50,6 @@ def test_errors_name_the_file(tmp_path):
     assert read_yaml(file) == {"a": [1, 2]}
     for text in ("a: [1, 2", doubled(60)):
         file.write_text(text)
-        with pytest.raises(ValueError, match="some.yaml is no YAML that can be read"):
+        with pytest.raises(ValueError, match="some.yaml is no YAML that can be read") as caught:
             read_yaml(file)
+        assert "\n" not in str(caught.value)

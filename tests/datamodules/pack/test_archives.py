@@ -24,6 +24,7 @@ CRASHES = base64.b64decode(
     "X/ZX/rzeVdblr7PV+b/1+cxVFMI/IUwT7yVLi8T3dFboaUu/Vf074KH+zfkPs8L8E9bnvyMcm87/8rtY/UlVXUpK"
     "IkAEiAARIAJEgAgQASJABIgAESACRIAIEAEiQASIABEgAkSACBABIkAEiAARIAJE4I8Q+ATgTJkdACgAAA=="
 )
+SHORT = b"MATLAB 5.0".ljust(124) + b"\0\1IM" + b"\x0e\0\0\0\x63\0\0\0"  # ends before its content
 WNIDS = ("n03", "n01", "n02")  # by ILSVRC2012_ID; labels go by the sorted order
 
 
@@ -99,6 +100,8 @@ def test_a_list_of_labels_instead_of_the_devkit(downloads, tmp_path, text):
         (DEVKIT, lambda data: data[:90], "not the devkit"),
         (DEVKIT, lambda data: devkit([1, 2]), "2 labels for 6"),
         (DEVKIT, lambda data: devkit([9] * 6), "not the devkit"),
+        (DEVKIT, lambda data: b"<html>", "is damaged (ReadError: file could not be opened"),
+        (DEVKIT, lambda data: tar_of([("meta.mat", SHORT)]), "is damaged (OSError: could not read"),
         (DEVKIT, lambda data: CRASHES, "not the devkit of ILSVRC2012, or is damaged (reading it"),
         (TRAIN, lambda data: data[:9000], "not a complete"),
         (TRAIN, lambda data: b"<html>", "not a complete"),

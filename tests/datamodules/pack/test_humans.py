@@ -80,6 +80,14 @@ def twice(source):
     return "twice"
 
 
+def line_in_name(source):
+    path = next((source / "raw-data/edge").glob("*subject-01*"))
+    *_, last = path.read_text().splitlines()
+    *fields, _ = last.split(",")
+    path.write_text(path.read_text() + ",".join([*fields, '"1_edge_s01_0_dog_0_a\nb.png"\n']))
+    return r"has no a\nb.png, which was answered"
+
+
 def no_table(source):
     next((source / "raw-data/edge").glob("*subject-01*")).write_text("a,b\n1,2\n")
     return "is not a table of answers: no column 'imagename'"
@@ -101,7 +109,7 @@ def same_image(source):
     "damage",
     [
         *(without_datasets, without_answers, without_image, without_trial),
-        *(twice, no_table, other_name, same_image),
+        *(line_in_name, twice, no_table, other_name, same_image),
     ],
 )
 def test_what_does_not_fit_is_refused(source, tmp_path, capsys, damage):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import itertools
 import json
+import resource
 import shutil
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from datamodules.decoding.augmentation import TrainTransform
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.loading.batches import Batches
 from datamodules.loading.loader import TrainLoader
+from datamodules.remote import sources
 from datamodules.remote.cache import ShardCache
 from datamodules.remote.dataset import check_cache, default_cache_dir, load_remote
 from datamodules.shards.entries import Shards
@@ -223,3 +227,30 @@ def test_a_command_as_root_is_not_run_unasked(server, tmp_path):
     data = ImageNetDataModule(root, cache_dir=str(tmp_path / "cache"), allow_pipe=True)
     assert data.num_classes > 0
     assert (tmp_path / "ran").exists()
+
+
+def said_to_be_gzip(body):
+    yield b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n"
+    yield b"Content-Length: %d\r\n\r\n" % len(body)
+    yield body
+
+
+def test_a_compressed_manifest_is_read_as_what_it_stands_for(server, cache):
+    path = server.root / "train" / MANIFEST
+    digest = Manifest.load(path.parent).digest
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    server.fail("/train/manifest.json", said_to_be_gzip)
+    assert load_remote(f"{server.url}/train", cache).digest == digest
+
+
+def test_a_manifest_that_inflates_to_gigabytes_is_given_up_at_the_limit(server, cache, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_BYTES", 1 << 24)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    block = packer.compress(bytes(1 << 22)) + packer.flush(zlib.Z_FULL_FLUSH)  # may be repeated
+    bomb = b"\x1f\x8b\x08" + bytes(6) + b"\xff" + 1024 * block  # 4 GiB
+    (server.root / "train" / MANIFEST).write_bytes(bomb)
+    server.fail("/train/manifest.json", *[said_to_be_gzip] * 9)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"train/manifest\.json.*more than 16,777,216 bytes"):
+        load_remote(f"{server.url}/train", cache)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 19  # KiB

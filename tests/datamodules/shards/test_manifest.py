@@ -191,7 +191,7 @@ def put(name, value):
         (flip_a_bit, "damaged .*samples.npy has changed"),
         (lambda f: np.save(f / INDEX, np.arange(8)), "damaged .*samples.npy has changed"),
         (replace_index, "wrong format"),
-        (break_header, "samples.npy has no header of NumPy"),
+        (break_header, "samples.npy is no array of NumPy"),
         (put("offset", 9 * 1024 - 7), "sample 7 at bytes that its shard does not have"),
         (put("offset", 2**64 - 4), "sample 7 at bytes that its shard does not have"),
         (put("size", 2**32 - 1), "sample 7 at bytes that its shard does not have"),
