@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("*.md", "docs/*.md", "slurm/*.md", "benchmarks/*.md")
 NOTEBOOKS = "docs/notebooks/*.ipynb"
 LINK = re.compile(r"""(?:\]\(|src(?:set)?=["'])([^)"'#:\s]+)""")
-DIRECTIVE = re.compile(r"<!-- (::: .*?)-->", re.DOTALL)
+DIRECTIVE = re.compile(r"<!-- (::: .*?) -->", re.DOTALL)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

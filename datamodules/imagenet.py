@@ -97,7 +97,7 @@ class ImageNetDataModule(LightningDataModule):
     Raises:
         ValueError: A value is out of its range.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from datamodules.demo.generate import generate

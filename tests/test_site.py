@@ -1,4 +1,4 @@
-"""`make docs`: the site is built without warnings, and fetches nothing."""
+"""`make docs`: the site is built without warnings, has everything, and fetches nothing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import bagnet
+import datamodules
+from bagnet.experiments.commands import EXPERIMENTS
+
 REPOSITORY = Path(__file__).parent.parent
 FETCHED = re.compile(r"<(?:script|img|link|iframe)\b[^>]*(?:src|href)=[\"']?(?:http|//)[^>]*")
-pytestmark = pytest.mark.slow
 
 
 def build(project: Path, site: Path) -> subprocess.CompletedProcess[str]:
@@ -22,6 +25,7 @@ def build(project: Path, site: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_each_page_is_in_the_site_and_fetches_nothing(tmp_path):
     done = build(REPOSITORY, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -33,6 +37,7 @@ def test_each_page_is_in_the_site_and_fetches_nothing(tmp_path):
             assert not FETCHED.search(html), page
 
 
+@pytest.mark.slow
 def test_links_that_lead_nowhere_fail_the_build(tmp_path):
     settings = (REPOSITORY / "mkdocs.yml").read_text().partition("\nnav:")[0]
     (tmp_path / "mkdocs.yml").write_text(f"{settings}\nnav: [README.md]\n")
@@ -46,3 +51,20 @@ def test_links_that_lead_nowhere_fail_the_build(tmp_path):
     failed = build(tmp_path, tmp_path / "site")
     assert failed.returncode != 0
     assert [link for link in links if f"'{link}'" in failed.stderr] == list(links)
+
+
+def test_the_page_of_the_api_has_every_public_name():
+    page = (REPOSITORY / "docs" / "api.md").read_text()
+    names = [
+        f"{package.__name__}.{n}" for package in (bagnet, datamodules) for n in package.__all__
+    ]
+    assert sorted(re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE)) == sorted(names)
+    assert sorted(re.findall(r"<!-- ::: ([\w.]+)", page)) == sorted(names)
+
+
+def test_the_page_of_protocols_has_every_experiment():
+    page = (REPOSITORY / "docs" / "protocols.md").read_text()
+    modules = sorted(command.module for command in EXPERIMENTS.values())
+    assert sorted(re.findall(r"<!-- ::: ([\w.]+)", page)) == modules
+    files = re.findall(r"^\[\w+\.py\]\(\.\./(bagnet/.*)\.py\)", page, re.MULTILINE)
+    assert sorted(file.replace("/", ".") for file in files) == modules

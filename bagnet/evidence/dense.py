@@ -56,7 +56,7 @@ def dense_evidence(model: nn.Module, image: Tensor, target: Target = None) -> Te
         ValueError: The network is not a BagNet, the image has another shape or dtype, or there is
             no such class.
 
-    Example:
+    Examples:
         >>> model = BagNet(9, num_classes=10, width=4)
         >>> dense_evidence(model, torch.zeros(3, 41, 41), target=7).shape
         torch.Size([41, 41])

@@ -50,7 +50,7 @@ class BagNetExplainer:
         forward_func: The network, under Captum's name.
         multiplies_by_inputs: As in Captum: whether attributions are products with the input.
 
-    Example:
+    Examples:
         >>> explainer = BagNetExplainer(BagNet(9, num_classes=10, width=4))
         >>> explainer.explain(torch.zeros(2, 3, 41, 41), target=[7, 3]).shape
         torch.Size([2, 1, 41, 41])
@@ -130,7 +130,7 @@ def quantus_explain(
     Raises:
         ValueError: As in `BagNetExplainer`.
 
-    Example:
+    Examples:
         >>> model = BagNet(9, num_classes=10, width=4)
         >>> quantus_explain(model, np.zeros((2, 3, 41, 41)), np.array([7, 3])).shape
         (2, 1, 41, 41)

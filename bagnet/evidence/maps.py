@@ -33,7 +33,7 @@ def evidence_map(model: nn.Module, images: Tensor) -> Tensor:
         ValueError: The network is not a BagNet, `images` is something else, or they are
             smaller than its patch.
 
-    Example:
+    Examples:
         >>> model = BagNet(9, num_classes=10, width=4)
         >>> evidence_map(model, torch.zeros(1, 3, 41, 41)).shape
         torch.Size([1, 10, 5, 5])
@@ -62,7 +62,7 @@ def pixel_evidence(model: nn.Module, image: Tensor, target: Target = None) -> Te
         ValueError: The network is not a BagNet, the image has another shape or dtype or is smaller
             than its patch, or there is no such class.
 
-    Example:
+    Examples:
         >>> model = BagNet(9, num_classes=10, width=4)
         >>> pixel_evidence(model, torch.zeros(3, 44, 41), target=7).shape
         torch.Size([44, 41])

@@ -88,7 +88,7 @@ class BagNet(TimmNames):
         ValueError: `patch` is not in `BLOCKS_3X3` and `blocks3x3` is not given, the network that
             was built has another receptive field than `patch`, or a size is out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = BagNet(patch=9, num_classes=10, width=4).eval()
         >>> images = torch.zeros(2, 3, 41, 41)

@@ -39,7 +39,7 @@ def build_model(name: str, num_classes: int = 1000, width: int = 64) -> nn.Modul
     Raises:
         ValueError: `name` is unknown, or the network cannot have this `width`.
 
-    Example:
+    Examples:
         >>> build_model("bagnet17", num_classes=10, width=4).receptive_field
         17
     """
@@ -122,7 +122,7 @@ def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     Raises:
         ValueError: The images have another type or shape.
 
-    Example:
+    Examples:
         >>> normalize(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
         tensor([2.2489, 2.4286, 2.6400])
     """

@@ -69,7 +69,7 @@ def load_model(
         ValueError: As in `load_weights`; or the network is unknown; or the weights are from another
             one or for other classes.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from bagnet.model.network import BagNet
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +151,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     Raises:
         ValueError: The suffix is another one.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     model = build_model("bagnet9", num_classes=2, width=4)

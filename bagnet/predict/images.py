@@ -69,7 +69,7 @@ def read_images(model: nn.Module, paths: str | Path | Sequence[str | Path]) -> T
     Raises:
         ValueError: A file cannot be read as an image, or there are none.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from PIL import Image
         >>> from bagnet.model.network import BagNet

@@ -102,7 +102,7 @@ class BagNetClassifier(LossModule):
         latest_loss: Loss of the latest training batch; unset before the first one.
         notice: What the user should know about the weights; empty if nothing.
 
-    Example:
+    Examples:
         >>> import torch
         >>> classifier = BagNetClassifier("bagnet9", num_classes=10, width=4)
         >>> classifier(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape

@@ -30,7 +30,7 @@ def evidence_picture(model: nn.Module, images: Tensor, target: int | None = None
         ValueError: The network is not a BagNet, there is no such class, or the images are something
             else, none, or smaller than its patch.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = BagNet(9, num_classes=10, width=4)
         >>> evidence_picture(model, torch.zeros(1, 3, 41, 41, dtype=torch.uint8)).mode

@@ -30,8 +30,8 @@ where D are changes of the logit, and the means are over places and images: 0 if
 interact, and 1/2 if either square alone has the effect of both. For a BagNet it is 0 for gaps of
 R - 1 and more, up to rounding.
 
-Writes table.* and figure.* of the correlations, distance.* of the pairs, and masks.png: some images
-with all squares replaced.
+Writes `table.*` and `figure.*` of the correlations, `distance.*` of the pairs, and masks.png: some
+images with all squares replaced.
 """
 
 from __future__ import annotations

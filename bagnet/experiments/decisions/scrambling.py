@@ -24,8 +24,8 @@ The order is lost in two ways:
 sets the number of images. "Same class" is the share of images for which the network chooses the
 same class as for the unchanged image.
 
-Writes scrambling/table.* and figure.*, examples.png of some images, textures/LABEL/*.png, and
-texturised/table.*.
+Writes `scrambling/table.*` and `figure.*`, examples.png of some images, `textures/LABEL/*.png`, and
+`texturised/table.*`.
 """
 
 from __future__ import annotations

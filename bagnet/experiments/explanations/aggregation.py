@@ -10,7 +10,7 @@ bounded and masked ones (`bagnet/evidence/aggregation.py` defines each). `train.
   put on a square of so many pixels, for tanh (Clipped BagNet) and for masking (PatchGuard). 23, 32
   and 39 pixels are 1, 2 and 3 percent of 224x224, as in PatchGuard's tables.
 
-Writes table.* (accuracies), certified.* (attacks), figure.* (accuracy by threshold), and
+Writes `table.*` (accuracies), `certified.*` (attacks), `figure.*` (accuracy by threshold), and
 LABEL.parquet.
 """
 

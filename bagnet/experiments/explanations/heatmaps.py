@@ -15,8 +15,8 @@ have a patch too, and these patches, which see the padding, count as much as the
 is the mean of the native map, whose patches lie inside the image, one every 8 px. The table gives
 all three numbers.
 
-Writes table.*, figure.* (figure-02.* and so on for further images), and LABEL.parquet: the images
-and maps, from which all is drawn again.
+Writes `table.*`, `figure.*` (`figure-02.*` and so on for further images), and LABEL.parquet: the
+images and maps, from which all is drawn again.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ The last row has what a random order of the pixels gives. Two figures tell how s
 the class are, over the network's own patches: the share of them below 0.5 logits either way, and
 how much of |evidence| is in the strongest tenth of the patches.
 
-Writes table.*, figure.*, images.* (some images, with the mask outlined in the dense maps), and
-LABEL.parquet.
+Writes `table.*`, `figure.*`, `images.*` (some images, with the mask outlined in the dense maps),
+and LABEL.parquet.
 """
 
 from __future__ import annotations

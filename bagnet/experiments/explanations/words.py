@@ -22,8 +22,9 @@ sample, and those that add most to the logit of a class on its own images (how o
 there, times their vote). The patches shown of a word are the nearest ones, at most one of an image.
 The pictures take their pixels from the data: without --data.root, only the tables are drawn again.
 
-Writes table.* and figure.*, LABEL-words.* and LABEL-classes.* (tables and pictures), LABEL.parquet
-(which words each image has), vocabulary/LABEL.parquet (words and votes), and sample/LABEL.
+Writes `table.*` and `figure.*`, `LABEL-words.*` and `LABEL-classes.*` (tables and pictures),
+LABEL.parquet (which words each image has), vocabulary/LABEL.parquet (words and votes), and
+sample/LABEL.
 """
 
 from __future__ import annotations

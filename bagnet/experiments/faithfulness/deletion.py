@@ -12,7 +12,7 @@ order as the baseline. Other networks than BagNets have no evidence; for them, c
 methods (`faithfulness/attribution.py`). `sensitivity` asks the same about a network that is not the
 explained one.
 
-Writes table.* (the mean areas), figure.* (the mean curves), and LABEL.parquet.
+Writes `table.*` (the mean areas), `figure.*` (the mean curves), and LABEL.parquet.
 """
 
 from __future__ import annotations

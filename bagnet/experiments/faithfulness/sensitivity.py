@@ -17,7 +17,7 @@ What the paper leaves open, and what is done here:
 * Integrated Gradients: 32 steps (--integration_steps); each image's error, what the sum of the
   attributions lacks of the difference of the logits, is in the column integrated_gradients_gap.
 
-Writes table.* (the mean probability at the largest number of cells), figure.* (the curves),
+Writes `table.*` (the mean probability at the largest number of cells), `figure.*` (the curves),
 LABEL-maps.png (what each method finds important in some images), and LABEL.parquet.
 """
 

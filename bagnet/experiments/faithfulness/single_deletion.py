@@ -27,7 +27,7 @@ takes 32 steps instead of 50 (--integration_steps), and the cells must cover the
 `faithfulness/attribution.py` describes all methods. The authors explain BagNets by `evidence`;
 `pixel_evidence` has the order of the falls, and so a score of 1, if no patch sees two cells.
 
-Writes table.*, figure.*, and LABEL.parquet (the falls, and the attribution to each cell).
+Writes `table.*`, `figure.*`, and LABEL.parquet (the falls, and the attribution to each cell).
 """
 
 from __future__ import annotations
