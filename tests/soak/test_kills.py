@@ -95,9 +95,22 @@ def test_each_fault_of_a_program_is_found(programs, tmp_path, fault, monkeypatch
     assert any(detail in each for each in row.unwanted[outcome]), row.unwanted
 
 
-def test_a_program_that_says_nothing_when_it_is_asked_to_stop_is_found(programs, tmp_path):
-    row = strike(programs, tmp_path, GOOD.replace("stopped by", ""), STOPS[:3])
+@pytest.mark.parametrize(
+    ("code", "detail"),
+    [
+        (GOOD.replace("stopped by", ""), "exit status 1"),
+        (
+            GOOD.replace("signal.signal(number, stop)", "signal.signal(number, signal.SIG_IGN)"),
+            "0 of",
+        ),
+    ],
+)
+def test_a_program_that_is_silent_or_deaf_when_it_is_asked_to_stop_is_found(
+    programs, tmp_path, code, detail
+):
+    row = strike(programs, tmp_path, code, STOPS[:3], times=2)
     assert set(row.unwanted) == {SILENT}
+    assert detail in row.unwanted[SILENT][0]
 
 
 def test_one_bit_of_a_checkpoint_is_found():
@@ -124,6 +137,6 @@ def test_what_is_left_in_shared_memory_is_found():
 
 @pytest.mark.slow
 def test_a_small_part_of_it_is_as_wanted(tmp_path):
-    rows = kills.run(tmp_path, 0.04, 1)
+    rows = kills.run(tmp_path, 0.1, 1)
     assert [(row.what, row.unwanted) for row in rows if row.unwanted] == []
     assert all(row.tried for row in rows)

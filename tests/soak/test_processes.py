@@ -39,7 +39,7 @@ def test_anything_else_is_found(case, code, said, outcomes):
 
 
 @pytest.mark.slow
-def test_a_stopped_worker_is_as_wanted(tmp_path):
-    rows = processes.run(tmp_path, 0.0, 0)
+def test_a_small_part_of_it_is_as_wanted(tmp_path):
+    rows = processes.run(tmp_path, 0.3, 1)
     assert [(row.what, row.unwanted) for row in rows if row.unwanted] == []
-    assert sum(row.tried for row in rows) == 1
+    assert all(row.tried for row in rows)

@@ -92,8 +92,13 @@ def temporary_files(folder: Path) -> list[str]:
 def shared_memory(before: set[str]) -> list[str]:
     """What is new in shared memory and in use by no process, after what a next start removes."""
     remove_leftovers(seconds=0.0)
-    new = {file.name: file.stat().st_ino for file in SHARED.iterdir() if file.name not in before}
-    return [name for name, inode in new.items() if inode not in _in_use()]
+    new = {}
+    for file in SHARED.iterdir():
+        with suppress(FileNotFoundError):  # another program has just removed it
+            if file.name not in before:
+                new[file.name] = file.stat().st_ino
+    used = _in_use() if new else set()
+    return [name for name, inode in new.items() if inode not in used and (SHARED / name).exists()]
 
 
 def _digest(path: Path) -> bytes:

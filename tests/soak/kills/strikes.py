@@ -207,6 +207,8 @@ def strike_all(
             struck.compare()
             ended += 1
         came += struck.came
+    if row.tried < times:
+        row.add(SILENT, f"only {row.tried} of {times} strikes had any effect")
     kinds = {strike.moment[:2] for strike in came if strike.moment}
     at_random = sum(strike.moment is None for strike in came)
     row.measured = f"{len(kinds)} kinds of moments, {at_random} at random; {ended} ran to their end"

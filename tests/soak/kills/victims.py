@@ -64,14 +64,22 @@ def victims(folder: Path) -> list[Victim]:
     data = ("--data.root", str(folder / "packs/whole/out"))
     train = (TRAIN, *FLAGS, *data, "--trainer.log_every_n_steps", "5", "--data.workers")
     pack = ("-m", "datamodules.pack", "imagefolder", str(tree), "out", "--workers", "1")
-    accuracy = ("-m", "bagnet.experiments", "accuracy", "--models", f"bagnet9={weights}")
+    accuracy = (
+        "-m",
+        "bagnet.experiments",
+        "accuracy",
+        "--models",
+        f"bagnet9={weights}",
+        "--gpus",
+        "0",
+    )
     sizes = ("--data.image_size", "24", "--data.resize_size", "28", "--data.batch_size", "16")
     average = ("--model.ema", "0.9", "--model.precise_bn", "2", "--model.mixup", "0.2")
     return [
         Victim("packs", (*pack, "--samples_per_shard", "30"), compared.files, 0.15),
         Victim(
             "experiments",
-            (*accuracy, *data, *sizes, "--data.workers", "0", "--out", "out"),
+            (*accuracy, *data, *sizes, "--data.workers", "0", "--processes", "2", "--out", "out"),
             compared.files,
             0.15,
         ),

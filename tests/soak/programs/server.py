@@ -51,6 +51,9 @@ _spares: list[tuple[int, socket.socket]] = []
 
 def main() -> None:
     """Read requests from stdin, one a line; answer each with a process id and its exit status."""
+    # Before modules are imported that keep it under a name of their own.
+    subprocess.Popen = _Popen  # type: ignore[misc]
+    multiprocessing.util.spawnv_passfds = _spawn  # type: ignore[assignment]
     if "--bare" not in sys.argv:
         _preload()
     requests, answers = os.fdopen(os.dup(0)), os.dup(1)
@@ -115,8 +118,6 @@ def _become(
         }
         with open(variables[NOTES], "a") as notes:
             notes.write(json.dumps(note) + "\n")
-    subprocess.Popen = _Popen  # type: ignore[misc]
-    multiprocessing.util.spawnv_passfds = _spawn  # type: ignore[assignment]
     moments.install()
     _end(_run([word for word in words if word not in ("-u", "-B")]))
 
