@@ -53,7 +53,7 @@ def run(options: ReportOptions) -> None:
             f"({', '.join(EXPERIMENTS)})"
         )
     records = {
-        folder.name: {file.stem: read_record(file) for file in result_files(folder)}
+        folder.name: {file.stem: _record(file) for file in result_files(folder)}
         for folder in folders
     }
     contents = "".join(
@@ -66,6 +66,21 @@ def run(options: ReportOptions) -> None:
     page = PAGE.format(style=style, sizes=_sizes(records), contents=contents, body=body)
     write_text(page, path)
     print(f"{len(folders)} experiment{'s' * (len(folders) != 1)}: {path}")
+
+
+def _record(file: Path) -> dict[str, Any]:
+    """What was measured.
+
+    Raises:
+        ValueError: The file is damaged, or was not written by an experiment.
+    """
+    record = read_record(file)
+    try:
+        _measured({"": record})
+    except (KeyError, TypeError, ValueError, SyntaxError, AssertionError) as error:
+        reason = f"{type(error).__name__}: {error}"[:120]
+        raise ValueError(f"{file} was not written by an experiment ({reason}): remove it") from None
+    return record
 
 
 def _title(name: str) -> str:

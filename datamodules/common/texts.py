@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import json
 from pathlib import Path
+from typing import Any
 
 
 def read_text(path: Path) -> str:
@@ -20,6 +22,22 @@ def read_text(path: Path) -> str:
         raise ValueError(
             f"{path} is not UTF-8 text ({error.reason} at byte {error.start:,}); save it as UTF-8"
         ) from None
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Read JSON.
+
+    Args:
+        path: The file.
+        remedy: What to do if it is damaged, for the message.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {remedy}") from None
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

@@ -56,6 +56,7 @@ from bagnet.experiments.options import MeasureOptions
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import among, rank_of_label
 from datamodules.common.files import write_text
+from datamodules.common.texts import read_json
 
 NAME = "accuracy"
 PAPER_TOP5 = {"bagnet17": 0.805, "bagnet33": 0.876, "vgg16": 0.901}
@@ -159,7 +160,11 @@ def _networks(
     tables: Mapping[str, pa.Table], options: MeasureOptions, path: Path
 ) -> dict[str, dict[str, Any]]:
     """Measure the networks of --models, and read the facts about all others."""
-    known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    known: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        known = read_json(path, remedy := "delete it, and measure again")
+        if not isinstance(known, dict) or not all(isinstance(own, dict) for own in known.values()):
+            raise ValueError(f"{path} is no table of networks; {remedy}")
     if options.models:
         on_gpu = torch.cuda.is_available() and options.gpus != 0
         device = torch.device("cuda:0" if on_gpu else "cpu")

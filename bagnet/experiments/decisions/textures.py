@@ -32,6 +32,8 @@ from bagnet.experiments.measuring.models import ModelFile
 from bagnet.model.images import IMAGENET_MEAN, IMAGENET_STD
 from bagnet.model.weights import load_model
 from datamodules.common.files import replacing
+from datamodules.decoding.folders import read_image
+from datamodules.decoding.images import opened
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def read_pictures(folder: Path, sample_ids: Tensor) -> Tensor:
     """Read pictures of `Synthesis`, uint8 (B, 3, H, W).
 
     Raises:
-        ValueError: A picture has disappeared.
+        ValueError: A picture has disappeared, or is damaged.
     """
     pictures = []
     for sample_id in sample_ids.tolist():
@@ -207,6 +209,10 @@ def read_pictures(folder: Path, sample_ids: Tensor) -> Tensor:
             raise ValueError(
                 f"{file} has disappeared: delete {folder}.parquet to make all textures again"
             )
-        with Image.open(file) as picture:
-            pictures.append(np.asarray(picture))
+        pictures.append(read_image(file, _pixels))
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def _pixels(content: bytes) -> np.ndarray:
+    with opened(content) as picture:
+        return np.asarray(picture.convert("RGB"))

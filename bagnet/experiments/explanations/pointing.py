@@ -11,7 +11,7 @@ The data is what `python -m datamodules.demo` makes. Its textures are smaller th
 images are measured at their own size, where the planted boxes hold: leave --data.image_size and
 --data.resize_size out.
 
-Writes table.*, figure.*, LABEL.parquet, and LABEL-evidence.* (an image of each class with the
+Writes `table.*`, `figure.*`, LABEL.parquet, and `LABEL-evidence.*` (an image of each class with the
 evidence for the predicted one).
 """
 
@@ -107,7 +107,7 @@ def load_planted(data: ImageNetDataModule) -> tuple[int, Boxes]:
         images = {sample_id: planted["images"][key] for sample_id, key in keys.items()}
         boxes = {n: [tuple(box) for box in image["textures"]] for n, image in images.items()}
         return int(planted["image_size"]), boxes
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} does not say what is planted in the images ({type(error).__name__}: {error}): "
             "make the data with `python -m datamodules.demo`"

@@ -6,7 +6,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from matplotlib.colors import is_color_like
+
 from datamodules.common.files import write_text
+from datamodules.common.texts import read_json
 
 FILE = "colours.json"
 
@@ -34,10 +37,18 @@ def network_colours(out: Path, labels: Iterable[str]) -> dict[str, str]:
     `out` keeps: so they have it also in the figures of other experiments. The file may be edited.
     """
     path = out / FILE
-    kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    kept = _read(path) if path.exists() else {}
     new = [label for label in labels if label not in KNOWN and label not in kept]
     for label in new:
         kept[label] = OTHERS[len(kept) % len(OTHERS)]
     if new:
         write_text(json.dumps(kept, indent=1) + "\n", path)
     return KNOWN | kept
+
+
+def _read(path: Path) -> dict[str, str]:
+    remedy = "correct or delete it"
+    kept = read_json(path, remedy)
+    if not isinstance(kept, dict) or not all(map(is_color_like, kept.values())):
+        raise ValueError(f"{path} is no table of networks and colours; {remedy}")
+    return kept

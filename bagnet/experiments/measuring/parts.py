@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class PartFiles:
         table = pa.concat_tables(tables, promote_options="permissive")
         table = table.replace_schema_metadata({_RECORD: json.dumps(self.record)})
         with replacing(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
     def join(self, parts: int) -> None:
         """Make one file of the parts 0, 1, ... and remove them."""
@@ -85,7 +86,7 @@ def result_files(folder: Path) -> list[Path]:
 def read_file(path: Path) -> pa.Table:
     """Read a file of results; raises as `read_record`."""
     read_record(path)
-    return _read(path, pq.read_table)
+    return _read(path, partial(pq.read_table, page_checksum_verification=True))
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -98,6 +99,8 @@ def read_record(path: Path) -> dict[str, Any]:
     if _RECORD not in (schema.metadata or {}):
         raise ValueError(f"{path} was not written by an experiment: remove it")
     record: dict[str, Any] = _read(path, lambda _: record_of(schema))
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} was not written by an experiment: remove it")
     return record
 
 
@@ -122,7 +125,7 @@ def is_imagenet(table: pa.Table) -> bool:
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(path)
-    except (pa.ArrowException, ValueError, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError, RecursionError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk is at fault; pyarrow's errors about damage have no number
         reason = (str(error) or type(error).__name__).splitlines()[0]

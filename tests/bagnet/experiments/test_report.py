@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pyarrow as pa
+import pytest
 from matplotlib.figure import Figure
 
 from bagnet.experiments.__main__ import main
 from bagnet.experiments.decisions import networks
+from bagnet.experiments.measuring.models import ModelFile
+from bagnet.experiments.measuring.parts import PartFiles
 from bagnet.experiments.measuring.results import save_figure, write_table
 
 
@@ -80,3 +84,15 @@ def test_it_says_where_the_page_is(tmp_path, capsys):
 def test_without_results_it_says_what_to_run(tmp_path, capsys):
     assert main(["report", "--out", str(tmp_path)]) == 2
     assert "has no results to report: run an experiment first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("odd", [{"measurement": 5}, {"measurement": "f("}, {"weights": None}, {}])
+def test_results_with_a_record_that_makes_no_sense_are_named(tmp_path, capsys, odd):
+    write(tmp_path / "errors", "mine")
+    record = {"measurement": "A(b=1)", "weights": "0", "data": "1", "images": 1, "image_size": 9}
+    whole = {**record, "resize_size": 9}
+    for name, own in {"fine": whole, "odd": {**(whole if odd else record), **odd}}.items():
+        files = PartFiles(tmp_path / "errors", ModelFile(name, tmp_path), own)
+        files.write(files.whole, [pa.table({"sample_id": [0]})])
+    assert main(["report", "--out", str(tmp_path)]) == 2
+    assert "errors/odd.parquet was not written by an experiment (" in capsys.readouterr().err

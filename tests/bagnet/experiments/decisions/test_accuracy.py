@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from bagnet.experiments.__main__ import main
 from bagnet.experiments.decisions import networks as network_facts
-from bagnet.experiments.decisions.accuracy import Predictions, _row
+from bagnet.experiments.decisions.accuracy import Predictions, _networks, _row
 from bagnet.experiments.measuring import models, results
 from bagnet.experiments.measuring.models import ModelFile
 from bagnet.experiments.measuring.parts import PartFiles, read_file, record_of
+from bagnet.experiments.options import MeasureOptions
 from bagnet.model.registry import normalize
 from bagnet.model.weights import load_model
 from datamodules.common import progress
@@ -174,3 +175,10 @@ def test_a_log_says_how_long_the_measurement_of_speed_takes(command, capsys, mon
     lines = capsys.readouterr().err.splitlines()
     assert any(re.match(r"speed: \d+ of 100 percent, .* left$", line) for line in lines)
     assert any(re.match(r"accuracy: 2 models: 106 of 106 images, .*", line) for line in lines)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"mine": 5}'])
+def test_damaged_facts_about_networks_are_named(tmp_path, text):
+    (tmp_path / "networks.json").write_text(text)
+    with pytest.raises(ValueError, match=r"networks\.json is .*delete it, and measure again"):
+        _networks({}, MeasureOptions(out=tmp_path), tmp_path / "networks.json")

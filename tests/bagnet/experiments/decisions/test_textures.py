@@ -112,3 +112,9 @@ def test_a_vgg_may_have_other_classes(tmp_path, monkeypatch):
     features = TextureNetwork("vgg16", tmp_path / "weights.pth").load(torch.device("cpu"), ())
     assert features is vgg.features
     assert not any(weights.requires_grad for weights in features.parameters())
+
+
+def test_a_damaged_picture_is_named(tmp_path):
+    picture_file(tmp_path, 0).write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"00000000\.png cannot be read as an image"):
+        read_pictures(tmp_path, torch.tensor([0]))

@@ -117,3 +117,10 @@ def test_bars_have_the_colour_of_their_network():
     bars = [bar.get_facecolor()[:3] for bar in figure.axes[0].patches]
     assert bars == [to_rgb(COLOURS[label]) for label in ("a", "b", "a", "b")]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["top-5", "top-1"]
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "[1]", '{"mine": 5}', '{"mine": "odd"}'])
+def test_a_damaged_file_of_colours_is_named(tmp_path, text):
+    (tmp_path / "colours.json").write_text(text)
+    with pytest.raises(ValueError, match=r"colours\.json is .* correct or delete it"):
+        network_colours(tmp_path, ["mine"])
