@@ -4,6 +4,7 @@
 #                rehearsal of benchmarks/gpu.sh
 # make soak      tries to break everything; the table is in soak/table.md
 # make docs      builds the site of the pages into site/, from which it can be read without a server
+# make notebook  runs docs/notebooks/explain.ipynb, and writes its outputs into it
 # make lock      brings requirements.lock up to date with requirements.txt; make upgrade takes the
 #                newest versions
 # make licences  writes docs/dependencies.md
@@ -16,7 +17,7 @@ RUN := runs/demo
 SLOW := slow or slurm or browser
 SCRIPTS := $(wildcard slurm/*.sbatch slurm/*.sh benchmarks/*.sh) .ci/run
 
-.PHONY: demo test test-slow test-all soak docs lint lock upgrade licences setup clean
+.PHONY: demo test test-slow test-all soak docs notebook lint lock upgrade licences setup clean
 .DELETE_ON_ERROR:
 
 setup: .venv/ready
@@ -58,6 +59,9 @@ test-all: test test-slow soak
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "$(CURDIR)/site/index.html"
+
+notebook: setup
+	PYTHONPATH=$(CURDIR) $(BIN)/python .ci/notebook.py docs/notebooks/explain.ipynb
 
 lock upgrade: setup
 	$(BIN)/uv pip compile requirements.txt --output-file requirements.lock --quiet \

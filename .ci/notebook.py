@@ -11,10 +11,14 @@ import base64
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 
 def run(path: Path) -> None:
@@ -22,9 +26,9 @@ def run(path: Path) -> None:
     notebook = json.loads(path.read_text())
     names: dict[str, Any] = {"__name__": "__main__"}
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    os.chdir(path.parent)
     for number, cell in enumerate(cells, 1):
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed), contextlib.chdir(path.parent):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
             value = _execute("".join(cell["source"]), names)
         cell["outputs"] = list(_outputs(printed.getvalue(), value, number))
         cell["execution_count"] = number
@@ -49,20 +53,19 @@ def _shell(command: str) -> None:
     print(done.stdout, end="")
 
 
-def _outputs(printed: str, value: Any, number: int) -> Any:
+def _outputs(printed: str, value: Any, number: int) -> Iterator[dict[str, Any]]:
     if printed:
         yield {"output_type": "stream", "name": "stdout", "text": printed.splitlines(True)}
-    if value is None:
+    if isinstance(value, Image.Image):
+        file = io.BytesIO()
+        value.quantize().save(file, "PNG", optimize=True)  # 256 colours are a third of the bytes
+        data: dict[str, Any] = {"image/png": base64.b64encode(file.getvalue()).decode()}
+    elif value is not None:
+        data = {"text/plain": repr(value).splitlines(True)}
+    else:
         return
-    data: dict[str, Any] = {"text/plain": [repr(value)]}
-    if hasattr(value, "_repr_png_"):
-        data = {"image/png": base64.b64encode(value._repr_png_()).decode(), **data}
-    yield {
-        "output_type": "execute_result",
-        "execution_count": number,
-        "data": data,
-        "metadata": {},
-    }
+    result = {"output_type": "execute_result", "execution_count": number}
+    yield {**result, "data": data, "metadata": {}}
 
 
 if __name__ == "__main__":
