@@ -23,7 +23,7 @@ from tests.soak.fuzz.child import Result, serve
 from tests.soak.fuzz.reading import Kind
 from tests.soak.outcomes import CRASH, LIMIT, Row
 
-INPUTS = 320
+INPUTS = 300
 """Of each kind."""
 SECONDS = 60.0
 """The longest that a child may be silent: beside other work, an input has a second of CPU then."""

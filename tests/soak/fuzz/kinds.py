@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from tests.soak.fuzz import data, packs, pictures, runs, weights
+from tests.soak.fuzz import data, downloads, packs, pictures, results, runs, weights
 
-KINDS = {**packs.KINDS, **data.KINDS, **pictures.KINDS, **weights.KINDS, **runs.KINDS}
+KINDS = {
+    **packs.KINDS,
+    **downloads.KINDS,
+    **data.KINDS,
+    **pictures.KINDS,
+    **weights.KINDS,
+    **runs.KINDS,
+    **results.KINDS,
+}

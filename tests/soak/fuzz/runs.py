@@ -1,4 +1,4 @@
-"""Kinds of files that a run or an experiment keeps: settings, starts, tables, results."""
+"""Kinds of files that a run has: settings, starts, tables, what W&B has."""
 
 from __future__ import annotations
 
@@ -7,28 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 import bagnet.experiments.report
 import bagnet.run.lease
-from bagnet.experiments.measuring.colours import network_colours
-from bagnet.experiments.measuring.models import ModelFile
-from bagnet.experiments.measuring.parts import PartFiles, read_file
-from bagnet.experiments.options import ReportOptions
 from bagnet.export.folder import _settings
 from bagnet.run.folder import Run
 from bagnet.run.lease import Lease, latest_start
 from bagnet.run.loggers.csv_table import CSVTable
 from bagnet.run.loggers.wandb_records import WandbRecords
 from bagnet.training.command_line.cli import BagNetCLI
-from tests.soak.fuzz import arrays, mutations, weights
+from tests.soak.fuzz import mutations, weights
 from tests.soak.fuzz.reading import Kind, Lost, Refused
-from tests.soak.fuzz.reading import run as run_command
 
 _METRICS = (
     "step,epoch,train/loss,val/top1\r\n1,0,2.5,\r\n2,0,2.25,0.5\r\n3,1,1e-3,\r\n4,1,,0.75\r\n"
 )
-_TABLE = "| network | top-1 |\n| --- | ---: |\n| a | 1.5% |\n| b \\| c | 2% |\n"
 _SETTINGS = """\
 seed_everything: 1
 trainer: {max_epochs: 1, precision: 32-true, callbacks: []}
@@ -106,13 +98,13 @@ def _parse(folder: Path) -> None:
     raise Refused(text) if code == 2 else AssertionError(code)
 
 
-def _file(name: str, text: str, folder: Path) -> None:
+def write_file(name: str, text: str, folder: Path) -> None:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(text.encode())
 
 
 def _run_files(folder: Path) -> None:
-    _file("runs/a/config.yaml", _SETTINGS, folder)
+    write_file("runs/a/config.yaml", _SETTINGS, folder)
 
 
 def _read_config(folder: Path) -> None:
@@ -171,55 +163,17 @@ def _read_wandb(folder: Path) -> None:
         raise Lost("what was just noted is not there")
 
 
-def _results(folder: Path) -> None:
-    _file("results/errors/table.md", _TABLE, folder)
-    _file("results/colours.json", '{"mine": "#123456"}', folder)
-    record = {
-        "measurement": "Errors(top=5)",
-        "weights": "0" * 64,
-        "data": "1" * 64,
-        "image_size": 32,
-    }
-    record |= {"resize_size": 32, "images": 50, "classes": ["a"], "class_names": ["b"]}
-    files = PartFiles(folder / "results/errors", ModelFile("mine", folder / "x"), record)
-    table = pa.table(
-        {"sample_id": list(range(50)), "label": [0] * 50, "loss": [at / 7 for at in range(50)]}
-    )
-    files.write(files.whole, [table])
-
-
-def _report(folder: Path) -> None:
-    run_command(bagnet.experiments.report, ReportOptions(out=folder / "results"))
-    network_colours(folder / "results", ["mine", "other"])
-
-
-def _read_results(folder: Path) -> None:
-    """Results that can be read are as they were written."""
-    read_file(folder / "results/errors/mine.parquet")
-    _report(folder)
-
-
-def _read_whole_results(folder: Path) -> None:
-    path = folder / "results/errors/mine.parquet"
-    own, sound = read_file(path), read_file(folder.with_suffix(".sound"))
-    if own.column_names == sound.column_names and not own.equals(sound):
-        raise Lost("results are not as they were written")
-    _report(folder)
-
-
 def _kinds() -> dict[str, Kind]:
-    settings, own, results = "settings in YAML", "files of a run", "results of experiments"
+    settings, own = "settings in YAML", "files of a run"
     lines = (yaml_lines, yaml_lines, mutations.some_bytes)
     commas = (mutations.fields(","), mutations.some_bytes)
     words = (mutations.fields(" "), mutations.some_bytes)
     json_lines = (mutations.json_lines, mutations.json_lines, mutations.some_bytes)
-    json_values = (mutations.json_values, mutations.json_values, mutations.some_bytes)
-    file = "results/errors/mine.parquet"
     return {
         "settings": Kind(
             settings,
             "settings.yaml",
-            partial(_file, "settings.yaml", _SETTINGS),
+            partial(write_file, "settings.yaml", _SETTINGS),
             lines,
             _parse,
             ("--",),
@@ -229,42 +183,26 @@ def _kinds() -> dict[str, Kind]:
         "metrics": Kind(
             own,
             "runs/a/metrics.csv",
-            partial(_file, "runs/a/metrics.csv", _METRICS),
+            partial(write_file, "runs/a/metrics.csv", _METRICS),
             commas,
             _read_metrics,
         ),
         "wandb-id": Kind(
             own,
             "runs/a/wandb-id.txt",
-            partial(_file, "runs/a/wandb-id.txt", "mine-0a1b2c3d\n"),
+            partial(write_file, "runs/a/wandb-id.txt", "mine-0a1b2c3d\n"),
             words,
             _read_wandb,
         ),
         "wandb-finished": Kind(
             own,
             "runs/a/wandb-finished.txt",
-            partial(_file, "runs/a/wandb-finished.txt", "offline-run-1 10\noffline-run-2 20\n"),
+            partial(
+                write_file, "runs/a/wandb-finished.txt", "offline-run-1 10\noffline-run-2 20\n"
+            ),
             words,
             _read_wandb,
         ),
-        "results": Kind(
-            results,
-            file,
-            _results,
-            (mutations.last_bytes, mutations.some_bytes),
-            _read_whole_results,
-        ),
-        "results-columns": Kind(
-            results, file, _results, (arrays.parquet_columns(b"bagnet"),), _read_results
-        ),
-        "table": Kind(
-            results,
-            "results/errors/table.md",
-            _results,
-            (mutations.fields("|"), mutations.some_bytes),
-            _report,
-        ),
-        "colours": Kind(results, "results/colours.json", _results, json_values, _report),
     }
 
 

@@ -122,11 +122,11 @@ def _resume(name: str, folder: Path, *more: str) -> None:
 
 
 def _resume_file(folder: Path) -> None:
-    """Resume from a file that somebody gives; most are read only, as that takes a tenth."""
+    """Resume from a file that somebody gives; most are only read, which costs a tenth."""
     path = Run("a", folder / "runs").checkpoint_to_resume(str(folder / _LAST))
     why_complete(path, _trainer())
     AtomicCheckpointIO().load_checkpoint(path)
-    if _is_one_in(20, folder):
+    if _is_one_in(40, folder):
         _resume("b", folder, "--runs_dir", str(folder / "out"), "--resume", str(folder / _LAST))
 
 
@@ -139,7 +139,7 @@ def _resume_run(folder: Path) -> None:
         sound = torch.load(folder.with_suffix(".sound"), weights_only=True)["state_dict"]
         if path.name == "last.ckpt" and any(not own[key].equal(sound[key]) for key in sound):
             raise Lost("the run is resumed with other weights")
-        if _is_one_in(20, folder):
+        if _is_one_in(40, folder):
             _resume("a", folder, "--runs_dir", str(folder / "runs"), "--resume", "auto")
     except (Refused, ValueError) as error:
         raise Lost(f"the run is not resumed from the previous checkpoint: {error}") from error
