@@ -115,7 +115,11 @@ def workplace(tmp_path: Path) -> Path:
 
 PACK = "python -m datamodules.pack imagefolder /data/imagenet /data/shards"
 RUN = "python train.py --patch 33 --data.root /data/shards"
-BEFORE = {"docs/training.md": [PACK], "docs/experiments.md": [PACK, RUN]}
+BEFORE = {
+    "docs/getting-started.md": [PACK],
+    "docs/training.md": [PACK],
+    "docs/experiments.md": [PACK, RUN],
+}
 """What a page takes for done."""
 
 
