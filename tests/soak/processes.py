@@ -104,7 +104,7 @@ class Trainings:
 
     def start(self, folder: Path, ranks: int, *more: str, torchrun: bool = False) -> Program:
         words = [TRAIN, *FLAGS, "--data.root", str(self._folder / "packs/whole/out"), *SAVE_OFTEN]
-        words += ["--trainer.log_every_n_steps", "5", "--trainer.max_epochs", "3"]
+        words += ["--trainer.log_every_n_steps", "6", "--trainer.max_epochs", "3"]
         words += ["--data.workers", "1", "--timeout_minutes", str(MINUTES), *more]
         words += ["--data.patience", str(MINUTES)]
         if torchrun:
@@ -168,7 +168,8 @@ def faults(case: Case, code: int | None, said: str, victim: int) -> Iterator[tup
         yield LIMIT, f"no end within {case.limit:.0f} s"
     elif code == 0:
         yield SILENT, "exit status 0"
-    if "Traceback" in said:
+    ends_with_its_own = case.torchrun and "ChildFailedError" in said
+    if said.count("Traceback") > ends_with_its_own:
         yield CRASH, said.strip().splitlines()[-1]
     is_rank = case.whose == "rank"
     named = f"rank {case.rank} " if is_rank else f"{victim}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -90,15 +91,23 @@ def temporary_files(folder: Path) -> list[str]:
 
 
 def shared_memory(before: set[str]) -> list[str]:
-    """What is new in shared memory and in use by no process, after what a next start removes."""
-    remove_leftovers(seconds=0.0)
-    new = {}
-    for file in SHARED.iterdir():
-        with suppress(FileNotFoundError):  # another program has just removed it
-            if file.name not in before:
-                new[file.name] = file.stat().st_ino
-    used = _in_use() if new else set()
-    return [name for name, inode in new.items() if inode not in used and (SHARED / name).exists()]
+    """What is new in shared memory and in use by no process, after what a next start removes.
+
+    It looks again and again for a while: other programs end, too.
+    """
+    for _ in range(10):
+        remove_leftovers(seconds=0.0)
+        new = {}
+        for file in SHARED.iterdir():
+            with suppress(FileNotFoundError):  # another program has just removed it
+                if file.name not in before:
+                    new[file.name] = file.stat().st_ino
+        used = _in_use() if new else set()
+        left = [name for name, inode in new.items() if inode not in used]
+        if not left:
+            break
+        time.sleep(0.2)
+    return left
 
 
 def _digest(path: Path) -> bytes:
