@@ -101,7 +101,7 @@ def test_a_weak_map_of_a_mistake_is_as_visible_as_the_strong_one_beside_it():
     )
     colours = [axes.images[0].to_rgba(axes.images[0].get_array()) for axes in (for_dog, for_cat)]
     np.testing.assert_allclose(*colours)
-    assert float(for_cat.get_title().split()[-1]) == pytest.approx(colour_limit(weak), rel=0.01)
+    assert float(for_dog.get_title().split()[-1]) == pytest.approx(colour_limit(weak), rel=0.01)
     for sheet in (figure, patch_sheet({"cat": {"own": [(wrong.image[:17, :17], "9.9")]}})):
         assert "its evidence, in logits" in " ".join(texts(sheet))
 
