@@ -93,7 +93,9 @@ def run(options: InteractionsOptions) -> None:
     rows = table_rows(tables, "side", "r", pearson, "all", "sum")
     colours = network_colours(options.out, tables)
     ticks = {side: str(side) for side in sorted({row["side"] for row in rows})}
-    lowest = min(0.0, *(row["r"].low for row in rows))
+    # Not from 0: all that there is to see often lies above 0.9.
+    lows = [row["r"].low for row in rows if math.isfinite(row["r"].low)]
+    lowest = math.floor(10 * min([0.95, *lows])) / 10
     grid = line_figure(
         rows,
         "side",
