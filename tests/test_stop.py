@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from bagnet.training.classifier import BagNetClassifier
 from bagnet.training.command_line.command import main as train
 from datamodules.audit.verdict import audit
-from tests.slurm.cluster import PATIENCE, until
+from tests.slurm.cluster import PATIENCE
 from tests.slurm.runs import curve
 from tests.starts import (
     ENDLESS,
@@ -24,7 +23,6 @@ from tests.starts import (
     RESUME,
     STEPS,
     end,
-    group,
     kill_at,
     run_until,
     start,
@@ -83,31 +81,11 @@ def test_asked_to_stop_in_one_process_the_weights_are_the_same_to_the_bit(
 
 
 @pytest.fixture(scope="module")
-def untouched(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The weights of two ranks that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("untouched")
-    end(start(folder, shards, 2))
-    return weights(folder)
-
-
-@pytest.fixture(scope="module")
 def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     """The curve of two ranks that nothing disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
     end(start(folder, shards, 2, *LONG))
     return curve(folder, "x")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [1, 2])
-def test_killed_and_resumed_the_weights_are_the_same_to_the_bit(shards, tmp_path, untouched, kills):
-    draw = random.Random(kills)
-    kill_at(tmp_path, shards, 2, draw.randint(3, 9))
-    for _ in range(kills - 1):
-        kill_at(tmp_path, shards, 2, draw.randint(3, 9), *RESUME)
-    end(start(tmp_path, shards, 2, *RESUME))
-    check_audit(tmp_path, restarts=kills)
-    assert different(weights(tmp_path), untouched) == []
 
 
 @pytest.mark.slow
@@ -118,15 +96,6 @@ def test_killed_and_resumed_on_other_numbers_of_ranks_the_epochs_are_exact(shard
     end(start(tmp_path, shards, 2, *RESUME))
     weights(tmp_path)
     check_audit(tmp_path, restarts=3)
-
-
-@pytest.mark.slow
-def test_when_the_training_process_dies_its_workers_do_too(shards, tmp_path):
-    run = run_until(tmp_path, shards, 1, 3, *ENDLESS, "--data.workers", "2")
-    assert len(group(run.pid)) >= 4  # with two workers and the fork server
-    os.kill(run.pid, signal.SIGKILL)
-    run.wait()
-    until(lambda: not group(run.pid), "the workers' end", lambda: str(group(run.pid)))
 
 
 @pytest.mark.slow
