@@ -72,11 +72,18 @@ def new_folder(path: Path) -> Iterator[Path]:
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"{path} exists, and is no empty folder: give a new one, or move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(".tmp", _prefix(path), path.parent) as temporary:
-        folder = Path(temporary, "new")
-        folder.mkdir()  # with the usual rights, unlike the temporary one
-        yield folder
-        os.replace(folder, path)
+    try:
+        with tempfile.TemporaryDirectory(
+            ".tmp", _prefix(path), path.parent, ignore_cleanup_errors=True
+        ) as temporary:
+            folder = Path(temporary, "new")
+            folder.mkdir()  # with the usual rights, unlike the temporary one
+            yield folder
+            os.replace(folder, path)
+    except OSError as error:
+        if str(error.filename).startswith(str(path.with_name(_prefix(path)))):  # of no use
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager

@@ -185,3 +185,11 @@ def test_a_disk_that_becomes_read_only_is_told_with_the_path(tmp_path, monkeypat
         with pytest.raises(OSError, match="Read-only") as info:
             write()
         assert info.value.filename == str(path)
+
+
+def test_an_error_names_the_new_folder_and_not_its_temporary_name(tmp_path):
+    path = tmp_path / "new"
+    with pytest.raises(OSError, match="No space") as info, new_folder(path) as folder:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "a.bin"))
+    assert info.value.filename == str(path)
+    assert names(tmp_path) == []
