@@ -69,8 +69,8 @@ class Ended:
 
     @property
     def last(self) -> str:
-        """The last line that it printed."""
-        lines = self.said.strip().splitlines() or [""]
+        """The last line that it printed, or the last error."""
+        lines = self.errors or self.said.strip().splitlines() or [""]
         return f"exit status {self.code}: {lines[-1][:300]}"
 
     def fault(self, *names: str) -> tuple[str, str] | None:
@@ -136,8 +136,8 @@ def call(
     said = folder.with_name(f"{folder.name}.said")
     arguments = (function, folder, said, dict(variables or {}))
     process = _context.Process(target=_become, args=arguments)
-    began = time.monotonic()
     process.start()
+    began = time.monotonic()
     process.join(seconds)
     code = process.exitcode
     with contextlib.suppress(ProcessLookupError):

@@ -58,6 +58,7 @@ class Case:
         what: How it breaks, for people.
         breaks: Breaks it, in the process of the command.
         names: One of these words must be in the message.
+        place: And this path.
         loses: Whether the files that were there are lost with it.
     """
 
@@ -65,6 +66,7 @@ class Case:
     what: str
     breaks: Callable[[], object]
     names: tuple[str, ...] = ()
+    place: str = ""
     loses: bool = False
 
 
@@ -85,19 +87,22 @@ def run(folder: Path, share: float, seed: int) -> list[Row]:
 
 def cases(disk: Disk, good: Good, rng: random.Random, share: float) -> Iterator[Case]:
     """The ways to break a disk: at once, and at moments that the random numbers choose."""
+    place = str(disk.path)
     for part in (0.0, 0.5)[: 1 + (share > 0.2)]:
         room = int(good.grown * (part + rng.uniform(0, 0.5)))
         names = ("No space left", "File too large")
-        yield Case(FULL, f"{room:,} bytes left", partial(disk.full, room), names)
+        yield Case(FULL, f"{room:,} bytes left", partial(disk.full, room), names, place)
     names = ("Read-only file system", "cannot be written")
     write = rng.choice((1, rng.randint(1, good.writes)))
-    yield Case(READ_ONLY, f"from write {write}", partial(disk.read_only, write), names)
-    names = (str(disk.path), "gone")
+    yield Case(READ_ONLY, f"from write {write}", partial(disk.read_only, write), names, place)
+    names = ("No such file", "Read-only file system", "gone", "vanished")
     write = rng.randint(1, good.writes)
-    yield Case(GONE, f"removed at write {write}", partial(disk.removed, write), names, True)
+    yield Case(GONE, f"removed at write {write}", partial(disk.removed, write), names, place, True)
     if disk.mounted:
         write = rng.randint(1, good.writes)
-        yield Case(GONE, f"unmounted at write {write}", partial(disk.unmounted, write), names)
+        yield Case(
+            GONE, f"unmounted at write {write}", partial(disk.unmounted, write), names, place
+        )
     yield Case(SLOW, f"{DELAY} s for each access", partial(disk.slow, DELAY))
 
 
@@ -165,7 +170,8 @@ def judge(
     if ended.code == 0:
         wrong = differences(good.beside, beside)
         if not writer.survives:
-            wrong += differences(good.after, found)
+            kept = good.before if case.loses else {}  # what was removed is no fault
+            wrong += differences(_without(kept, good.after), _without(kept, found))
         elif wrong:
             row.add(LOST, f"{what}: {wrong}")
         elif differences(good.after, found) and "W&B has failed" not in ended.said:
@@ -175,11 +181,19 @@ def judge(
         return
     if fault := ended.fault(*case.names):
         row.add(fault[0], f"{what}: {fault[1]}")
+    elif case.place not in ended.errors[0] or ".tmp" in ended.errors[0]:
+        row.add(SILENT, f"{what}: without the file: {ended.last}")
     elif writer.survives or case.kind == SLOW:
         row.add(LOST, f"{what}: {ended.last}")
     if not case.loses:
         for each in damage(good.before, good.after, found):
-            row.add(LOST, f"{what}: {each}")
+            # Nothing can be removed from such a disk; the next run does.
+            if case.kind == FULL or not each.endswith("is left over"):
+                row.add(LOST, f"{what}: {each}")
+
+
+def _without(some: Files, files: Files) -> Files:
+    return {name: content for name, content in files.items() if some.get(name) != content}
 
 
 def _run(writer: Writer, folder: Path, before: Callable[[], object] | None = None) -> Ended:

@@ -149,16 +149,17 @@ def attempt(
     read = partial(read_and_check, what, f"{server.url}/{number}", good, here)
     ended = call(read, here, SECONDS)
     server.heal(path)
-    again = call(read, here, SECONDS)
+    again = call(partial(read, timeout=SECONDS), here, 2 * SECONDS)
     shutil.rmtree(served)
     shutil.rmtree(here)
     return Attempt(what, f"{kind} {when}", ended, again)
 
 
-def read_and_check(what: str, url: str, good: Good, folder: Path) -> int:
+def read_and_check(what: str, url: str, good: Good, folder: Path, timeout: float = _TIMEOUT) -> int:
     """Read as a command does: 0 if all bytes are right, 2 with a line if it is refused."""
+    data_sources.TIMEOUT = timeout
     openers.SLOWEST, data_sources.MAX_BYTES = 1 << 30, _LARGEST
-    weights.PATIENCE, weights.LARGEST = _TIMEOUT, _LARGEST
+    weights.PATIENCE, weights.LARGEST = timeout, _LARGEST
     torch.hub.set_dir(str(folder))
     read = READERS[what]
     memory = Memory()
@@ -190,7 +191,8 @@ READERS = {"shards": _shard, "manifests": _manifest, "indices": _manifest, "weig
 
 
 def _cache(folder: Path) -> ShardCache:
-    return ShardCache(folder / "cache", _LARGEST, delays=(0.01, 0.01), timeout=_TIMEOUT)
+    timeout = data_sources.TIMEOUT
+    return ShardCache(folder / "cache", _LARGEST, delays=(0.01, 0.01), timeout=timeout)
 
 
 def make_data(folder: Path) -> Good:

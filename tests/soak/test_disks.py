@@ -22,7 +22,7 @@ DONE = Ended(0, "done\n", 1.0)
 
 
 def judged(ended: Ended, found: dict[str, bytes], writer=WRITER, kind=FULL, beside=None) -> Row:
-    case = Case(kind, "broken", print, ("No space left",), loses=kind == GONE)
+    case = Case(kind, "broken", print, ("No space left",), "/disk", kind == GONE)
     row = Row(kind)
     judge(writer, GOOD, case, ended, found, beside or {}, row)
     return row
@@ -56,6 +56,8 @@ def test_whole_files_are_as_wanted(ended, found):
         (Ended(-7, "", 1.0), GOOD.before, CRASH),
         (Ended(None, "", 60.0), GOOD.before, LIMIT),
         (Ended(2, "error: cannot write\n", 1.0), GOOD.before, SILENT),
+        (Ended(2, "error: /disk/.a.tmp: No space left\n", 1.0), GOOD.before, SILENT),
+        (Ended(2, "error: No space left\n", 1.0), GOOD.before, SILENT),
         (Ended(2, REFUSED.said * 2, 1.0), GOOD.before, SILENT),
     ],
 )
@@ -75,6 +77,16 @@ def test_a_slow_disk_changes_nothing():
     assert not judged(DONE, GOOD.after, kind=SLOW).unwanted
     assert LOST in judged(REFUSED, GOOD.before, kind=SLOW).unwanted
     assert not judged(REFUSED, {}, kind=GONE).unwanted  # its files are gone with it
+
+
+def test_a_command_that_goes_on_without_its_old_files_has_done_its_work():
+    good = {"kept": b"1", **GOOD.after}
+    case = Case(GONE, "removed", print, loses=True)
+    for found, unwanted in ((GOOD.after, {}), ({"new": b"3"}, {SILENT})):
+        row = Row(GONE)
+        before = {**GOOD.before, "kept": b"1"}
+        judge(WRITER, Good(before, good, {}, 9, 1), case, DONE, found, {}, row)
+        assert set(row.unwanted) == set(unwanted)
 
 
 def _write(disk: Disk, breaks: tuple, answers) -> None:
