@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -84,37 +83,6 @@ def test_when_rank_0_is_killed_the_others_say_so_and_end(shards, tmp_path):
     (line,) = errors(check_all_end_soon(run))
     assert line.startswith("error: rank 0 has ended, so all ranks end; resume with: ")
     assert run.returncode == -signal.SIGKILL
-
-
-@pytest.mark.parametrize("number", [0, 1])
-@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_rank_that_vanishes_between_two_moments_is_named_in_one_line(
-    shards, tmp_path, number, how
-):
-    """The others are in a collective operation, or will be in the next one."""
-    run = run_until(tmp_path, shards, 2, 3, *ENDLESS, "--timeout_minutes", "0.1")
-    processes = ranks(tmp_path)
-    os.kill(processes[number], how)
-    (line,) = errors(check_all_end(run))
-    fate = "has ended" if number == 0 else "was killed by SIGKILL"
-    if how == signal.SIGSTOP:
-        place = f"{socket.gethostname()}, process {processes[number]}"
-        fate = f"({place}) has not answered for 0.1 minutes (--timeout_minutes)"
-    assert line.startswith(f"error: rank {number} {fate}, so all ranks end; resume with: ")
-    assert line.endswith(" --resume auto")
-    assert run.returncode == (1 if number else -signal.SIGKILL)
-
-
-@pytest.mark.parametrize("torchrun", [(), ("--shutdown-timeout", "3")])
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_rank_that_hangs_is_named_though_its_process_is_alive(shards, tmp_path, number, torchrun):
-    flags = (f"--trainer.callbacks.ranks=[{number}]", "--timeout_minutes", "0.2")
-    out = check_all_end(run := start(tmp_path, shards, 2, *STUCK, *flags, torchrun=torchrun))
-    (line,) = [line for line in out.splitlines() if line.startswith("error: ")]
-    assert f"rank {number} ({socket.gethostname()}, process " in line
-    assert ") has made others wait, without any progress, for 0.2 minutes" in line
-    assert torchrun or errors(out)
-    assert run.returncode == 1
 
 
 def test_when_all_ranks_are_stopped_for_a_while_nothing_is_wrong(shards, tmp_path):
@@ -206,11 +174,3 @@ def test_stopped_under_torchrun_the_curve_is_that_of_an_undisturbed_run(
     assert {epoch.verdict for epoch in report.epochs} == {"exact"}
     assert sum(epoch.redone for epoch in report.epochs) <= 1
     assert curve(tmp_path, "x") == undisturbed
-
-
-def test_when_a_rank_is_killed_torchrun_ends_the_others(shards, tmp_path):
-    run = run_until(tmp_path, shards, 2, 3, *ENDLESS, torchrun=("--shutdown-timeout", "3"))
-    os.kill(ranks(tmp_path)[1], signal.SIGKILL)
-    out = check_all_end_soon(run)
-    assert run.returncode == 1
-    assert "rank      : 1" in out
