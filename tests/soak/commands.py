@@ -133,13 +133,16 @@ def call(
 ) -> Ended:
     """Like `run`, for a function that returns the exit status."""
     _context.set_forkserver_preload(_PRELOADED)
-    said = folder.with_name(f"{folder.name}.said")
-    arguments = (function, folder, said, dict(variables or {}))
+    said, status = (folder.with_name(f"{folder.name}.{each}") for each in ("said", "status"))
+    status.unlink(missing_ok=True)
+    arguments = (function, folder, said, status, dict(variables or {}))
     process = _context.Process(target=_become, args=arguments)
     process.start()
     began = time.monotonic()
     process.join(seconds)
     code = process.exitcode
+    if code is not None and status.exists():  # multiprocessing loses it if threads wait at once
+        code = int(status.read_text())
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # with all that it has started
     process.kill()  # if it has no group yet
@@ -158,7 +161,11 @@ def _main(command: Command, before: Callable[[], object] | None) -> int:
 
 
 def _become(
-    function: Callable[[], int], folder: Path, said: Path, variables: Mapping[str, str]
+    function: Callable[[], int],
+    folder: Path,
+    said: Path,
+    status: Path,
+    variables: Mapping[str, str],
 ) -> None:
     os.setsid()
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -172,4 +179,5 @@ def _become(
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     atexit._run_exitfuncs()  # multiprocessing leaves it out
+    status.write_text(str(code))
     sys.exit(code)
