@@ -168,6 +168,7 @@ def _become(
     variables: Mapping[str, str],
 ) -> None:
     os.setsid()
+    atexit._clear()  # what the server will do at its end, such as remove temporary folders
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
