@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ def start_run(folder: Path, **settings: Any) -> Any:
         Exception: W&B refuses its settings, or cannot work at all; see `reason`.
     """
     os.environ.setdefault("WANDB_SILENT", "true")  # `location` says what a user needs to know
+    logging.raiseExceptions = False  # W&B's own log on a full disk is no page of traceback
     given = _set_up(folder)
     settings = {"root_dir": str(folder), **_DEFAULTS, **settings}
     settings = {k: v for k, v in settings.items() if k not in given.model_fields_set}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -193,3 +195,13 @@ def test_without_a_key_wandb_works_offline_and_never_asks(tmp_path):
     assert done.stdout.startswith(f"{run_id} offline; view: wandb leet runs/mine/wandb upload: ")
     assert list(tmp_path.glob(f"runs/mine/wandb/offline-run-*/run-{run_id}.wandb"))
     assert done.stderr == ""
+
+
+def test_a_log_of_wandb_that_cannot_be_written_is_no_traceback(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    with start_run(tmp_path):
+        handler = logging.FileHandler("/dev/full")
+        handler.emit(logging.makeLogRecord({"msg": "a"}))
+    assert "Traceback" not in capsys.readouterr().err
+    with suppress(OSError):
+        handler.close()
