@@ -95,7 +95,7 @@ def cases(disk: Disk, good: Good, rng: random.Random, share: float) -> Iterator[
     names = ("Read-only file system", "cannot be written")
     write = rng.choice((1, rng.randint(1, good.writes)))
     yield Case(READ_ONLY, f"from write {write}", partial(disk.read_only, write), names, place)
-    names = ("No such file", "Read-only file system", "gone", "vanished")
+    names = ("No such file", "Read-only file system", "is gone", "there is no")
     write = rng.randint(1, good.writes)
     yield Case(GONE, f"removed at write {write}", partial(disk.removed, write), names, place, True)
     if disk.mounted:
@@ -167,6 +167,8 @@ def judge(
         row: Where it is counted.
     """
     what = f"{writer.what}, {case.what}"
+    if ended.code == 0 and "Traceback" in ended.said:
+        row.add(CRASH, f"{what}: exit status 0, but a traceback")
     if ended.code == 0:
         wrong = differences(good.beside, beside)
         if not writer.survives:
@@ -174,7 +176,7 @@ def judge(
             wrong += differences(_without(kept, good.after), _without(kept, found))
         elif wrong:
             row.add(LOST, f"{what}: {wrong}")
-        elif differences(good.after, found) and "W&B has failed" not in ended.said:
+        elif case.kind != SLOW and "W&B has failed" not in ended.said:
             row.add(SILENT, f"{what}: not a word")
         if wrong:
             row.add(SILENT, f"{what}: exit status 0, but {wrong}")

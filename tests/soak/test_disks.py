@@ -53,6 +53,7 @@ def test_whole_files_are_as_wanted(ended, found):
         (DONE, {**GOOD.after, "new": b"half"}, SILENT),
         (DONE, GOOD.before, SILENT),
         (Ended(1, "Traceback\nOSError: No space left\n", 1.0), GOOD.before, CRASH),
+        (Ended(0, "--- Logging error ---\nTraceback\n", 1.0), GOOD.after, CRASH),
         (Ended(-7, "", 1.0), GOOD.before, CRASH),
         (Ended(None, "", 60.0), GOOD.before, LIMIT),
         (Ended(2, "error: cannot write\n", 1.0), GOOD.before, SILENT),
