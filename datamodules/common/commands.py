@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import docstring_parser
 from jsonargparse import ArgumentParser
 
-from datamodules.common.errors import explain, reader_left
+from datamodules.common.errors import explain, reader_left, told
 from datamodules.common.files import user_path
 from datamodules.common.help import HelpFormatter, metavar_of, wrapped
 from datamodules.remote.urls import redacted_text
@@ -87,7 +87,7 @@ def main(
         return reader_left()
     except (ValueError, OSError) as error:
         message = explain(error) if isinstance(error, OSError) else str(error)
-        print(f"error: {redacted_text(message)}", file=sys.stderr)
+        print(f"error: {told(message)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(interrupted, file=sys.stderr)

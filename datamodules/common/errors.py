@@ -41,6 +41,18 @@ def explain(error: OSError) -> str:
     return f"{path}: " * bool(path) + cause + f"; {remedy}" * bool(remedy)
 
 
+def told(message: str) -> str:
+    """What a user reads of an error: one line without passwords, whatever a name in it has."""
+    from datamodules.remote.urls import redacted_text
+
+    return redacted_text(printable(" ".join(line.strip() for line in message.splitlines())))
+
+
+def printable(text: str) -> str:
+    """Replace what would make another line, colour a terminal, or split a column of a table."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def reader_left() -> int:
     """End without a word after whoever reads the output has left, as `head` and `grep -q` do.
 

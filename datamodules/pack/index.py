@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.common.errors import printable
 from datamodules.common.pool import Pool, advance
 from datamodules.common.progress import progress
 from datamodules.pack.job import JOB, Packed, report_skipped
@@ -32,7 +33,7 @@ from datamodules.pack.packing import (
     tell,
     tell_next_step,
 )
-from datamodules.pack.sources.listing import Problem, printable
+from datamodules.pack.sources.listing import Problem
 from datamodules.pack.sources.locations import (
     is_compressed,
     local_copy,

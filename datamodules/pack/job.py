@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.common.errors import printable
 from datamodules.common.files import write_text
 from datamodules.common.pool import Pool
 from datamodules.pack.options import PackOptions
 from datamodules.pack.shard import PARTIAL, Task, write
-from datamodules.pack.sources.listing import Listing, Problem, printable
+from datamodules.pack.sources.listing import Listing, Problem
 from datamodules.shards.manifest import INDEX, MANIFEST, VERSION, Manifest
 from datamodules.shards.writer import shard_name
 

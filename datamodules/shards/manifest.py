@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.common.arrays import map_array
+from datamodules.common.errors import explain
 from datamodules.common.files import replacing, write_text
 from datamodules.remote.urls import scheme_of
 from datamodules.shards import checks
@@ -244,5 +247,12 @@ def _take_shards(header: dict[str, Any]) -> Iterator[Shard]:
 
 def _receive(values: dict[str, Any]) -> Manifest:
     if values["samples"] is None:  # the sender has checked its hash
-        values["samples"] = map_array(values["root"] / INDEX)
+        try:
+            values["samples"] = map_array(values["root"] / INDEX)
+        except OSError as error:
+            if not getattr(multiprocessing.current_process(), "_inheriting", False):
+                raise
+            # This process is just beginning, and would end in a traceback of multiprocessing's.
+            print(explain(error), file=sys.stderr)
+            sys.exit(1)
     return Manifest(**values)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -172,8 +172,10 @@ def judge(
     if ended.code == 0:
         wrong = differences(good.beside, beside)
         if not writer.survives:
-            kept = good.before if case.loses else {}  # what was removed is no fault
-            wrong += differences(_without(kept, good.after), _without(kept, found))
+            # Nobody can tell what was removed after it was written; what is there must be right.
+            known = found.keys() - (good.before.keys() if case.loses else set())
+            known |= set() if case.loses else good.after.keys()
+            wrong += differences(_only(known, good.after), _only(known, found))
         elif wrong:
             row.add(LOST, f"{what}: {wrong}")
         elif case.kind != SLOW and "W&B has failed" not in ended.said:
@@ -194,8 +196,8 @@ def judge(
                 row.add(LOST, f"{what}: {each}")
 
 
-def _without(some: Files, files: Files) -> Files:
-    return {name: content for name, content in files.items() if some.get(name) != content}
+def _only(names: Collection[str], files: Files) -> Files:
+    return {name: content for name, content in files.items() if name in names}
 
 
 def _run(writer: Writer, folder: Path, before: Callable[[], object] | None = None) -> Ended:

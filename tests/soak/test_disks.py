@@ -83,7 +83,7 @@ def test_a_slow_disk_changes_nothing():
 def test_a_command_that_goes_on_without_its_old_files_has_done_its_work():
     good = {"kept": b"1", **GOOD.after}
     case = Case(GONE, "removed", print, loses=True)
-    for found, unwanted in ((GOOD.after, {}), ({"new": b"3"}, {SILENT})):
+    for found, unwanted in ((GOOD.after, {}), ({"new": b"half"}, {SILENT})):
         row = Row(GONE)
         before = {**GOOD.before, "kept": b"1"}
         judge(WRITER, Good(before, good, {}, 9, 1), case, DONE, found, {}, row)

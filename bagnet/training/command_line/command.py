@@ -25,10 +25,10 @@ from bagnet.training.command_line.flags import (
     short_help,
     wants_short_help,
 )
-from datamodules.common.errors import REMEDIES, ReadingEnded, explain, reader_left
+from datamodules.common.errors import REMEDIES, ReadingEnded, explain, reader_left, told
 from datamodules.common.forkserver import forkserver_context
 from datamodules.common.leftovers import remove_leftovers_soon
-from datamodules.remote.urls import redacted_text, redacted_words
+from datamodules.remote.urls import redacted_words
 
 WITHOUT_TRAINER = {"predict": "bagnet.predict.options", "export": "bagnet.export.options"}
 """Commands that are not LightningCLI's, and where their options are."""
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         if not _is_for_user(error):
             raise
-        print(f"error: {redacted_text(_message(error))}", file=sys.stderr)
+        print(f"error: {told(_message(error))}", file=sys.stderr)
         return 2
     return 0
 

@@ -25,13 +25,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.common.errors import printable
 from datamodules.common.files import write_text
 from datamodules.common.texts import read_text
 from datamodules.decoding.folders import image_files
 from datamodules.pack.options import HumansOptions, PackOptions
 from datamodules.pack.packing import console, pack
 from datamodules.pack.sources.imagefolder import relative, rows_of_files
-from datamodules.pack.sources.listing import Listing, Source, printable, tabulate
+from datamodules.pack.sources.listing import Listing, Source, tabulate
 
 ANSWERS = "answers.csv"
 """Beside the shards: the columns of `Trial`, after the image's key, with a column per person."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import io
 import re
+import resource
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -31,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.common.errors import printable
 from datamodules.common.folders import natural_key
 from datamodules.common.pool import Pool, WorkerKilled, advance
 from datamodules.decoding.folders import SUFFIXES
@@ -43,11 +45,10 @@ from datamodules.pack.sources.listing import (
     Listing,
     Problem,
     Source,
-    printable,
     tabulate,
     to_rows,
 )
-from datamodules.pack.sources.tars import members
+from datamodules.pack.sources.tars import Member, members
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VAL = "ILSVRC2012_img_val.tar"
@@ -150,9 +151,10 @@ def _damaged(path: Path, reason: str) -> ValueError:
 def _parse_devkit(path: Path) -> _Devkit:
     from scipy.io import loadmat  # slow to import, and only this source needs it
 
+    _limit_memory()
     wanted = {"meta.mat": b"", "ILSVRC2012_validation_ground_truth.txt": b""}
     try:
-        with tarfile.open(path, "r:*") as archive:
+        with tarfile.open(path, "r:*", tarinfo=Member) as archive:
             for member in archive:
                 name = PurePosixPath(member.name).name
                 if name in wanted and (file := archive.extractfile(member)) is not None:
@@ -165,10 +167,19 @@ def _parse_devkit(path: Path) -> _Devkit:
         names = {str(row["WNID"]): str(row["words"]) for row in leaves}
         val_wnids = tuple(wnids[int(line)] for line in truth.decode("ascii").split())
     except Exception as error:  # scipy and tarfile raise anything on damaged bytes
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+        if getattr(error, "errno", None) is not None:
             raise  # of the machine; scipy's own OSErrors have no number
         raise _damaged(path, printable(f"{type(error).__name__}: {error}"[:120])) from None
     return names, val_wnids
+
+
+def _limit_memory() -> None:
+    """Let this process, which is for the devkit alone, take little more than it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + 16 * _MAX_BYTES
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
 
 
 def _inner_archives(train: Path) -> list[tuple[str, int, int]]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.common.errors import printable
 from datamodules.common.pool import Pool
 from datamodules.shards.writer import MAX_KEY_BYTES
 
@@ -116,11 +117,6 @@ def key_of(name: str) -> str:
     if len(parts) > 1 and parts[1].startswith(f"{parts[0]}_"):
         del parts[0]
     return _shorten("_".join(parts) or "_", MAX_KEY_BYTES)
-
-
-def printable(text: str) -> str:
-    """Escape what would break a line of a table or of a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _unique_keys(names: np.ndarray) -> list[bytes]:

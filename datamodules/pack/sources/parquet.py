@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.common.errors import printable
 from datamodules.common.pool import Pool
 from datamodules.pack.classes import names_of
 from datamodules.pack.options import ParquetOptions
 from datamodules.pack.packing import classes_of_other_split, console, pack
 from datamodules.pack.shard import PARTIAL
-from datamodules.pack.sources.listing import Listing, Problem, printable, tabulate, to_rows
+from datamodules.pack.sources.listing import Listing, Problem, tabulate, to_rows
 from datamodules.pack.sources.locations import SPLITS_AND_TEST, expand, path_in, split_of
 from datamodules.pack.sources.parquet_files import File, Rows, read_file
 from datamodules.pack.sources.scan import MAX_CLASSES, Scan, wnid_in

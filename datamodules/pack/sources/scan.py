@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.common.errors import printable
 from datamodules.common.pool import advance
 from datamodules.decoding.folders import SUFFIXES
-from datamodules.pack.sources.listing import Problem, printable, to_rows
+from datamodules.pack.sources.listing import Problem, to_rows
 from datamodules.pack.sources.tars import members
 
 IMAGES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)

@@ -27,13 +27,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.common.errors import printable
 from datamodules.common.texts import read_text
 from datamodules.decoding.folders import SUFFIXES
 from datamodules.pack.classes import names_of
 from datamodules.pack.options import CsvOptions
 from datamodules.pack.packing import classes_of_other_split, console, pack
 from datamodules.pack.sources.imagefolder import rows_of_files
-from datamodules.pack.sources.listing import Listing, Problem, Source, printable, tabulate
+from datamodules.pack.sources.listing import Listing, Problem, Source, tabulate
 from datamodules.pack.sources.locations import SPLITS_AND_TEST, split_of
 
 SPLIT = "split"
@@ -113,6 +114,8 @@ def _rows(options: CsvOptions, table: Path, folder: Path) -> Iterator[Row]:
             row = {name: (value or "").strip() for name, value in fields.items()}
             split = of_table or _split_in(row.get(options.split, ""), place, options)
             group = row[options.group] if options.group else ""
+            if "\0" in row[options.path]:
+                raise ValueError(f"{place} has a zero byte in the column {options.path!r}")
             for column in (options.path, *([options.group] if options.group else ())):
                 if not row[column]:
                     raise ValueError(f"{place} has nothing in the column {column!r}")

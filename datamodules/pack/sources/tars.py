@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.pack.sources.listing import printable
+from datamodules.common.errors import printable
 
 _MAX_HEADER = 1 << 14
 """The most bytes of a long name and other facts about a member: tarfile's time can grow with the
@@ -33,7 +33,7 @@ def members(path: Path, start: int = 0, size: int | None = None) -> Iterator[tar
     try:
         with open(path, "rb") as file:
             file.seek(start)
-            with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=Member) as tar:
                 after = previous = start
                 for member in tar:
                     if member.size < 0 or member.offset_data <= previous:
@@ -59,11 +59,11 @@ def members(path: Path, start: int = 0, size: int | None = None) -> Iterator[tar
         ) from None
 
 
-class _Member(tarfile.TarInfo):
+class Member(tarfile.TarInfo):
     """Refuses headers that would make tarfile read without end, or fill the memory."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Member:
         member = super().frombuf(buf, encoding, errors)
         if member.size < 0:
             raise tarfile.ReadError(f"{member.name} has the size {member.size}")

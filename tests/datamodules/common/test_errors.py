@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from datamodules.common.errors import explain
+from datamodules.common.errors import explain, told
 
 
 def raised(action):
@@ -48,3 +48,9 @@ def test_other_errors_have_the_path_the_cause_and_a_remedy(number, remedy):
     assert explain(OSError("no number")) == "no number"
     own = OSError(number, "cannot record this; train without it", "/data/x")
     assert explain(own) == "/data/x: cannot record this; train without it"
+
+
+def test_what_a_user_reads_is_one_line_that_cannot_change_the_terminal():
+    message = "https://me:secret@host/a\nb.csv has no \x1b[31mcolumn:\r\n  give one"
+    expected = "https://host/a b.csv has no \\x1b[31mcolumn: give one"
+    assert told(message) == expected

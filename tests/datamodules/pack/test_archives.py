@@ -11,6 +11,7 @@ from scipy.io import savemat
 
 from datamodules.shards.manifest import Manifest
 from tests.datamodules.pack.builders import image, images, pack, refused, tar_of
+from tests.datamodules.pack.test_tars import header, negative
 
 TRAIN = "ILSVRC2012_img_train.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -103,6 +104,11 @@ def test_a_list_of_labels_instead_of_the_devkit(downloads, tmp_path, text):
         (DEVKIT, lambda data: b"<html>", "is damaged (ReadError: file could not be opened"),
         (DEVKIT, lambda data: tar_of([("meta.mat", SHORT)]), "is damaged (OSError: could not read"),
         (DEVKIT, lambda data: CRASHES, "not the devkit of ILSVRC2012, or is damaged (reading it"),
+        (
+            DEVKIT,
+            lambda data: header("x") + header("a", negative(-512)),
+            "(ReadError: a has the size -5",
+        ),
         (TRAIN, lambda data: data[:9000], "not a complete"),
         (TRAIN, lambda data: b"<html>", "not a complete"),
         (TRAIN, lambda data: tar_of([]), "one tar per class"),

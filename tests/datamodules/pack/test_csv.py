@@ -162,6 +162,7 @@ def test_the_rule_gives_each_split_about_its_share(share):
         ("path,label,split\n0.jpg,a,dev\n", (), "line 2 of labels.csv has the split 'dev'"),
         ("path,label,split\n0.jpg,a\n", (), "has the split ''"),
         ("path,label,split\n0.jpg,a,train,b\n", (), "line 2 of labels.csv has more fields"),
+        ("path,label,split\n0\0.jpg,a,train\n", (), "line 2 of labels.csv has a zero byte in"),
         (
             "path,label,split\n,a,train\n",
             (),

@@ -59,6 +59,17 @@ def rewrite_label(folder):
     (folder / "manifest.json").write_text(json.dumps(header))
 
 
+def enlarge_label(folder):
+    """Let the header of a label say that it has a terabyte."""
+    path = folder / shard_name(1)
+    data = bytearray(path.read_bytes())
+    with tarfile.open(path) as tar:
+        member = tar.getmember("k1_1.cls")
+    member.size = 1 << 40
+    data[member.offset : member.offset + 512] = member.tobuf(tarfile.GNU_FORMAT)
+    path.write_bytes(data)
+
+
 def change_index(folder, name, value):
     """Change a row, as a program with a mistake would: the index's hash is right."""
     manifest = Manifest.load(folder)
@@ -81,6 +92,7 @@ def append(folder):
             ["has 2,000 bytes and not", "sha256 differs", "k1_2: "],
         ),
         (rewrite_label, ["shard-000001.tar: k1_1: 'k1_1.cls' says b'2', the manifest 1"]),
+        (enlarge_label, ["k1_1: 'k1_1.cls' says b'1" + 19 * r"\x00" + "', the manifest 1"]),
         (lambda f: change_index(f, "offset", 99), ["k1_1: is at byte 99"]),
         (lambda f: change_index(f, "label", 0), ["'k1_1.cls' says b'1', the manifest 0"]),
         (append, ["bytes and not", "its samples end at byte"]),

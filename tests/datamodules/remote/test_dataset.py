@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from datamodules.common.batch import UNREADABLE
+from datamodules.common.forkserver import forkserver_context
 from datamodules.decoding.augmentation import TrainTransform
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.loading.batches import Batches
@@ -254,3 +255,15 @@ def test_a_manifest_that_inflates_to_gigabytes_is_given_up_at_the_limit(server, 
     with pytest.raises(ValueError, match=r"train/manifest\.json.*more than 16,777,216 bytes"):
         load_remote(f"{server.url}/train", cache)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 19  # KiB
+
+
+def test_a_process_whose_index_has_gone_says_so_in_one_line(server, cache, capfd):
+    manifest = load_remote(f"{server.url}/train", cache)
+    shutil.rmtree(cache.folder)
+    process = forkserver_context().Process(target=print, args=(manifest,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 1
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert "samples.npy: No such file or directory; see whether it was removed" in said

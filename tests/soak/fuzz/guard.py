@@ -32,13 +32,10 @@ _REACHES = (
 _LOADS = ("pickle.find_class", "marshal.loads", "code.__new__")
 _CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_LIBRARIES = tuple(
-    {
-        os.path.realpath(sysconfig.get_path(name))
-        for name in ("stdlib", "platstdlib", "purelib", "platlib")
-    }
-    | {str(Path(__file__).resolve().parents[3] / name) for name in ("bagnet", "datamodules")}
-)
+_FOLDERS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")} | {
+    str(Path(__file__).parents[3] / name) for name in ("bagnet", "datamodules")
+}
+_LIBRARIES = (*_FOLDERS, *map(os.path.realpath, _FOLDERS))  # an environment may be a link
 
 
 class Guard:

@@ -15,7 +15,7 @@ from typing import Any
 
 from datamodules.common import commands
 from datamodules.common.commands import Command
-from datamodules.common.errors import explain
+from datamodules.common.errors import explain, told
 from tests.soak.fuzz.mutations import Mutation
 from tests.soak.outcomes import CRASH, LIMIT, LOST, SILENT
 
@@ -78,14 +78,15 @@ def judge(error: BaseException, kind: Kind) -> tuple[str, str] | None:
     if isinstance(error, Lost):
         return LOST, str(error)
     if isinstance(error, Refused):
-        _, begin, message = str(error).rpartition("error: ")
-        if not begin:
+        lines = str(error).splitlines()
+        begins = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+        if not begins:
             return CRASH, f"no error on stderr: {str(error)[-99:]!r}"
-        message = message.rstrip("\n")
+        message = "\n".join(lines[begins[-1] :])
     elif isinstance(error, OSError) and error.errno is not None:
-        message = explain(error)
+        message = told(explain(error))
     elif isinstance(error, ValueError) and _is_ours(error):
-        message = str(error)
+        message = told(str(error))
     else:
         return CRASH, _place(error)
     if "\n" in message or "Traceback" in message:
