@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -253,6 +254,6 @@ def _receive(values: dict[str, Any]) -> Manifest:
             if not getattr(multiprocessing.current_process(), "_inheriting", False):
                 raise
             # This process is just beginning, and would end in a traceback of multiprocessing's.
-            print(explain(error), file=sys.stderr)
-            sys.exit(1)
+            print(explain(error), file=sys.stderr, flush=True)
+            os._exit(1)
     return Manifest(**values)

@@ -57,7 +57,8 @@ class SampleReader:
                 continue.
 
         Raises:
-            OSError: This machine is at fault, not the data: too many open files, a full disk.
+            OSError: This machine is at fault, not the data: too many open files, a full disk,
+                a cache that has gone.
         """
         for sample in samples:
             location, cause = sample["__url__"], "its bytes are not those that were packed"
@@ -71,7 +72,7 @@ class SampleReader:
             except SourceError as error:
                 cause = error.cause
             except OSError as error:
-                if error.errno in _NOT_THE_DATA:
+                if error.errno in _NOT_THE_DATA or self._is_cached(location):
                     raise
                 cause = error.strerror or str(error)
             shard = redacted(location)
@@ -82,7 +83,7 @@ class SampleReader:
         """Read `size` bytes, or fewer at the end of the file."""
         until, failure = self._given_up.get(location, (0.0, SourceError("")))
         given_up = time.monotonic() < until
-        if self._cache is not None and self._cache.serves(location):
+        if self._cache is not None and self._is_cached(location):
             if given_up:
                 raise failure.with_traceback(None)
             try:
@@ -107,6 +108,9 @@ class SampleReader:
                     raise
                 time.sleep(delay)
         raise AssertionError
+
+    def _is_cached(self, location: str) -> bool:
+        return self._cache is not None and self._cache.serves(location)
 
     def _give_up(self, location: str, error: Exception) -> None:
         self._given_up[location] = time.monotonic() + _SECONDS_GIVEN_UP, error
