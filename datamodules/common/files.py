@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         if error.filename in (None, temporary, str(temporary)):  # of no use to people
-            error.filename = str(path)
+            error.filename, error.filename2 = str(path), None
         raise
     except RuntimeError as error:  # torch.save hides a full disk behind an error of its own
         hidden = error.__context__
@@ -128,9 +128,19 @@ def write_text(text: str, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors in this context name the file: those of writes and of closing do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def append_line(line: str, path: Path) -> None:
     """Append a line to a text file, on a line of its own even if a kill has cut the last one."""
-    with path.open("ab+") as file:
+    with naming(path), path.open("ab+") as file:
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
             line = f"\n{line}"
         file.write(f"{line}\n".encode())

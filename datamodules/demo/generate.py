@@ -34,6 +34,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
+from datamodules.common.files import write_text
 from datamodules.common.progress import progress
 from datamodules.demo.options import DemoOptions
 from datamodules.demo.pictures import CLASS_NAMES, SIZE, draw
@@ -138,7 +139,7 @@ def _write(folder: Path, split: str, parameters: dict[str, int]) -> Iterator[str
             yield key
         parts.append(write_shard(folder / shard_name(len(parts)), samples))
     planted = {"parameters": parameters, "image_size": SIZE, "images": truths}
-    (folder / PLANTED).write_text(json.dumps(planted) + "\n", encoding="utf-8")
+    write_text(json.dumps(planted) + "\n", folder / PLANTED)
     classes = [name.replace(" ", "-") for name in CLASS_NAMES]
     Manifest.assemble(folder, classes, CLASS_NAMES, parts).save()
 

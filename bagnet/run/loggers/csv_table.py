@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run.lease import Lease
-from datamodules.common.files import replacing, set_aside
+from datamodules.common.files import naming, replacing, set_aside
 
 
 class CSVTable(Logger):
@@ -83,7 +83,7 @@ class CSVTable(Logger):
         """Overwrite the last row with its new values."""
         text = io.StringIO(newline="")
         csv.DictWriter(text, self._columns).writerow(self._row)
-        with self.path.open("r+b") as file:
+        with naming(self.path), self.path.open("r+b") as file:
             file.seek(self._begin)
             file.write(text.getvalue().encode())
             file.truncate()

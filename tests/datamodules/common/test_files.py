@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.common.files import link, new_folder, replacing, user_path, write_text
+from datamodules.common.errors import explain
+from datamodules.common.files import link, naming, new_folder, replacing, user_path, write_text
 
 REPOSITORY = Path(__file__).parents[3]
 WRITE_HALF = """
@@ -170,6 +171,18 @@ def test_an_error_names_the_file_and_not_its_temporary_name(tmp_path):
     assert info.value.filename == str(path)
 
 
+def test_an_error_within_two_writes_names_the_outer_file(tmp_path):
+    def write() -> None:
+        with replacing(path) as outer, replacing(outer) as inner:
+            inner.touch()
+            inner.unlink()
+
+    path = tmp_path / "a.bin"
+    with pytest.raises(FileNotFoundError) as info:
+        write()
+    assert explain(info.value).startswith(f"{path}: ")
+
+
 def test_a_disk_that_becomes_read_only_is_told_with_the_path(tmp_path, monkeypatch):
     def refuse(file: Path, **_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(file))
@@ -193,3 +206,9 @@ def test_an_error_names_the_new_folder_and_not_its_temporary_name(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device", str(folder / "a.bin"))
     assert info.value.filename == str(path)
     assert names(tmp_path) == []
+
+
+def test_a_line_that_finds_no_room_names_its_file():
+    with pytest.raises(OSError, match="No space") as info, naming(Path("/data/starts.jsonl")):
+        Path("/dev/full").write_text("line")
+    assert info.value.filename == "/data/starts.jsonl"
