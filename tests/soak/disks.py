@@ -148,7 +148,10 @@ def attempt(writer: Writer, disk: Disk, good: Good, case: Case, folder: Path, ro
     if again.code != 0:
         row.add(CRASH, f"{what}, then on a good disk: {again.last}")
     elif not case.loses:
-        for each in differences(good.after, files_of(disk.path)):
+        # A temporary folder that a disk has kept while it was away stays, as after a kill.
+        found = files_of(disk.path)
+        kept = [name for name in found if ".tmp/" in name and case.kind == GONE]
+        for each in differences(good.after, _only(found.keys() - kept, found)):
             row.add(LOST, f"{what}, then on a good disk: {each}")
 
 

@@ -16,8 +16,8 @@ from bagnet.model.archive import is_whole
 Files = dict[str, bytes]
 """The name of each file, and what identifies its content."""
 
-_UNNOTED = re.compile(r"\.lock$|\.filler$|wandb[/-]|confusion|\.part$")
-"""Locks, downloads that are resumed, what has W&B's random ids, and pictures that vary."""
+_UNNOTED = re.compile(r"\.lock$|\.filler$|wandb[/-]|confusion|\.part$|/\.partial/")
+"""Locks, what is resumed, what has W&B's random ids, and pictures that vary."""
 
 
 def files_of(folder: Path) -> Files:
