@@ -14,7 +14,10 @@ def check_archive(path: Path) -> None:
     """
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
-    stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+    stored = all(
+        part.compress_type == zipfile.ZIP_STORED and part.compress_size == part.file_size
+        for part in parts
+    )
     if not stored or sum(part.file_size for part in parts) > path.stat().st_size:
         raise ValueError("its parts are compressed, or larger than the file")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bagnet.model.card import Card, OtherClasses, card_of, outputs_for, set_card
 from bagnet.model.files import METADATA, Saved, clean, read_saved, some
 from bagnet.model.recognition import recognise, require_same, sizes
-from bagnet.model.registry import build_model, classifier_of
+from bagnet.model.registry import build_model, classifier_of, is_model
 from bagnet.model.sources import find_weights, published
 from datamodules.common.files import replacing, user_path
 
@@ -80,6 +80,11 @@ def load_model(
     """
     saved = _read(path)
     weights, card = saved.weights, saved.card
+    if name is None and card.name is not None and not is_model(card.name):
+        raise ValueError(
+            f"{saved.path} says that it is of a network {card.name[:99]!r}, which is not known "
+            "here; give the network's name beside the weights"
+        )
     name = name or card.name or recognise(weights, saved.path)
     own_classes, own_width = sizes(weights, name, saved.path)
     num_classes, width = num_classes or own_classes, width or own_width

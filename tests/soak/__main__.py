@@ -56,10 +56,11 @@ def run_part(part: str, share: float, seed: int, out: Path) -> int:
 def run_all(share: float, seed: int, out: Path) -> int:
     out.mkdir(parents=True)
     started = time.monotonic()
-    waiting, running, ended = list(PARTS), dict[str, subprocess.Popen[bytes]](), list[str]()
+    waiting, running = list(PARTS), dict[str, subprocess.Popen[bytes]]()
     while waiting or running:
         while waiting and len(running) < AT_ONCE:
-            running[waiting[0]] = _start(waiting.pop(0), share, seed, out)
+            part = waiting.pop(0)
+            running[part] = _start(part, share, seed, out)
         for part, process in list(running.items()):
             over = time.monotonic() - started > MINUTES * 60
             if over:
@@ -67,8 +68,10 @@ def run_all(share: float, seed: int, out: Path) -> int:
                 process.wait()
             if process.poll() is not None:
                 del running[part]
-                ended.append(part)
-                print(f"{part} {time.monotonic() - started:.0f} s{' (out of time)' * over}")
+                print(
+                    f"{part} {time.monotonic() - started:.0f} s{' (out of time)' * over}",
+                    flush=True,
+                )
         time.sleep(0.2)
     rows = [row for part in PARTS for row in _rows(part, out)]
     seconds = time.monotonic() - started

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -32,3 +34,21 @@ def test_a_part_without_a_result_counts(tmp_path):
     assert fuzz.unwanted == {CRASH: ["no result: KeyError: 3"]}
     assert list(kills.unwanted) == [LIMIT]
     assert (disks.tried, disks.unwanted) == (3, {})
+
+
+def test_all_parts_run_and_one_unwanted_outcome_is_the_exit_status(tmp_path, monkeypatch, capsys):
+    found = {"fuzz": {}, "kills": {}, "disks": {}}
+
+    def start(part, share, seed, out):
+        text = json.dumps([Row(part, 1, unwanted=found[part]).as_json()])
+        (out / f"{part}.json").write_text(text)
+        return subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
+
+    monkeypatch.setattr(soak, "PARTS", tuple(found))
+    monkeypatch.setattr(soak, "_start", start)
+    assert soak.run_all(1.0, 0, tmp_path / "fine") == 0
+    found["disks"] = {LOST: ["a shard"]}
+    assert soak.run_all(1.0, 0, tmp_path / "lost") == 1
+    assert "disks: lost or changed: a shard" in capsys.readouterr().out
+    rows = (tmp_path / "lost" / "table.md").read_text().splitlines()[2:5]
+    assert [row.split(" | ")[0] for row in rows] == [f"| {part}" for part in found]

@@ -55,6 +55,18 @@ def test_parts_that_overlap_are_refused(file):
         check_archive(file)
 
 
+def test_a_part_with_two_sizes_is_not_whole(file):
+    """PyTorch's reader goes by the one and Python's by the other."""
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.getinfo("some/data/0").compress_size = 2**32 - 2
+        archive._didModify = True
+    with zipfile.ZipFile(file) as archive:
+        assert archive.testzip() is None
+    assert not is_whole(file)
+    with pytest.raises(ValueError, match="some.ckpt is not a checkpoint"):
+        read_saved(file)
+
+
 @pytest.mark.parametrize(
     "tensor",
     [

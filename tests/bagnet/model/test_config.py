@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,11 @@ def test_a_config_of_another_library_says_nothing(folder):
     set_card(model := build_model("bagnet9", 3, width=2), CARD)
     save_weights(model, folder / "model.safetensors")
     assert card_of(load_model(folder / "model.safetensors")) == CARD
+
+
+@pytest.mark.parametrize("name", ["resnest50", "file:///etc/passwd", "{}"])
+def test_a_network_that_is_not_known_is_named_with_its_file(folder, name):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architecture": name}))
+    with pytest.raises(ValueError, match=f"of a network .{re.escape(name)}., which is not"):
+        load_model(folder)

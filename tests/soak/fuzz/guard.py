@@ -26,7 +26,6 @@ _REACHES = (
     "socket.connect",
     "socket.getaddrinfo",
     "urllib.Request",
-    "ctypes.dlopen",
     "webbrowser.open",
 )
 _LOADS = ("pickle.find_class", "marshal.loads", "code.__new__")
@@ -95,6 +94,8 @@ class Guard:
             return arguments[0] in ("antigravity", "tests.soak.fuzz.planted")
         if event == "marshal.loads":  # compiled modules
             return not sys._getframe(2).f_code.co_filename.startswith("<frozen importlib")
+        if event == "ctypes.dlopen":  # libraries look for those of the GPU by their names
+            return "/" in str(arguments[0])
         return event in _STARTS or event in _REACHES or event in _LOADS
 
     def _is_inside(self, path: Any, folder: Any = -1) -> bool:
