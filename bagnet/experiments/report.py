@@ -76,6 +76,9 @@ def _record(file: Path) -> dict[str, Any]:
     """
     record = read_record(file)
     try:
+        for name in ("weights", "data", "measurement"):
+            if not isinstance(record[name], str):
+                raise TypeError(f"{name} is {record[name]!r}")
         _measured({"": record})
     except (KeyError, TypeError, ValueError, SyntaxError, AssertionError) as error:
         reason = f"{type(error).__name__}: {error}"[:120]

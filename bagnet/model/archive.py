@@ -20,13 +20,3 @@ def check_archive(path: Path) -> None:
     )
     if not stored or sum(part.file_size for part in parts) > path.stat().st_size:
         raise ValueError("its parts are compressed, or larger than the file")
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether the checksums of a checkpoint match; reads all of it."""
-    try:
-        check_archive(checkpoint)
-        with zipfile.ZipFile(checkpoint) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError):
-        return False

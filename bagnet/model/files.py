@@ -148,6 +148,31 @@ def read_content(path: Path, tensors: bool = True) -> dict[str, Any]:
     return content
 
 
+def require_whole(checkpoint: Path) -> None:
+    """Read all of a checkpoint, without keeping its tensors.
+
+    Raises:
+        ValueError: torch cannot open it, it contains Python objects, or a checksum differs.
+    """
+    read_content(checkpoint, tensors=False)
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        raise ValueError(f"{checkpoint} is damaged ({error}); give another one") from None
+    if damaged:
+        raise ValueError(f"{checkpoint} is damaged in its part {damaged}; give another one")
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether `require_whole` finds nothing."""
+    try:
+        require_whole(checkpoint)
+    except ValueError:
+        return False
+    return True
+
+
 def _read_safetensors(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
         card = json.loads((file.metadata() or {}).get(METADATA, "{}"))

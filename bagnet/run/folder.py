@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bagnet.model.archive import is_whole
 from datamodules.common.files import link, user_path
 
 LONGEST_NAME = 119
@@ -119,12 +118,13 @@ class Run:
         Raises:
             ValueError: If the file does not exist or is damaged, or all of the run's are damaged.
         """
+        from bagnet.model.files import is_whole, require_whole  # takes a second to import
+
         if resume != "auto":
             path = user_path(resume)
             if not path.is_file():
                 raise ValueError(f"--resume {resume}: no such file; give a checkpoint, or 'auto'")
-            if not is_whole(path):
-                raise ValueError(f"--resume {resume}: the file is damaged; give another one")
+            require_whole(path)
             return path
         candidates = [path for path in (self.last, self.previous) if path.exists()]
         for path in candidates:

@@ -25,7 +25,7 @@ def read_yaml(path: Path) -> Any:
     try:
         check_yaml(text)
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueErrors are of dates that do not exist
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is no YAML that can be read ({reason})") from None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from bagnet.model.archive import is_whole
+from bagnet.model.files import is_whole
 
 Files = dict[str, bytes]
 """The name of each file, and what identifies its content."""

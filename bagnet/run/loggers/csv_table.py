@@ -105,11 +105,18 @@ class CSVTable(Logger):
         whole, _, _ = self.path.read_bytes()[:before].rpartition(b"\n")
         text = whole.decode(errors="replace").replace("\0", "\ufffd")  # which Python 3.10 refuses
         # Line by line, because a damaged byte may be the first quotation mark of a long text.
-        lines = [next(csv.reader([line]), []) for line in text.splitlines()]
+        lines = [_cells(line) for line in text.splitlines()]
         columns = lines.pop(0) if lines else []
         rows = [dict(zip(columns, line, strict=True)) for line in lines if _fits(line, columns)]
         self._damaged = len(rows) < len(lines)
         return [{column: value for column, value in row.items() if value} for row in rows]
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:  # longer than a cell may be
+        return []
 
 
 def _fits(line: list[str], columns: list[str]) -> bool:

@@ -73,4 +73,4 @@ def bound_yaml() -> None:
         check_yaml(text)
         return load(text)
 
-    set_loader("yaml", bounded, (yaml.YAMLError,))
+    set_loader("yaml", bounded, (yaml.YAMLError, ValueError))

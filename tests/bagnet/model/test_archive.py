@@ -7,8 +7,8 @@ import zipfile
 import pytest
 import torch
 
-from bagnet.model.archive import check_archive, is_whole
-from bagnet.model.files import read_saved
+from bagnet.model.archive import check_archive
+from bagnet.model.files import is_whole, read_saved
 from bagnet.run.checkpoint_io import AtomicCheckpointIO
 
 

@@ -97,5 +97,5 @@ def test_a_file_is_resumed_if_it_exists_and_is_whole(run, tmp_path):
     save(Path("other.ckpt"))
     assert run.checkpoint_to_resume("other.ckpt") == Path("other.ckpt")
     cut(Path("other.ckpt"))
-    with pytest.raises(ValueError, match=r"--resume other.ckpt: the file is damaged"):
+    with pytest.raises(ValueError, match=r"other.ckpt is not a checkpoint, or it is incomplete"):
         run.checkpoint_to_resume("other.ckpt")

@@ -53,3 +53,9 @@ def test_errors_name_the_file(tmp_path):
         with pytest.raises(ValueError, match="some.yaml is no YAML that can be read") as caught:
             read_yaml(file)
         assert "\n" not in str(caught.value)
+
+
+def test_a_date_that_does_not_exist_is_one_line_with_the_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("trainer: 2001-99-99\n")
+    with pytest.raises(ValueError, match="a.yaml is no YAML that can be read .month must be in"):
+        read_yaml(tmp_path / "a.yaml")

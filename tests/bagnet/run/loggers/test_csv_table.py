@@ -98,6 +98,7 @@ def test_a_damaged_row_is_left_out_and_the_file_as_it_was_is_kept(path, lease, c
         b'1,,"1,0.25',
         b"1,,1,0.25,7",
         b"x,,1,0.25",
+        b"1,,1," + bytes([49]) * 200_000,
         b"\0",
     ):
         path.write_bytes(whole.replace(b"1,,1,0.25", damaged))
