@@ -89,8 +89,6 @@ def test_without_results_it_says_what_to_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     "odd", [{"measurement": 5}, {"measurement": "f("}, {"weights": None}, {"weights": ["a"]}, {}]
 )
-    "odd", [{"measurement": 5}, {"measurement": "f("}, {"weights": None}, {"weights": ["a"]}, {}]
-)
 def test_results_with_a_record_that_makes_no_sense_are_named(tmp_path, capsys, odd):
     write(tmp_path / "errors", "mine")
     record = {"measurement": "A(b=1)", "weights": "0", "data": "1", "images": 1, "image_size": 9}
