@@ -1,0 +1,82 @@
+"""Each number in a table of docs/study.md is one of the CSV that is named above the table."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parent.parent / "docs" / "study.md"
+TABLE = re.compile(r"<!-- (study/\S+\.csv) -->\n+((?:\|.*\n)+)")
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?%?")
+
+
+def tables(page: str) -> list[tuple[str, list[list[str]]]]:
+    """The CSV of each table, and the cells of its rows, the head first."""
+    return [
+        (name, [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()])
+        for name, text in TABLE.findall(page)
+    ]
+
+
+def shows(text: str, value: float) -> bool:
+    """Whether a number on the page is a value, rounded to the digits that it has."""
+    digits = text.rstrip("%").replace(",", "")
+    value *= 100 if text.endswith("%") else 1
+    mantissa, _, power = digits.partition("e")
+    unit = 10.0 ** (int(power or 0) - len(mantissa.partition(".")[2]))
+    return abs(float(digits) - value) <= unit / 2 * (1 + 1e-9)
+
+
+def not_in(rows: list[dict[str, str]], cells: list[str]) -> list[str]:
+    """The numbers of a table's row that are not in the rows of the CSV with the same words."""
+    words = [cell for cell in cells if cell and not NUMBER.match(cell) and cell != "–"]
+    own = [row for row in rows if set(words) <= set(row.values())]
+    assert own, f"no row has {words}"
+    values = []
+    for row in own:
+        for value in row.values():
+            try:
+                values.append(float(value))
+            except ValueError:
+                continue
+    given = [text for cell in cells if cell not in words for text in NUMBER.findall(cell)]
+    return [text for text in given if not any(shows(text, value) for value in values)]
+
+
+def test_each_number_in_the_tables_is_in_its_csv():
+    found = tables(PAGE.read_text())
+    assert len(found) >= 5
+    for name, (_, _, *rows) in found:
+        with (PAGE.parent / name).open(newline="") as file:
+            values = list(csv.DictReader(file))
+        for cells in rows:
+            assert not not_in(values, cells), f"{name}: {cells}"
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "shown"),
+    [
+        ("46.5%", 0.465, True),
+        ("46.5%", 0.46449, False),
+        ("867,610", 867610.0, True),
+        ("0.97", 0.9651, True),
+        ("0.97", 0.9649, False),
+        ("-0.02", -0.0151, True),
+        ("9.4e-07", 9.382e-07, True),
+        ("9.4e-07", 9.46e-07, False),
+        ("5e-16", 5.4e-16, True),
+    ],
+)
+def test_a_number_is_a_value_to_its_last_digit(text, value, shown):
+    assert shows(text, value) is shown
+
+
+def test_a_number_of_another_row_is_found_out():
+    rows = [{"model": "a", "top1": "0.5"}, {"model": "b", "top1": "0.25"}]
+    assert not_in(rows, ["a", "50.0%"]) == []
+    assert not_in(rows, ["a", "25.0%"]) == ["25.0%"]
+    with pytest.raises(AssertionError, match="no row"):
+        not_in(rows, ["c", "50.0%"])
