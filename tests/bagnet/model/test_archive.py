@@ -60,8 +60,6 @@ def test_a_part_with_two_sizes_is_not_whole(file):
     with zipfile.ZipFile(file, "a") as archive:
         archive.getinfo("some/data/0").compress_size = 2**32 - 2
         archive._didModify = True
-    with zipfile.ZipFile(file) as archive:
-        assert archive.testzip() is None
     assert not is_whole(file)
     with pytest.raises(ValueError, match="some.ckpt is not a checkpoint"):
         read_saved(file)
