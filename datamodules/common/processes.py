@@ -6,9 +6,14 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from multiprocessing import resource_tracker
+from types import TracebackType
+
+_SECONDS_TO_DIE = 1.0
+"""The longest time between what the system closes first of a process that ends, and last."""
 
 
 def available_cpus() -> int:
@@ -30,6 +35,8 @@ def end_with_parent() -> None:
     fork server, which the system takes for the parent, and after a SIGKILL of the parent.
     """
     threading.Thread(target=_follow_parent, daemon=True).start()
+    # A thread that hands tensors over may see the parent's end a moment before, and report it.
+    sys.excepthook = _report_unless_parent_ended
 
 
 @contextlib.contextmanager
@@ -84,8 +91,18 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def _follow_parent() -> None:
+def _follow_parent(seconds: float | None = None) -> None:
+    """End this process if its parent ends within that time."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        parent.join()
-        os._exit(1)
+        parent.join(seconds)
+        if not parent.is_alive():
+            os._exit(1)
+
+
+def _report_unless_parent_ended(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if isinstance(error, EOFError | ConnectionError):
+        _follow_parent(_SECONDS_TO_DIE)
+    sys.__excepthook__(kind, error, trace)

@@ -130,7 +130,7 @@ class Struck:
         elif left:
             self._add(LIMIT, f"{len(left)} processes do not end after {strike}")
         elif "Traceback" in program.said:
-            self._add(CRASH, f"after {strike}: {program.said.strip().splitlines()[-1]}")
+            self._add(CRASH, f"after {strike}: {program.said.partition('Traceback')[2]}")
         elif program.code == 0:
             return State.ENDED
         elif strike is None:
