@@ -1,43 +1,64 @@
 #!/usr/bin/env bash
-# Trains the networks of docs/study.md, and runs the experiments of that page on them.
+# Trains the networks of a study, and runs its experiments on them.
 #
-#   benchmarks/study.sh data/imagenette       with seed 0, which the page shows
-#   benchmarks/study.sh data/imagenette 1 --gpus 1 --model.width 64
-#                                             with another one, and flags of train.py
+#   benchmarks/study.sh imagenette data/imagenette    docs/study.md, ten classes
+#   benchmarks/study.sh tiny data/tiny                docs/study-tiny.md, 200 classes
+#   benchmarks/study.sh imagenette data/imagenette 1 --gpus 1 --model.width 64
+#                                                     with another seed than 0, and flags of train.py
 #
-# Runs are in runs (or $BAGNET_RUNS), tables and figures in results/study-0. After a stop, the same
-# command resumes.
+# Runs are in runs (or $BAGNET_RUNS), tables and figures in results/STUDY-SEED. Of other seeds than
+# 0, only accuracy, errors and scrambling are measured. After a stop, the same command resumes.
 set -euo pipefail
-[[ $# -ge 1 ]] || { echo "usage: $0 SHARDS [SEED [FLAGS of train.py]]" >&2; exit 2; }
-shards=$1 seed=${2:-0}
-shift $(($# < 2 ? $# : 2))
+usage() { echo "usage: $0 imagenette|tiny SHARDS [SEED [FLAGS of train.py]]" >&2; exit 2; }
+[[ $# -ge 2 ]] || usage
+study=$1 shards=$2 seed=${3:-0}
+shift $(($# < 3 ? $# : 3))
+# Images about as large, beside patches of 9 to 33 pixels, as they can be without becoming blurred.
+case $study in
+  imagenette) size=96 counts=(1 2 4 8 16 32 64) ;;  # of 144 cells of 8x8 pixels
+  tiny) size=64 counts=(1 2 4 8 16 32) ;;           # of 64
+  *) usage ;;
+esac
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$here/.venv/bin/python
 [[ -x $python ]] || python=python3
 export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
 
-bagnets=() models=()
+train() {
+  local name=$1
+  shift
+  "$python" "$here/train.py" fit "$@" --data.root "$shards" --seed_everything "$seed" \
+    --name "$study-$name-$seed" --resume auto
+  models+=("$name=$study-$name-$seed")
+}
+models=()
 for name in bagnet9 bagnet17 bagnet33 vgg11 resnet50 densenet169; do
-  "$python" "$here/train.py" fit --config "$here/configs/study.yaml" --data.root "$shards" \
-    --model.name "$name" --seed_everything "$seed" --name "$name-$seed" --resume auto "$@"
-  models+=("$name=$name-$seed")
-  [[ $name != bagnet* ]] || bagnets+=("$name=$name-$seed")
+  train "$name" --config "$here/configs/study-$study.yaml" --model.name "$name" "$@"
 done
+bagnets=("${models[@]:0:3}") all=("${models[@]}")
+if [[ $study == imagenette && $seed == 0 ]]; then
+  # The fast recipe with an average of the weights, in as many epochs and at the same size.
+  train bagnet17fast --config "$here/configs/fast.yaml" \
+    --config "$here/configs/study-$study.yaml" --model.name bagnet17 --model.schedule one-cycle \
+    --model.learning_rate 0.4 --model.warmup_epochs 2 --model.ema 0.99 \
+    --data.train_sizes '{0: 64}' "$@"
+fi
 
-measure() { "$python" -m bagnet.experiments "$@" --out "results/study-$seed"; }
-# The nearest to the paper's setting at which squares of 8 to 32 pixels make sense.
-data=(--data.root "$shards" --data.image_size 96 --data.resize_size 96)
+measure() { "$python" -m bagnet.experiments "$@" --out "results/$study-$seed"; }
+data=(--data.root "$shards" --data.image_size "$size" --data.resize_size "$size")
 measure accuracy --models "${models[@]}" "${data[@]}"
 measure errors --top 1
-measure interactions --models "${models[@]}" "${data[@]}" --limit 60
-measure scrambling --models "${models[@]}" "${data[@]}" --limit 500
-measure sensitivity --models "${models[@]}" "${data[@]}" --limit 32 \
-  --explainer bagnet9 bagnet17 bagnet33 --counts 1 2 4 8 16 32 64 --methods evidence \
-  pixel_evidence gradient_x_input deeplift integrated_gradients gradcam random
-measure single_deletion --models "${models[@]}" "${data[@]}" --limit 24
-measure deletion --models "${bagnets[@]}" "${data[@]}" --limit 48
-measure aggregation --models "${bagnets[@]}" "${data[@]}" --limit 1000
-measure words --models "${bagnets[@]}" "${data[@]}" --limit 1000
-measure heatmaps --models "${bagnets[@]}" "${data[@]}"
-measure patches --models "${bagnets[@]}" "${data[@]}" --limit 1000 --other vgg11
+measure scrambling --models "${all[@]}" "${data[@]}" --limit 500
+if [[ $seed == 0 ]]; then
+  measure interactions --models "${all[@]}" "${data[@]}" --limit 60
+  measure sensitivity --models "${all[@]}" "${data[@]}" --limit 32 \
+    --explainer bagnet9 bagnet17 bagnet33 --counts "${counts[@]}" --methods evidence \
+    pixel_evidence gradient_x_input deeplift integrated_gradients gradcam random
+  measure single_deletion --models "${all[@]}" "${data[@]}" --limit 24
+  measure deletion --models "${bagnets[@]}" "${data[@]}" --limit 48
+  measure aggregation --models "${bagnets[@]}" "${data[@]}" --limit 1000
+  measure words --models "${bagnets[@]}" "${data[@]}" --limit 1000
+  measure heatmaps --models "${bagnets[@]}" "${data[@]}"
+  measure patches --models "${bagnets[@]}" "${data[@]}" --limit 1000 --other vgg11
+fi
 measure report
