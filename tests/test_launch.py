@@ -129,6 +129,19 @@ def test_when_a_rank_fails_the_one_that_waits_for_it_ends(shards, tmp_path, fail
     assert run.returncode == 1
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_torchrun_need_not_wait_for_a_stopped_rank(shards, tmp_path, rank):
+    """It would for 30 seconds, whatever its options say."""
+    limit = ("--timeout_minutes", "0.1")
+    run = run_until(tmp_path, shards, 2, 3, *ENDLESS, *limit, torchrun=TORCHRUN)
+    os.kill(ranks(tmp_path)[rank], signal.SIGSTOP)
+    out = check_all_end(run)
+    (line,) = [line for line in out.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: rank {rank} ")
+    assert "has not answered for 0.1 minutes" in line
+    assert "Unable to shutdown process" not in out
+
+
 @pytest.fixture(scope="module")
 def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     """The curve of two ranks that Lightning has started, and that nothing disturbed."""

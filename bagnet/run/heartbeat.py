@@ -11,6 +11,7 @@ import datetime
 import os
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,8 +50,8 @@ class Heartbeat(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.world_size == 1:
             return
-        mine = f"{socket.gethostname()}, process {os.getpid()}"
-        self._places = [mine] * trainer.world_size
+        mine = (_numbering(), os.getpid())
+        self._rank, self._places = trainer.global_rank, [mine] * trainer.world_size
         torch.distributed.all_gather_object(self._places, mine)
         group = torch.distributed.new_group(backend="gloo", timeout=_FOREVER)
         self._closed, self._progress = threading.Event(), 0
@@ -121,9 +122,19 @@ class Heartbeat(Callback):
             before = progress
 
     def _give_up(self, rank: int, what: str) -> None:
+        (numbering, process), (here, _) = self._places[rank], self._places[self._rank]
         ranks.give_up(
-            rank, f"({self._places[rank]}) {what} for {self.minutes:g} minutes (--timeout_minutes)"
+            rank,
+            f"({numbering[0]}, process {process}) {what} for {self.minutes:g} minutes "
+            "(--timeout_minutes)",
+            process if numbering == here else None,
         )
+
+
+def _numbering() -> tuple[str, int]:
+    """Where a process's number means the same process: on a host, and within a container."""
+    namespace = Path("/proc/self/ns/pid")
+    return socket.gethostname(), namespace.stat().st_ino if namespace.exists() else 0
 
 
 class _Line:

@@ -97,7 +97,7 @@ def how_to_resume() -> str:
     return _hint
 
 
-def give_up(rank: int | None, what: str = _GONE) -> None:
+def give_up(rank: int | None, what: str = _GONE, process: int | None = None) -> None:
     """End this process, because one of the ranks is gone or stuck. Called by any thread.
 
     The main thread may end by itself, with its checkpoint written; in a collective operation it
@@ -106,6 +106,8 @@ def give_up(rank: int | None, what: str = _GONE) -> None:
     Args:
         rank: The rank that all others would wait for; None if rank 0 has told the user already.
         what: What is wrong with it.
+        process: Its process if it is on this node, which is killed: nothing less would end one that
+            is stopped or hangs, and torchrun would first wait for it for 30 seconds.
     """
     if not _first.acquire(blocking=False):
         return
@@ -113,8 +115,9 @@ def give_up(rank: int | None, what: str = _GONE) -> None:
         how = _fate(rank) if what == _GONE else what
         print(f"error: rank {rank} {how}, so all ranks end{_hint}", file=sys.stderr, flush=True)
     _giving_up.set()
-    if what != _GONE:
-        _kill(rank)
+    if process is not None:
+        with contextlib.suppress(ProcessLookupError):  # another rank was faster
+            os.kill(process, signal.SIGKILL)
     threading.main_thread().join(_PATIENCE)
     if threading.main_thread().is_alive():
         os._exit(1)
@@ -156,15 +159,6 @@ def _fate(rank: int | None) -> str:
             f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         )
     return _GONE
-
-
-def _kill(rank: int | None) -> None:
-    """End a rank of this node that is stopped, or hangs: nothing less would."""
-    if rank in _started:
-        _started[rank].kill()
-    elif rank == 0 and os.environ.get(_RANK_0) == str(os.getppid()):
-        with contextlib.suppress(ProcessLookupError):  # another rank was faster
-            os.kill(os.getppid(), signal.SIGKILL)
 
 
 def _follow(rank: int, process: subprocess.Popen[bytes]) -> None:
