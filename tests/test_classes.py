@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from bagnet.training.command_line.command import main
-from tests.trainings import train
+from tests.trainings import REPOSITORY, TINY, spawn, train
 
 ONE = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2")
 
@@ -72,3 +76,30 @@ def test_classes_in_another_order_are_put_right_or_refused(shards, capsys):
     more = ("--name", "a", "--resume", "auto", "--trainer.max_epochs", "2")
     assert train(turned, *more) == 2
     assert "cannot resume" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_that_is_named_like_published_weights_is_a_warning_of_one_line(shards):
+    """In real processes, which import Lightning, after which warnings have their place in it."""
+    data = ("--data.root", str(shards))
+    assert spawn(*TINY, *ONE, *data).returncode == 0  # its name is bagnet9
+    file = Path("runs/bagnet9/checkpoints/best.ckpt")
+    warning = f"warning: bagnet9 is {file} here; for the published weights, give http"
+    tuned = spawn(*TINY, *ONE, *data, "--name", "tuned", "--model.weights", "bagnet9")
+    images = Path("images")
+    images.mkdir()
+    Image.new("RGB", (32, 32)).save(images / "0.png")
+    report = ("-m", "bagnet.evidence", "report", "images", "--checkpoint", "bagnet9")
+    shown = subprocess.run(
+        [sys.executable, *report, "--data.resize_size", "32", "--data.image_size", "32"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    for ended in (tuned, shown):
+        assert ended.returncode == 0, ended.stderr
+        (line,) = (line for line in ended.stderr.splitlines() if "published" in line)
+        assert line.startswith(warning)
+        assert "warnings.warn" not in ended.stderr
+        assert "UserWarning" not in ended.stderr

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,7 +42,7 @@ _HASH = re.compile(r"-([0-9a-f]{8,})\.")  # as torch.hub names files: the beginn
 _HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?")
 
 
-def find_weights(text: str | Path) -> Path:
+def find_weights(text: str | Path, warn: bool = True) -> Path:
     """The file that a user means.
 
     Args:
@@ -55,6 +56,7 @@ def find_weights(text: str | Path) -> Path:
             `runs`);
             a folder with `model.safetensors`;
             the name of a network, for the weights that its authors or torchvision published.
+        warn: Warn if something here has the name of published weights.
 
     Raises:
         ValueError: There is no such thing, or it cannot be fetched.
@@ -72,12 +74,12 @@ def find_weights(text: str | Path) -> Path:
     if is_remote(words):
         raise ValueError(f"{redacted(words)} is neither http(s):// nor hf://: give the file")
     path = user_path(text)
-    if path.is_file():
-        return path
     folders = _folders(path)
-    for folder in folders:
-        if file := _in_folder(folder):
-            return file
+    if file := path if path.is_file() else next(filter(None, map(_in_folder, folders)), None):
+        if warn and (url := published(words)):
+            message = f"{words} is {file} here; for the published weights, give {url}"
+            warnings.warn(message, stacklevel=2)
+        return file
     if url := published(words):
         return _downloaded(url, words)
     if folders:
@@ -101,9 +103,8 @@ def find_run(name: str, runs_dir: Path | None = None) -> Path:
     """
     runs = user_path(runs_dir) if runs_dir else None
     folders = _folders(user_path(name), runs)
-    for folder in folders:
-        if file := _in_folder(folder):
-            return file
+    if file := next(filter(None, map(_in_folder, folders)), None):
+        return file
     if folders:
         raise ValueError(f"{folders[-1]} has no checkpoint: give the folder of a run")
     raise ValueError(f"there is no run {(runs or _runs()) / name}: give the name of another one")

@@ -16,7 +16,7 @@ from bagnet.model.card import Card, OtherClasses, card_of, outputs_for, set_card
 from bagnet.model.files import METADATA, Saved, clean, read_saved, some
 from bagnet.model.recognition import recognise, require_same, sizes
 from bagnet.model.registry import build_model, classifier_of, is_model
-from bagnet.model.sources import find_weights, published
+from bagnet.model.sources import find_weights
 from datamodules.common.files import replacing, user_path
 
 
@@ -33,7 +33,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
         ValueError: There is no such file or it cannot be fetched, it is not a file of weights, is
             incomplete, or contains Python objects, which are never unpickled.
     """
-    return _read(path).weights
+    return read_saved(find_weights(path)).weights
 
 
 def load_model(
@@ -78,7 +78,7 @@ def load_model(
         >>> model.receptive_field, model.fc.out_features, model.training
         (9, 10, False)
     """
-    saved = _read(path)
+    saved = read_saved(find_weights(path))
     weights, card = saved.weights, saved.card
     if name is None and card.name is not None and not is_model(card.name):
         raise ValueError(
@@ -124,7 +124,7 @@ def start_from(
     Raises:
         ValueError: As in `load_weights`, or the weights are from another network.
     """
-    saved, head = _read(path), _head(model)
+    saved, head = read_saved(find_weights(path)), _head(model)
     if not classes:
         outputs, own = len(next(iter(head.values()))), saved.card.classes
         classes = own if len(own) == outputs else tuple(map(str, range(outputs)))
@@ -178,17 +178,6 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
         else:
             metadata = {"format": "pt", METADATA: json.dumps(asdict(card_of(model)))}
             unfinished.write_bytes(save(weights, metadata))  # `save_file` ignores the umask
-
-
-def _read(path: str | Path) -> Saved:
-    """Read the weights that a user means, and say so if they are not the published ones."""
-    file = find_weights(path)
-    if (url := published(str(path))) and file.name != url.rpartition("/")[2]:
-        warnings.warn(
-            f"{path} is {file} here; the published weights are {url}, by which they can be had too",
-            stacklevel=3,
-        )
-    return read_saved(file)
 
 
 def _warn_of_dead_layers(model: nn.Module, path: str | Path) -> None:

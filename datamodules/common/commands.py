@@ -15,7 +15,6 @@ import re
 import shutil
 import sys
 import typing
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,7 +22,7 @@ from typing import Any, NoReturn
 import docstring_parser
 from jsonargparse import ArgumentParser
 
-from datamodules.common.errors import explain, reader_left, told
+from datamodules.common.errors import explain, reader_left, told, warn_in_one_line
 from datamodules.common.files import user_path
 from datamodules.common.help import HelpFormatter, metavar_of, wrapped
 from datamodules.remote.urls import redacted_text
@@ -61,6 +60,7 @@ def main(
         `KeyboardInterrupt(n)` because of signal n.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    warn_in_one_line()
     try:
         if isinstance(commands, Command):
             command = commands
@@ -79,7 +79,6 @@ def main(
             program, command = f"{program} {name}", commands[name]
         try:
             options = parse(program, command, words)
-            warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
             code = importlib.import_module(command.module).run(options)
         finally:
             sys.stdout.flush()  # here, where it may fail, also after a page of help

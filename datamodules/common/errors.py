@@ -1,11 +1,13 @@
-"""Errors that more than one package raises or handles. Imports nothing heavy."""
+"""Errors that more than one package raises or handles, and warnings. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
+import warnings
 from pathlib import Path
+from typing import TextIO
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """`errno` of an `OSError` that says a file cannot grow: full disk, quota, limit on file size."""
@@ -51,6 +53,29 @@ def told(message: str) -> str:
 def printable(text: str) -> str:
     """Replace what would make another line, colour a terminal, or split a column of a table."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def warn_in_one_line(quietly: bool = False) -> None:
+    """From now on, print warnings as errors are printed, without the place in the code.
+
+    It is `warnings.showwarning` that is replaced: Lightning sets `formatwarning` when imported.
+
+    Args:
+        quietly: Do not print them; for a process beside which another one prints the same.
+    """
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not quietly:
+            print(f"warning: {told(str(message))}", file=file or sys.stderr)
+
+    warnings.showwarning = show
 
 
 def reader_left() -> int:

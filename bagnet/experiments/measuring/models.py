@@ -52,7 +52,7 @@ class ModelFile:
         if not separator and user_path(path).is_file():
             raise ValueError(f"{text!r} has no label: give LABEL=FILE, such as bagnet33={text}")
         try:
-            return cls(label, find_weights(path))
+            return cls(label, find_weights(path, warn=False))  # a run is what most users mean
         except ValueError as error:
             raise ValueError(f"--models {redacted_text(text)}: {error}") from None
 

@@ -25,7 +25,14 @@ from bagnet.training.command_line.flags import (
     short_help,
     wants_short_help,
 )
-from datamodules.common.errors import REMEDIES, ReadingEnded, explain, reader_left, told
+from datamodules.common.errors import (
+    REMEDIES,
+    ReadingEnded,
+    explain,
+    reader_left,
+    told,
+    warn_in_one_line,
+)
 from datamodules.common.forkserver import forkserver_context
 from datamodules.common.leftovers import remove_leftovers_soon
 from datamodules.remote.urls import redacted_words
@@ -83,6 +90,7 @@ def _main(words: list[str]) -> None:
 
 def _run(command: CommandLine) -> None:
     ranks.end_with_rank_0()
+    warn_in_one_line(quietly=not ranks.is_first())
     remove_leftovers_soon()
     if not re.search(r"(^| )(-h|--help|--data\.workers[ =]0)( |$)", " ".join(command.arguments)):
         forkserver_context()  # imports what workers need, while this process imports the rest

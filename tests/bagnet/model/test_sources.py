@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -225,8 +226,12 @@ def test_what_is_here_comes_before_what_was_published_and_this_is_said(
     assert find_weights("bagnet9").name == authors[1:]
     Path("bagnet9").rmdir()
     make()
-    with pytest.warns(UserWarning, match=r"bagnet9 is \S+ here; the published weights are http"):
+    said = r"bagnet9 is \S+ here; for the published weights, give http"
+    with pytest.warns(UserWarning, match=said):
         here = load_weights("bagnet9")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ModelFile.parse("bagnet9")  # of experiments, which measure runs
     there = load_weights(AUTHORS["bagnet9"])
     assert not torch.equal(here["fc.weight"], there["fc.weight"])
 

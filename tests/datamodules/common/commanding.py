@@ -13,6 +13,7 @@ They are numbers from mathematics, and so there are many of them, more than ther
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -79,4 +80,6 @@ def run(options: Options) -> int | None:
     }
     if options.numbers[0] in endings:
         raise endings[options.numbers[0]]
+    if options.numbers[0] == 8:
+        warnings.warn("there are few", UserWarning, stacklevel=1)
     return 1 if options.numbers[0] == 6 else None

@@ -133,6 +133,11 @@ def test_how_a_command_ends(capsys, words, code, error):
     assert capsys.readouterr().err == 2 * error
 
 
+def test_a_warning_is_one_line(capsys):
+    assert main("program", COMMAND, ["8", "there"]) == 0
+    assert capsys.readouterr().err == "warning: there are few\n"
+
+
 def test_whoever_reads_the_output_may_leave():
     """Whether the page of help fits into the buffer of the output (wide lines) or not."""
     for words, columns in (([], 80), (["imagefolder", "--help"], 80), (["verify", "--help"], 200)):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 
 import pytest
 
-from datamodules.common.errors import explain, told
+from datamodules.common.errors import explain, told, warn_in_one_line
 
 
 def raised(action):
@@ -54,3 +55,13 @@ def test_what_a_user_reads_is_one_line_that_cannot_change_the_terminal():
     message = "https://me:secret@host/a\nb.csv has no \x1b[31mcolumn:\r\n  give one"
     expected = "https://host/a b.csv has no \\x1b[31mcolumn: give one"
     assert told(message) == expected
+
+
+def test_a_warning_is_one_line_without_its_place_in_the_code(capsys, monkeypatch):
+    warn_in_one_line()
+    monkeypatch.setattr(warnings, "formatwarning", lambda *_: "as Lightning sets it when imported")
+    warnings.warn("two\n lines of https://me:secret@host/x", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == "warning: two lines of https://host/x\n"
+    warn_in_one_line(quietly=True)
+    warnings.warn("another rank prints this", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == ""
