@@ -231,7 +231,7 @@ def test_what_is_here_comes_before_what_was_published_and_this_is_said(
         here = load_weights("bagnet9")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ModelFile.parse("bagnet9")  # of experiments, which measure runs
+        ModelFile.parse("mine=bagnet9")  # of experiments, which measure runs
     there = load_weights(AUTHORS["bagnet9"])
     assert not torch.equal(here["fc.weight"], there["fc.weight"])
 
