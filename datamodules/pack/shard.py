@@ -16,7 +16,7 @@ from datamodules.common.errors import printable
 from datamodules.common.files import write_text
 from datamodules.common.pool import advance
 from datamodules.decoding.images import UnreadableImage
-from datamodules.pack.images import Quality, to_rgb_jpeg
+from datamodules.pack.images import MAX_BYTES, Quality, to_rgb_jpeg
 from datamodules.pack.sources.listing import Problem, Source
 from datamodules.shards.entries import Shard
 from datamodules.shards.manifest import sha256_of
@@ -88,6 +88,8 @@ class _Tally:
 def _samples(task: Task, tally: _Tally) -> Iterator[tuple[str, bytes, int]]:
     for entry in task.entries:
         try:
+            if entry["size"] > MAX_BYTES:
+                raise UnreadableImage(f"{entry['size']:,} bytes, more than {MAX_BYTES:,}")
             data = task.source.read(entry)
             if len(data) < entry["size"]:
                 raise UnreadableImage(f"the file ends after {len(data)} of {entry['size']} bytes")

@@ -29,6 +29,12 @@ from datamodules.remote.urls import is_remote, local_path, redacted
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 """How the names of shards end."""
 
+MAX_RATIO = 100
+"""How many times larger a shard may be when it is decompressed. Images hardly grow; zeros without
+end, which would fill the disk, do 1,000 times."""
+_ALWAYS = 1 << 28
+"""The bytes that any shard may have when it is decompressed."""
+
 # By their names, in lower case, of folders and of shards.
 SPLITS = {"train": {"train", "training"}, "val": {"val", "valid", "validation"}}
 SPLITS_AND_TEST = {**SPLITS, "test": {"test", "testing"}}
@@ -109,15 +115,21 @@ def decompress(path: Path, copy: Path) -> None:
     """Decompress a shard, unless that is done; the copy has the time of the shard.
 
     Raises:
-        ValueError: It is not a complete gzip file.
+        ValueError: It is not a complete gzip file, or grows more than `MAX_RATIO` times.
     """
-    time = path.stat().st_mtime_ns
+    time, left = path.stat().st_mtime_ns, max(_ALWAYS, MAX_RATIO * path.stat().st_size)
     if copy.exists() and copy.stat().st_mtime_ns == time:
         return
     with replacing(copy) as temporary:
         try:
             with gzip.open(path) as source, open(temporary, "wb") as target:
                 while block := source.read(1 << 20):
+                    left -= len(block)
+                    if left < 0:
+                        raise ValueError(
+                            f"{path} is more than {MAX_RATIO} times as large when it is "
+                            "decompressed, as no shard of images is; if it is right, gunzip it"
+                        )
                     target.write(block)
                     advance(0)  # raises if the worker must stop
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:

@@ -17,6 +17,7 @@ import numpy as np
 from datamodules.common.errors import printable
 from datamodules.common.pool import advance
 from datamodules.decoding.folders import SUFFIXES
+from datamodules.pack.images import MAX_BYTES
 from datamodules.pack.sources.listing import Problem, to_rows
 from datamodules.pack.sources.tars import members
 
@@ -65,7 +66,7 @@ def scan(path: Path, name: str, archive: int = 0) -> Scan:
             try:
                 if image is None:
                     raise ValueError(f"no image among {', '.join(fields)}"[:100])
-                if not 0 < image.size < 1 << 32:
+                if not 0 < image.size <= MAX_BYTES:
                     raise ValueError(f"an image of {image.size} bytes")
                 if "cls" not in fields:
                     raise ValueError("no cls")

@@ -9,6 +9,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from datamodules.decoding.folders import NOT_AN_IMAGE
+from datamodules.pack.images import MAX_BYTES
 from datamodules.pack.sources.imagefolder import list_splits
 from tests.datamodules.pack.builders import image, pack, refused, write
 
@@ -52,6 +53,14 @@ def test_the_content_decides_and_what_is_left_out_is_named(tmp_path, capsys):
     write(tree / "train/a/more.txt", b"no image")  # is no other input
     assert pack("imagefolder", tree, tmp_path / "out") == 0
     assert "was packed already" in capsys.readouterr().out
+
+
+def test_a_file_too_large_for_an_image_is_not_read(tmp_path, capsys):
+    tree = make(tmp_path / "tree")
+    with open(write(tree / "train/a/large.jpg", image(9)), "r+b") as file:
+        file.truncate(MAX_BYTES + 1)  # a hole, which takes no space
+    error = refused(capsys, "imagefolder", tree, tmp_path / "out")
+    assert "the first is a/large.jpg (1,073,741,825 bytes, more than 1,073,741,824)" in error
 
 
 def test_classes_have_the_numbers_that_imagefolder_gives_them(tmp_path):

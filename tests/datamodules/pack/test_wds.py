@@ -11,6 +11,7 @@ import webdataset as wds
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.pack import options
 from datamodules.pack.sources import wds as wds_source
+from datamodules.pack.sources.locations import decompress
 from datamodules.shards.manifest import Manifest
 from tests.datamodules.pack.builders import cut, image, images, pack, refused
 
@@ -111,6 +112,17 @@ def test_damaged_compressed_shards_are_one_line(compressed, tmp_path, capsys):
         error = refused(capsys, "wds", compressed, tmp_path / "out")
         assert message in error
         assert str(first) in error
+
+
+def test_a_shard_that_decompresses_to_zeros_without_end_does_not_fill_the_disk(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("datamodules.pack.sources.locations._ALWAYS", 1000)
+    shard = tmp_path / "train-0.tar.gz"
+    shard.write_bytes(gzip.compress(bytes(10_000_000)))
+    with pytest.raises(ValueError, match=f"^{shard} is more than 100 times as large when"):
+        decompress(shard, tmp_path / "copies/train-0.tar")
+    assert [*(tmp_path / "copies").iterdir()] == []
 
 
 def test_what_needs_plain_shards_says_how_to_convert(compressed, tmp_path, capsys):
