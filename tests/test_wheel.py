@@ -87,9 +87,9 @@ def test_pack_train_look_and_export_with_the_installed_package(folder, site):
     code = explain.replace('"photos"', '"bagnet33"') + check
     assert "tensor(" in run_script("explain.py", code)
     (look,) = blocks("docs/evidence.md", "python")
-    prepare = "import bagnet, torch\nimages = torch.randn(2, 3, 48, 64)\ni = j = 1\n"
-    check = "\nassert logits.shape == (2, 6) and heatmap.shape == shares.shape == (48, 64)"
-    run_script("look.py", prepare + look.replace("=7", "=5") + check)
+    check = "\nassert logits.shape == (1, 6) and heatmap.shape == shares.shape == images.shape[2:]"
+    run_script("look.py", look.replace("=7", "=5") + check)
+    assert Path("evidence.png").stat().st_size
 
     commands = [line for block in blocks("docs/export.md", "bash") for line in block.splitlines()]
     assert len(commands) == 5
