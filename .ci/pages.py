@@ -26,7 +26,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Replace the files of docs/ by all pages, the notebooks, and the files that pages link to."""
     pages = {path for pattern in PAGES for path in ROOT.glob(pattern)}
     linked = {path for page in pages for path in _links(page)}
-    linked |= {*ROOT.glob("docs/*.css"), *ROOT.glob("docs/*.js")}
+    linked |= set(ROOT.glob("docs/*.css"))
     found = [
         File.generated(config, str(path.relative_to(ROOT)), abs_src_path=str(path))
         for path in sorted(pages | linked)

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 import bagnet
 import datamodules
@@ -36,23 +35,6 @@ def test_each_page_is_in_the_site_and_fetches_nothing(tmp_path):
             file = tmp_path / page.relative_to(REPOSITORY).with_suffix(".html")
             html = (file.with_name("index.html") if page.stem == "README" else file).read_text()
             assert not FETCHED.search(html), page
-
-
-@pytest.mark.slow
-@pytest.mark.browser
-def test_the_search_works_without_a_server(tmp_path):
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("no Chromium to open the site in (Debian: apt-get install chromium)")
-    assert build(REPOSITORY, tmp_path).returncode == 0
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.goto((tmp_path / "docs" / "evidence.html").as_uri())
-        page.fill(".md-search__input", "pixel_evidence")
-        found = page.locator(".md-search-result__link[href*='api.html']")
-        found.first.wait_for(state="attached")
-        browser.close()
 
 
 @pytest.mark.slow
