@@ -23,8 +23,10 @@ from bagnet.training.command_line.trainer import prepare_devices
 from datamodules.imagenet import ImageNetDataModule
 from tests.bagnet.training.quiet import quiet_trainer
 
-EPOCHS = 4
+EPOCHS = 40
 BATCH = 16
+RATE = 0.1
+"""The learning rate, for 256 images."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class Setting:
         frozen: Whether BatchNorm's statistics stay as they are, those of the weights that fp32
             has trained, with which it begins.
         compiled: Whether the network is compiled, by torch's compiler without its code generator.
+        scale: What the loss is multiplied by, for fp16.
+        rate: The learning rate.
+        alone: Whether several ranks keep their own statistics of BatchNorm.
+        rounded: Whether it begins with weights that are rounded to bfloat16.
         epochs: How long it trains.
         steps: The most steps; -1 for all of the epochs.
     """
@@ -48,12 +54,17 @@ class Setting:
     ranks: int = 1
     frozen: bool = False
     compiled: bool = False
+    scale: float = 2.0**10
+    rate: float = RATE
+    alone: bool = False
+    rounded: bool = False
     epochs: int = EPOCHS
     steps: int = -1
 
 
 SETTINGS = {
     "fp32": Setting(),
+    "rounded": Setting(rounded=True),
     "bf16": Setting("bf16-mixed"),
     "fp16": Setting("fp16"),
     "compiled": Setting(compiled=True, epochs=1),
@@ -62,6 +73,13 @@ SETTINGS = {
     "one": Setting("64-true", steps=3),
     "two": Setting("64-true", ranks=2, steps=3),
 }
+FAULTS = {
+    "weights in bf16": Setting("bf16-true"),
+    "gradients that underflow": Setting("fp16", scale=2.0**-20),
+    "sums instead of means": Setting("64-true", accumulate=4, frozen=True, rate=4 * RATE, epochs=1),
+    "ranks with statistics of their own": Setting("64-true", ranks=2, alone=True, steps=3),
+}
+"""Trainings that must not pass for another one."""
 
 
 class Watch(Callback):
@@ -85,16 +103,16 @@ class Watch(Callback):
 
 def train(data: Path, out: Path, name: str) -> int:
     torch.set_num_threads(1)
-    setting = SETTINGS[name]
+    setting = {**SETTINGS, **FAULTS}[name]
     config = {"accelerator": "cpu", "devices": setting.ranks, "num_nodes": 1, "benchmark": None}
     config |= {"accumulate_grad_batches": setting.accumulate, "deterministic": None}
     config |= {"precision": setting.precision, "strategy": "ddp" if setting.ranks > 1 else "auto"}
     options = {**config, **prepare_devices(config)}
     if setting.precision == "fp16":
-        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        scaler = torch.amp.GradScaler("cpu", init_scale=setting.scale)
         options["plugins"].append(MixedPrecision("16-mixed", "cpu", scaler))
         options["precision"] = None
-    if setting.ranks > 1:
+    if setting.ranks > 1 and not setting.alone:
         nn.BatchNorm2d.forward = synchronized
     if setting.compiled:
         _compile_without_code()
@@ -109,19 +127,26 @@ def train(data: Path, out: Path, name: str) -> int:
         log_every_n_steps=1000,
     )
     images = ImageNetDataModule(
-        str(data), batch_size=BATCH // setting.accumulate, workers=0, image_size=32, resize_size=32
+        str(data),
+        batch_size=BATCH // setting.accumulate,
+        workers=0,
+        image_size=32,
+        resize_size=32,
+        min_scale=0.5,
     )
     torch.manual_seed(0)
     module = BagNetClassifier(
         "bagnet9",
         num_classes=9,
-        width=8,
-        learning_rate=0.02,
+        width=16,
+        learning_rate=setting.rate,
         schedule="constant",
         compile=setting.compiled,
     )
     if setting.frozen:
         module.load_state_dict(torch.load(out / "fp32-0.pt")["weights"])
+    if setting.rounded:
+        module.to(torch.bfloat16).float()
     trainer.fit(module, datamodule=images)
     content = {"losses": torch.tensor(watch.losses), "weights": dict(module.state_dict())}
     torch.save(content, out / f"{name}-{trainer.global_rank}.pt")
