@@ -1,4 +1,4 @@
-"""Each number in a table of docs/study.md is one of the CSV that is named above the table."""
+"""Each number on a study's page is one of the CSV that its table or its section names."""
 
 from __future__ import annotations
 
@@ -8,9 +8,20 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parent.parent / "docs" / "study.md"
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(DOCS.glob("study*.md"))
 TABLE = re.compile(r"<!-- (study/\S+\.csv) -->\n+((?:\|.*\n)+)")
+NAMED = re.compile(r"(study/\S+\.csv)")
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?%?")
+NOT_PROSE = re.compile(r"```[^`]*```|<!--[^>]*-->|^\|[^\n]*$|`[^`]*`|\]\([^)]*\)", re.MULTILINE)
+IN_PROSE = re.compile(r"(?<![\w.,])-?\d*\.\d+%?|(?<![\w.,])\d+%")
+NOT_MEASURED_HERE = {
+    "95%": "the level of the intervals",
+    "10%": "chance, ten classes",
+    "0.5%": "chance, 200 classes",
+    "79.4%": "the paper's",
+    "90.1%": "the paper's",
+}
 
 
 def tables(page: str) -> list[tuple[str, list[list[str]]]]:
@@ -46,14 +57,32 @@ def not_in(rows: list[dict[str, str]], cells: list[str]) -> list[str]:
     return [text for text in given if not any(shows(text, value) for value in values)]
 
 
-def test_each_number_in_the_tables_is_in_its_csv():
-    found = tables(PAGE.read_text())
+def rows_of(name: str) -> list[dict[str, str]]:
+    with (DOCS / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def values_of(names: set[str]) -> list[float]:
+    cells = (cell for name in names for row in rows_of(name) for cell in row.values())
+    return [float(cell) for cell in cells if re.fullmatch(r"-?[\d.]+(?:e[+-]?\d+)?", cell)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_each_number_in_the_tables_is_in_its_csv(page):
+    found = tables(page.read_text())
     assert len(found) >= 5
     for name, (_, _, *rows) in found:
-        with (PAGE.parent / name).open(newline="") as file:
-            values = list(csv.DictReader(file))
         for cells in rows:
-            assert not not_in(values, cells), f"{name}: {cells}"
+            assert not not_in(rows_of(name), cells), f"{name}: {cells}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_each_measured_number_in_the_text_is_in_a_csv_of_its_section(page):
+    for section in page.read_text().split("\n## "):
+        values = values_of(set(NAMED.findall(section)))
+        for text in IN_PROSE.findall(NOT_PROSE.sub(" ", section)):
+            known = text in NOT_MEASURED_HERE or any(shows(text, value) for value in values)
+            assert known, f"{section.splitlines()[0]}: {text}"
 
 
 @pytest.mark.parametrize(
