@@ -142,6 +142,15 @@ def test_torchrun_need_not_wait_for_a_stopped_rank(shards, tmp_path, rank):
     assert "Unable to shutdown process" not in out
 
 
+def test_rank_0_that_hangs_under_torchrun_says_so_itself_and_no_other_does(shards, tmp_path):
+    limit = ("--timeout_minutes", "0.1", "--trainer.callbacks.ranks=[0]")
+    run = start(tmp_path, shards, 2, *STUCK, *limit, torchrun=TORCHRUN)
+    out = check_all_end(run)
+    (line,) = [line for line in out.splitlines() if line.startswith("error: ")]
+    assert "rank 0 " in line
+    assert "has made others wait, without any progress, for 0.1 minutes" in line
+
+
 @pytest.fixture(scope="module")
 def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     """The curve of two ranks that Lightning has started, and that nothing disturbed."""

@@ -123,11 +123,13 @@ class Heartbeat(Callback):
 
     def _give_up(self, rank: int, what: str) -> None:
         (numbering, process), (here, _) = self._places[rank], self._places[self._rank]
+        # This one must not kill itself: it has yet to tell the others.
+        is_here = numbering == here and rank != self._rank
         ranks.give_up(
             rank,
             f"({numbering[0]}, process {process}) {what} for {self.minutes:g} minutes "
             "(--timeout_minutes)",
-            process if numbering == here else None,
+            process if is_here else None,
         )
 
 

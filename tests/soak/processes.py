@@ -28,7 +28,7 @@ MARGIN = 60.0
 has 10 seconds to end by itself, and this machine does other things too."""
 
 _STUCK = "--trainer.callbacks+=tests.slurm.moments.Stuck"
-_TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--shutdown-timeout", "3")
+_TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 _SPARES = 8
 
 
