@@ -80,3 +80,14 @@ def test_tensors_that_do_not_store_their_values_are_refused(file, tensor):
         read_saved(file)
     with pytest.raises(ValueError, match="some.ckpt is not a checkpoint of ours.*fc.weight"):
         AtomicCheckpointIO().load_checkpoint(file, weights_only=True)
+
+
+def test_a_part_whose_own_name_is_no_text_is_damaged(file):
+    with zipfile.ZipFile(file) as archive:
+        start = archive.infolist()[0].header_offset
+    content = bytearray(file.read_bytes())
+    content[start + 7] |= 0x08  # its name is in UTF-8 ...
+    content[start + 30] = 0xFF  # ... which has no such byte; torch reads only the list at the end
+    file.write_bytes(content)
+    assert read_saved(file)
+    assert not is_whole(file)
