@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -35,6 +36,16 @@ def unpickle(folder, data):
 
 def write_elsewhere(folder, data):
     os.close(os.open(folder.parent / "elsewhere", os.O_WRONLY | os.O_CREAT))
+
+
+def remove_elsewhere(folder, data):
+    with contextlib.suppress(FileNotFoundError):
+        os.remove("/dev/shm/mine")
+
+
+def remove_what_a_kill_has_left(folder, data):
+    with contextlib.suppress(FileNotFoundError):
+        os.remove("/dev/shm/sem.mp-is-not-there")
 
 
 def fill_the_memory(folder, data):
@@ -92,12 +103,14 @@ def planted_kind(read):
     ("read", "outcome"),
     [
         *((read, LET_IN) for read in (run_text, start_a_program, unpickle, write_elsewhere)),
+        (remove_elsewhere, LET_IN),
         *((read, LIMIT) for read in (fill_the_memory, hang)),
         *((read, CRASH) for read in (end_the_process, raise_anything, refuse_at_length)),
         (refuse_without_name, SILENT),
         (lose, LOST),
         (refuse, None),
         (write_and_read, None),
+        (remove_what_a_kill_has_left, None),
     ],
 )
 def test_each_fault_is_counted_in_its_column(tmp_path, read, outcome):

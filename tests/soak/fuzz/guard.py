@@ -30,6 +30,7 @@ _REACHES = (
 )
 _LOADS = ("pickle.find_class", "marshal.loads", "code.__new__")
 _CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod")
+_LEFTOVERS = "/dev/shm/sem.mp-"  # of other processes that were killed; any start removes them
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _FOLDERS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")} | {
     str(Path(__file__).parents[3] / name) for name in ("bagnet", "datamodules")
@@ -85,6 +86,8 @@ class Guard:
                 else flags & _WRITES
             )
             return bool(writes) and not self._is_inside(path)
+        if event == "os.remove" and os.fsdecode(arguments[0]).startswith(_LEFTOVERS):
+            return False
         if event in _CHANGES:
             paths = [each for each in arguments if isinstance(each, str | bytes | Path)]
             return not all(self._is_inside(path, arguments[-1]) for path in paths)
