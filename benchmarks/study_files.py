@@ -46,6 +46,10 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     _copy(arguments.results / f"{arguments.study}-0", arguments.out)
+    fast = arguments.results / f"fast-{arguments.study}"
+    for name, file in {"fast": "accuracy", "fast-errors": "errors"}.items():
+        if (fast / file).exists():
+            shutil.copy(fast / file / "table.csv", arguments.out / f"{name}.csv")
     _write(arguments.out / "training.csv", list(_epochs(arguments.runs, arguments.study)))
     results = sorted(arguments.results.glob(f"{arguments.study}-*"))
     if len(results) > 1:
