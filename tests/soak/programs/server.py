@@ -158,14 +158,17 @@ def _end(code: int) -> NoReturn:
 def _spare(spares: int) -> tuple[int, socket.socket]:
     """Fork a process that waits to become a program."""
     ours, theirs = socket.socketpair()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none comes within the fork
     process = os.fork()
     if process:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         return process, ours
     for channel in (ours, *(other for _, other in _spares)):
         channel.close()
     for number in _SIGNALS:  # it is not there yet, for the others
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     data, arrived, _, _ = socket.recv_fds(theirs, 2**20, 64)
     if not data:  # the parent has ended
         os._exit(0)
