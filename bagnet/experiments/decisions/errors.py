@@ -15,10 +15,10 @@ to split each class into halves, of what the first network does on one half agai
 the other, relative to each network against itself. Classes with a single image tell nothing about
 noise and are left out of both figures. There is no r without noise where the ceiling may be 0.
 
-Image by image, we add three
-statistics of the predicted class: Cohen's kappa of the predictions; the error consistency of
-Geirhos et al. (2020), which is the agreement in right and wrong beyond what the accuracies imply;
-and McNemar's exact test of equal accuracy, with Holm's correction for the number of pairs.
+Image by image, we add three statistics of the predicted class: Cohen's kappa of the predictions;
+the error consistency of Geirhos et al. (2020), which is the agreement in right and wrong beyond
+what the accuracies imply; and McNemar's exact test of equal accuracy, with Holm's correction for
+the number of pairs.
 
 Reads OUT/accuracy, and measures what is missing there. Writes to OUT/errors: table (pairs), classes
 (those whose accuracies differ most, for each pair) and figure.
@@ -187,6 +187,7 @@ def draw(pairs: list[Pair], rows: Rows, top: int) -> Figure:
         axes.scatter(*places, s=size, clip_on=False, zorder=2, **style)
         axes.set_title(_correlations(row), fontsize=8)
         axes.set(xlim=(lowest, 100), ylim=(lowest, 100), aspect="equal", xticks=ticks, yticks=ticks)
+        axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         if line == count - 1:
             axes.set_xlabel(f"{pair.names[0]}, %")
