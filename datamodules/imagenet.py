@@ -13,8 +13,6 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.nn import Module
 
 from datamodules.common.files import user_path
-from datamodules.common.forkserver import forkserver_context
-from datamodules.common.processes import default_workers
 from datamodules.common.ranges import require_range
 from datamodules.decoding.augmentation import Crop, train_transforms
 from datamodules.decoding.region import why_not
@@ -29,6 +27,8 @@ from datamodules.loading.loader import (
 )
 from datamodules.mixing import clustering_warning
 from datamodules.plan import TrainPlan, rank_batch, ranks_own_streams
+from datamodules.processes.children import default_workers
+from datamodules.processes.forkserver import forkserver_context
 from datamodules.remote.cache import ShardCache
 from datamodules.remote.dataset import cached_bytes, check_cache, default_cache_dir
 from datamodules.shards.manifest import Manifest

@@ -46,7 +46,7 @@ DATA = ["bagnet.bench", "data", "{shards}", "--variants", "ours"]
 QUICK = [
     ("import=numpy", IMAGES, PACK),
     (START, IMAGES, PACK),
-    ("before=datamodules.common.pool.wait", IMAGES, PACK),
+    ("before=datamodules.processes.pool.wait", IMAGES, PACK),
     ("import=numpy", ["datamodules.pack", "verify", "{shards}"], PACK),
     ("import=numpy", DEMO, ["interrupted; .*"]),
     ("import=numpy", ["datamodules.audit", "audit"], STOPPED),

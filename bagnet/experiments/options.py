@@ -8,7 +8,7 @@ from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from datamodules.common.processes import default_workers
+from datamodules.processes.children import default_workers
 
 Fill = Literal["mean", "image", "zero", "blur"]
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from bagnet.model.card import card_of
 from datamodules.common.files import user_path
-from datamodules.common.processes import default_workers
 from datamodules.decoding.folders import list_images, read_image
 from datamodules.decoding.images import image_size
 from datamodules.decoding.transforms import EvalTransform, View
+from datamodules.processes.children import default_workers
 
 Box = tuple[int, int, int, int]
 """Top, left, bottom and right in pixels, half-open, as `BagNet.box` gives them."""

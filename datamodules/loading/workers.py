@@ -15,12 +15,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from datamodules.common.errors import ReadingEnded
-from datamodules.common.forkserver import become_worker, forkserver_context
-from datamodules.common.processes import uninterrupted
 from datamodules.loading.batches import Batches, Index, ReadBatch
 from datamodules.loading.shared_memory import SharedBuffers
 from datamodules.loading.unreadable import UnreadableLog
 from datamodules.loading.watchdog import Watchdog
+from datamodules.processes.children import uninterrupted
+from datamodules.processes.forkserver import become_worker, forkserver_context
 
 PATIENCE = 1800.0
 """Seconds to wait for a batch by default: a shard may first have to come from a slow server."""

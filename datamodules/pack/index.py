@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.common.errors import printable
-from datamodules.common.pool import Pool, advance
 from datamodules.common.progress import progress
 from datamodules.pack.job import JOB, Packed, report_skipped
 from datamodules.pack.options import IndexOptions
@@ -42,6 +41,7 @@ from datamodules.pack.sources.locations import (
 )
 from datamodules.pack.sources.scan import Scan, key_and_suffix, scan
 from datamodules.pack.sources.wds import decide_classes
+from datamodules.processes.pool import Pool, advance
 from datamodules.remote.urls import has_password, is_remote, redacted, scheme_of
 from datamodules.shards.entries import Shard
 from datamodules.shards.manifest import MANIFEST, Manifest, sha256_of

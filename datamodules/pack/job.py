@@ -19,10 +19,10 @@ from typing import Any
 
 from datamodules.common.errors import printable
 from datamodules.common.files import write_text
-from datamodules.common.pool import Pool
 from datamodules.pack.options import PackOptions
 from datamodules.pack.shard import PARTIAL, Task, write
 from datamodules.pack.sources.listing import Listing, Problem
+from datamodules.processes.pool import Pool
 from datamodules.shards.manifest import INDEX, MANIFEST, VERSION, Manifest
 from datamodules.shards.writer import shard_name
 

@@ -13,7 +13,7 @@ from jsonargparse.typing import (
     restricted_number_type,
 )
 
-from datamodules.common.processes import available_cpus
+from datamodules.processes.children import available_cpus
 
 if TYPE_CHECKING:
     JpegQuality = int

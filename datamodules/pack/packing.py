@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.console import Console
 
-from datamodules.common.pool import Pool
 from datamodules.common.progress import progress
 from datamodules.pack.images import Quality
 from datamodules.pack.job import SKIPPED, Job, Packed
 from datamodules.pack.options import PackOptions
 from datamodules.pack.sources.listing import Listing
+from datamodules.processes.pool import Pool
 from datamodules.shards.manifest import MANIFEST, Manifest
 
 console = Console(highlight=False, soft_wrap=True)

@@ -14,10 +14,10 @@ import numpy as np
 
 from datamodules.common.errors import printable
 from datamodules.common.files import write_text
-from datamodules.common.pool import advance
 from datamodules.decoding.images import UnreadableImage
 from datamodules.pack.images import MAX_BYTES, Quality, to_rgb_jpeg
 from datamodules.pack.sources.listing import Problem, Source
+from datamodules.processes.pool import advance
 from datamodules.shards.entries import Shard
 from datamodules.shards.manifest import sha256_of
 from datamodules.shards.writer import index_rows, write_shard

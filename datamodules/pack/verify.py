@@ -18,13 +18,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from datamodules.common.pool import Pool, advance
 from datamodules.common.progress import progress
 from datamodules.decoding.images import UnreadableImage
 from datamodules.pack.images import to_rgb_jpeg
 from datamodules.pack.options import VerifyOptions
 from datamodules.pack.packing import console, manifests_in, sizes
 from datamodules.pack.sources.locations import local_copy
+from datamodules.processes.pool import Pool, advance
 from datamodules.remote.sources import SourceError
 from datamodules.shards.entries import Shard
 from datamodules.shards.manifest import Manifest, sha256_of

@@ -9,8 +9,8 @@ from multiprocessing.synchronize import Semaphore
 
 import numpy as np
 
-from datamodules.common.forkserver import become_worker, forkserver_context
 from datamodules.plan import Ids, TrainPlan
+from datamodules.processes.forkserver import become_worker, forkserver_context
 from datamodules.remote.cache import ShardCache
 from datamodules.shards.manifest import Manifest
 

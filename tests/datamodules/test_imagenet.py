@@ -101,7 +101,7 @@ def test_one_line_says_why_images_are_decoded_whole(root, monkeypatch, caplog, r
 
 def test_by_default_there_are_no_more_workers_than_cpus(root, monkeypatch):
     for cpus, expected in ((1, 1), (3, 3), (96, 4)):
-        monkeypatch.setattr("datamodules.common.processes.available_cpus", lambda cpus=cpus: cpus)
+        monkeypatch.setattr("datamodules.processes.children.available_cpus", lambda cpus=cpus: cpus)
         assert datamodule(root, workers=None).workers == expected
     monkeypatch.undo()
     with warnings.catch_warnings():

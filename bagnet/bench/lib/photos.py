@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datamodules.common.pool import Pool, advance
-from datamodules.common.processes import available_cpus
 from datamodules.demo.pictures import background
+from datamodules.processes.children import available_cpus
+from datamodules.processes.pool import Pool, advance
 from datamodules.shards.entries import Shard
 from datamodules.shards.manifest import Manifest
 from datamodules.shards.writer import shard_name, write_shard

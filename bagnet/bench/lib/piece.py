@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bagnet.bench.lib.photos import pack_photos
-from datamodules.common.processes import available_cpus
+from datamodules.processes.children import available_cpus
 
 TRAIN = Path(__file__).parents[3] / "train.py"
 SECONDS = 570  # of a piece, at most

@@ -25,12 +25,12 @@ from bagnet.experiments.options import DataOptions
 from bagnet.model.registry import classifier_of
 from bagnet.run.signals import STOPPING
 from datamodules.common.batch import UNREADABLE, Batch
-from datamodules.common.forkserver import become_worker
-from datamodules.common.processes import blocking
 from datamodules.common.progress import progress
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.loading.workers import Workers
 from datamodules.plan import Ids
+from datamodules.processes.children import blocking
+from datamodules.processes.forkserver import become_worker
 
 _SECONDS_TO_END = 20.0  # a process that has just begun reports nothing for a while
 

@@ -12,7 +12,7 @@ import wandb
 from pydantic import ValidationError
 
 from bagnet.run import signals
-from datamodules.common.processes import blocking
+from datamodules.processes.children import blocking
 from datamodules.remote.urls import redacted_words
 
 _DEFAULTS = {"project": "bagnet", "console": "off", "init_timeout": 30.0, "finish_timeout": 60.0}

@@ -33,8 +33,8 @@ from datamodules.common.errors import (
     told,
     warn_in_one_line,
 )
-from datamodules.common.forkserver import forkserver_context
-from datamodules.common.leftovers import remove_leftovers_soon
+from datamodules.processes.forkserver import forkserver_context
+from datamodules.processes.leftovers import remove_leftovers_soon
 from datamodules.remote.urls import redacted_words
 
 WITHOUT_TRAINER = {"predict": "bagnet.predict.options", "export": "bagnet.export.options"}

@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.common.folders import natural_key, visible_entries
-from datamodules.common.pool import Pool
 from datamodules.pack.classes import names_of, read_class_list
 from datamodules.pack.options import ImageFolderOptions
 from datamodules.pack.packing import console, pack
 from datamodules.pack.sources.imagefolder import class_folders, list_classes
 from datamodules.pack.sources.listing import Listing
 from datamodules.pack.sources.locations import SPLITS
+from datamodules.processes.pool import Pool
 
 DEPTH = 4
 """The most folders between SRC and the images: noise, gaussian_noise, 1, n01440764."""

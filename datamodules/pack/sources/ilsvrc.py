@@ -34,7 +34,6 @@ import numpy as np
 
 from datamodules.common.errors import printable
 from datamodules.common.folders import natural_key
-from datamodules.common.pool import Pool, WorkerKilled, advance
 from datamodules.decoding.folders import SUFFIXES
 from datamodules.pack.classes import names_of
 from datamodules.pack.options import IlsvrcOptions
@@ -49,6 +48,7 @@ from datamodules.pack.sources.listing import (
     to_rows,
 )
 from datamodules.pack.sources.tars import Member, members
+from datamodules.processes.pool import Pool, WorkerKilled, advance
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VAL = "ILSVRC2012_img_val.tar"

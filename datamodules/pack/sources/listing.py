@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.common.errors import printable
-from datamodules.common.pool import Pool
+from datamodules.processes.pool import Pool
 from datamodules.shards.writer import MAX_KEY_BYTES
 
 PLAIN_FILE = -1

@@ -21,7 +21,7 @@ import braceexpand
 from datamodules.common.errors import DISK_FULL
 from datamodules.common.files import replacing, user_path
 from datamodules.common.folders import files_below, natural_key
-from datamodules.common.pool import advance
+from datamodules.processes.pool import advance
 from datamodules.remote.openers import has_folders
 from datamodules.remote.sources import files_of, open_source, with_retries
 from datamodules.remote.urls import is_remote, local_path, redacted

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from datamodules.common.errors import printable
-from datamodules.common.pool import Pool
 from datamodules.pack.classes import names_of
 from datamodules.pack.options import ParquetOptions
 from datamodules.pack.packing import classes_of_other_split, console, pack
@@ -32,6 +31,7 @@ from datamodules.pack.sources.locations import SPLITS_AND_TEST, expand, path_in,
 from datamodules.pack.sources.parquet_files import File, Rows, read_file
 from datamodules.pack.sources.scan import MAX_CLASSES, Scan, wnid_in
 from datamodules.pack.sources.wds import decide_classes
+from datamodules.processes.pool import Pool
 
 _MAX_NAME = 255
 """The most bytes of an image's name: the longest one of a split takes room for all."""

@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 from datamodules.common.arrays import map_array
 from datamodules.common.errors import printable
 from datamodules.common.files import replacing
-from datamodules.common.pool import Pool, advance
 from datamodules.decoding.images import UnreadableImage
 from datamodules.pack.sources.listing import Source
 from datamodules.pack.sources.locations import local_copy, path_in
+from datamodules.processes.pool import Pool, advance
 from datamodules.remote.sources import opened_anywhere, with_retries
 from datamodules.remote.urls import redacted
 

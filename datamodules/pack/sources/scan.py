@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from datamodules.common.errors import printable
-from datamodules.common.pool import advance
 from datamodules.decoding.folders import SUFFIXES
 from datamodules.pack.images import MAX_BYTES
 from datamodules.pack.sources.listing import Problem, to_rows
 from datamodules.pack.sources.tars import members
+from datamodules.processes.pool import advance
 
 IMAGES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 MAX_CLASSES = 1 << 20

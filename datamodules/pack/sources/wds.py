@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datamodules.common.pool import Pool
 from datamodules.pack.classes import ClassList, read_class_list
 from datamodules.pack.options import WdsOptions
 from datamodules.pack.packing import classes_of_other_split, console, pack
@@ -36,6 +35,7 @@ from datamodules.pack.sources.locations import (
     shards_by_split,
 )
 from datamodules.pack.sources.scan import IMAGES, Scan, scan
+from datamodules.processes.pool import Pool
 from datamodules.remote.urls import is_remote, redacted
 
 COPIES = ".decompressed"

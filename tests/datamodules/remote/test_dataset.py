@@ -20,11 +20,11 @@ import pytest
 import torch
 
 from datamodules.common.batch import UNREADABLE
-from datamodules.common.forkserver import forkserver_context
 from datamodules.decoding.augmentation import TrainTransform
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.loading.batches import Batches
 from datamodules.loading.loader import TrainLoader
+from datamodules.processes.forkserver import forkserver_context
 from datamodules.remote import sources
 from datamodules.remote.cache import ShardCache
 from datamodules.remote.dataset import check_cache, default_cache_dir, load_remote

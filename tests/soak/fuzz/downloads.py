@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from scipy.io import savemat
 
-from datamodules.common.pool import WorkerKilled
 from datamodules.pack import options
 from datamodules.pack.sources import ilsvrc
+from datamodules.processes.pool import WorkerKilled
 from tests.datamodules.pack.builders import image, tar_of, write
 from tests.soak.fuzz import archives, mutations
 from tests.soak.fuzz.packs import TARS, WNIDS, out

@@ -122,7 +122,7 @@ def _place(error: BaseException) -> str:
 
 
 class OnePool:
-    """Stands for `datamodules.common.pool.Pool`: everything is done in this process.
+    """Stands for `datamodules.processes.pool.Pool`: everything is done in this process.
 
     Errors pass through pickle, as they do on their way from a worker.
     """
@@ -148,7 +148,7 @@ def in_this_process() -> None:
     import os
 
     os.fsync = lambda file: None
-    from datamodules.common.pool import Pool
+    from datamodules.processes.pool import Pool
 
     for module in list(sys.modules.values()):
         if module.__name__.startswith("datamodules.") and getattr(module, "Pool", None) is Pool:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from datamodules.audit.verdict import audit
-from datamodules.common.leftovers import remove_leftovers
+from datamodules.processes.leftovers import remove_leftovers
 from tests.slurm.runs import check_wandb, curve
 
 SHARED = Path("/dev/shm")

@@ -16,7 +16,7 @@ import threading
 from multiprocessing import forkserver, util
 from multiprocessing.context import ForkServerContext
 
-from datamodules.common.processes import blocking, end_with_parent
+from datamodules.processes.children import blocking, end_with_parent
 
 _PRELOADED = ["torch.utils.data", "torchvision.transforms.v2", "webdataset", "fsspec"]
 _LONGEST_SOCKET = 107  # bytes of its path, by Linux

@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, TypeVar
 
-from datamodules.common.processes import blocking, end_with_parent
+from datamodules.processes.children import blocking, end_with_parent
 
 T = TypeVar("T")
 R = TypeVar("R")

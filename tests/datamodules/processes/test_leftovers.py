@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.common import leftovers
+from datamodules.processes import leftovers
 
 OWNER = """
 import multiprocessing, sys

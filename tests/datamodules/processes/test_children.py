@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import signal
 from multiprocessing import resource_tracker
-from datamodules.common.processes import blocking
+from datamodules.processes.children import blocking
 
 with blocking({signal.SIGINT}):
     resource_tracker.ensure_running()  # as the first process or semaphore does
@@ -26,7 +26,7 @@ def test_signals_stay_blocked_when_multiprocessing_starts_its_own_process():
 LINKED = """
 import multiprocessing, os, signal, sys, threading
 from unittest.mock import patch
-from datamodules.common.processes import end_with_parent
+from datamodules.processes.children import end_with_parent
 
 def child(parents_end, pipe):
     parents_end.close()

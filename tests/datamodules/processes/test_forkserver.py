@@ -10,7 +10,7 @@ import pytest
 
 CODE = """
 import tempfile
-from datamodules.common.forkserver import forkserver_context
+from datamodules.processes.forkserver import forkserver_context
 
 context = forkserver_context()
 queue = context.SimpleQueue()

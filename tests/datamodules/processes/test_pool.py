@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from datamodules.common.pool import Pool, advance
+from datamodules.processes.pool import Pool, advance
 
 
 def square(number):
