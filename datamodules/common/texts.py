@@ -7,14 +7,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from datamodules.common.reading import read_plain
+
+MAX_BYTES = 1 << 30
+"""Largest text that is read; a table of ImageNet-21k's 14 million images fits."""
+
 
 def read_text(path: Path) -> str:
     """Read a text in UTF-8, or in UTF-16 if it begins with its mark, as Windows writes it.
 
     Raises:
-        ValueError: It is in another encoding.
+        ValueError: It is in another encoding, or has more than `MAX_BYTES`.
+        OSError: It cannot be read, or is no plain file.
     """
-    data = path.read_bytes()
+    data = read_plain(path, MAX_BYTES)
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return data.decode("utf-16" if wide else "utf-8-sig")

@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeVar
 from PIL import Image
 
 from datamodules.common.folders import Identity, files_below, leads_nowhere, natural_key
-from datamodules.decoding.images import FORMATS, PNG, UnreadableImage
+from datamodules.common.reading import read_plain
+from datamodules.decoding.images import FORMATS, MAX_BYTES, PNG, UnreadableImage
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp"),
@@ -85,7 +86,7 @@ def read_image(path: Path, transform: Callable[[bytes], Seen]) -> Seen:
         ValueError: The file cannot be read, or the image cannot be decoded to its end.
     """
     try:
-        return transform(path.read_bytes())
+        return transform(read_plain(path, MAX_BYTES))
     except UnreadableImage as error:
         raise ValueError(f"{path} cannot be read as an image ({error})") from error
     except OSError as error:

@@ -22,6 +22,9 @@ MAX_PIXELS = 89_478_485
 """The largest image that is decoded, to a quarter of a gigabyte, as in PIL. ImageNet's largest has
 61 million pixels."""
 
+MAX_BYTES = 1 << 30
+"""The largest file that is read as an image; none of `MAX_PIXELS` pixels needs so many."""
+
 PNG = b"\x89PNG\r\n\x1a\n"
 """How a PNG begins."""
 

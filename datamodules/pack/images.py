@@ -16,10 +16,6 @@ MAX_SIDE = 65_500
 """The most pixels of a JPEG's side that libjpeg writes."""
 
 
-MAX_BYTES = 1 << 30
-"""The largest file that is read as an image; none of `MAX_PIXELS` pixels needs so many."""
-
-
 def to_rgb_jpeg(data: bytes, resize: int | None = None, quality: Quality = 90) -> bytes:
     """Decode an image completely and return it as an RGB JPEG (or PNG, if it may lose nothing).
 

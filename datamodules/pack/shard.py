@@ -14,8 +14,8 @@ import numpy as np
 
 from datamodules.common.errors import printable
 from datamodules.common.files import write_text
-from datamodules.decoding.images import UnreadableImage
-from datamodules.pack.images import MAX_BYTES, Quality, to_rgb_jpeg
+from datamodules.decoding.images import MAX_BYTES, UnreadableImage
+from datamodules.pack.images import Quality, to_rgb_jpeg
 from datamodules.pack.sources.listing import Problem, Source
 from datamodules.processes.pool import advance
 from datamodules.shards.entries import Shard

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from datamodules.common.progress import progress
+from datamodules.common.reading import plain
 from datamodules.decoding.images import UnreadableImage
 from datamodules.pack.images import to_rgb_jpeg
 from datamodules.pack.options import VerifyOptions
@@ -94,7 +95,7 @@ def _content_problems(path: Path, shard: Shard, rows: np.ndarray) -> list[str]:
         problems.append(f"has {length:,} bytes and not {shard.bytes:,}")
     if sha256_of(path) != shard.sha256:
         problems.append("its sha256 differs from the manifest's")
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=plain) as file:
         end = 0  # of the samples so far; there must be nothing between packed ones
         for row in rows:
             try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import fsspec.core
 
+from datamodules.common.reading import plain
 from datamodules.remote.redirects import guard
 from datamodules.remote.urls import is_remote, local_path, redacted, scheme_of
 
@@ -69,7 +70,7 @@ def list_files(location: str) -> list[str]:
 def open_anywhere(location: str, timeout: float) -> tuple[Any, object]:
     """Open a file to read it in any order, each part by a request; and what tells its version."""
     if not is_remote(location):
-        file = open(local_path(location), "rb")  # noqa: SIM115
+        file = open(local_path(location), "rb", opener=plain)  # noqa: SIM115
         return file, os.fstat(file.fileno()).st_mtime_ns
     http = scheme_of(location) in ("http", "https")
     options = _http_options(timeout, _LONGEST) if http else {}
@@ -93,7 +94,7 @@ def open_at(location: str, offset: int, size: int | None, timeout: float) -> tup
     if scheme in _COMMANDS:
         return _Command(location, timeout), 0
     if not is_remote(location):
-        file = open(local_path(location), "rb", buffering=0)  # noqa: SIM115
+        file = open(local_path(location), "rb", 0, opener=plain)  # noqa: SIM115
         return file, file.seek(offset)
     http = scheme in ("http", "https")
     streams = scheme in _STREAMS and not offset

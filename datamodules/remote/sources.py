@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, TypeVar
 
 from datamodules.common.folders import natural_key
+from datamodules.common.reading import MAX_MANIFEST
 from datamodules.remote.openers import (
     SLOWEST,
     check_opener,
@@ -35,7 +36,7 @@ TIMEOUT = 60.0
 """Seconds without a single byte after which a server or a command is abandoned."""
 BLOCK = 1 << 18
 """Bytes to request from a source at a time; the network delivers fewer."""
-MAX_BYTES = 1 << 28
+MAX_BYTES = MAX_MANIFEST
 """The most bytes of a file that is read into memory: the manifest of a million shards has less."""
 
 T = TypeVar("T")

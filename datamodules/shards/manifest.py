@@ -28,6 +28,7 @@ import numpy as np
 from datamodules.common.arrays import map_array
 from datamodules.common.errors import explain
 from datamodules.common.files import replacing, write_text
+from datamodules.common.reading import MAX_MANIFEST, plain, read_plain
 from datamodules.remote.urls import scheme_of
 from datamodules.shards import checks
 from datamodules.shards.entries import Sample, Shard, Shards, sample_dtype
@@ -99,9 +100,10 @@ class Manifest:
         except FileNotFoundError:
             raise ValueError(f"{folder} has {MANIFEST} but no {INDEX}; pack it again") from None
         except (KeyError, TypeError, ValueError, OverflowError, OSError, EOFError) as error:
+            reason = str(getattr(error, "strerror", None) or error)[:200]
             raise ValueError(
-                f"the manifest in {folder} is damaged ({type(error).__name__}: "
-                f"{str(error)[:200]}); pack it again"
+                f"the manifest in {folder} is damaged ({type(error).__name__}: {reason}); "
+                "pack it again"
             ) from None
         checks.check_consistency(manifest)
         checks.check_urls(manifest, allow_pipe)
@@ -212,7 +214,7 @@ class Manifest:
 def sha256_of(path: Path) -> str:
     """Hash a file in blocks: hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=plain) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -223,14 +225,15 @@ def _read_header(folder: Path) -> dict[str, Any]:
         raise ValueError(f"no such folder: {folder}; make it with `python -m datamodules.pack`")
     path = folder / MANIFEST
     try:
-        header = json.loads(path.read_text(encoding="utf-8"))
+        header = json.loads(read_plain(path, MAX_MANIFEST))
     except FileNotFoundError:
         raise ValueError(
             f"{folder} has no {MANIFEST}, so it was never packed or packing did not finish; "
             "run `python -m datamodules.pack` (the same command resumes)"
         ) from None
     except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{path} is unreadable ({error}); pack it again") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path} is unreadable ({reason}); pack it again") from None
     version = header.get("version") if isinstance(header, dict) else None
     if version != VERSION:
         raise ValueError(

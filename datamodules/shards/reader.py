@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from datamodules.common.errors import DISK_FULL, SampleError
+from datamodules.common.reading import plain
 from datamodules.remote.cache import ShardCache
 from datamodules.remote.sources import SourceError
 from datamodules.remote.urls import local_path, redacted
@@ -120,7 +121,7 @@ class SampleReader:
         if file is None:
             if len(self._files) >= _MAX_OPEN_SHARDS:
                 os.close(self._files.popitem(last=False)[1])
-            file = os.open(path, os.O_RDONLY)
+            file = plain(path)
         self._files[path] = file
         return file
 

@@ -16,7 +16,8 @@ import yaml
 
 from bagnet.run.folder import Run
 from datamodules.common.files import user_path
-from datamodules.common.yaml_texts import check_yaml
+from datamodules.common.reading import read_plain
+from datamodules.common.yaml_texts import MOST_CHARACTERS, check_yaml
 
 PATCHES = (9, 17, 25, 29, 33, 65, 77)
 
@@ -159,7 +160,7 @@ def _check(config: str) -> None:
         return
     try:
         with suppress(OSError):
-            check_yaml(path.read_text(encoding="utf-8"))
+            check_yaml(read_plain(path, 4 * MOST_CHARACTERS).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"--config {config} is not UTF-8 text ({error.reason})") from None
     except yaml.YAMLError as error:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.common.errors import printable
+from datamodules.common.reading import plain
 from datamodules.processes.pool import Pool
 from datamodules.shards.writer import MAX_KEY_BYTES
 
@@ -43,7 +44,7 @@ class Source:
         archive = int(entry["archive"])
         is_plain = archive == PLAIN_FILE
         path = self.root / os.fsdecode(entry["name"]) if is_plain else self.archives[archive]
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=plain) as file:
             file.seek(int(entry["offset"]))
             return file.read(int(entry["size"]))
 

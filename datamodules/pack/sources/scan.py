@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from datamodules.common.errors import printable
+from datamodules.common.reading import plain
 from datamodules.decoding.folders import SUFFIXES
-from datamodules.pack.images import MAX_BYTES
+from datamodules.decoding.images import MAX_BYTES
 from datamodules.pack.sources.listing import Problem, to_rows
 from datamodules.pack.sources.tars import members
 from datamodules.processes.pool import advance
@@ -52,7 +53,7 @@ def scan(path: Path, name: str, archive: int = 0) -> Scan:
     """
     mtime = path.stat().st_mtime_ns
     rows, problems, about = [], [], {}
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=plain) as file:
 
         def read(member: TarInfo) -> bytes:
             if member.size > _MAX_FIELD:

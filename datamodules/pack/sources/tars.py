@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.common.errors import printable
+from datamodules.common.reading import plain
 
 _MAX_HEADER = 1 << 14
 """The most bytes of a long name and other facts about a member: tarfile's time can grow with the
@@ -31,7 +32,7 @@ def members(path: Path, start: int = 0, size: int | None = None) -> Iterator[tar
     """
     end = path.stat().st_size if size is None else start + size
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=plain) as file:
             file.seek(start)
             with tarfile.open(fileobj=file, mode="r:", tarinfo=Member) as tar:
                 after = previous = start

@@ -9,7 +9,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from datamodules.decoding.folders import NOT_AN_IMAGE
-from datamodules.pack.images import MAX_BYTES
+from datamodules.decoding.images import MAX_BYTES
 from datamodules.pack.sources.imagefolder import list_splits
 from tests.datamodules.pack.builders import image, pack, refused, write
 

@@ -149,6 +149,14 @@ def test_a_config_that_cannot_be_read_is_named(text, reason, tmp_path):
         expand(["--config", str(good), "--config", str(bad)])
 
 
+def test_a_config_without_end_is_refused_before_it_is_read(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.touch()
+    os.truncate(config, 1 << 42)  # a hole, which takes no space
+    with pytest.raises(ValueError, match=r"config\.yaml has more than 4,000,000 bytes"):
+        expand(["--config", str(config)])
+
+
 def test_a_config_can_come_through_a_pipe(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
