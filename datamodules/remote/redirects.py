@@ -31,7 +31,8 @@ def guard() -> aiohttp.TraceConfig:
 
 async def _check(session: Any, context: Any, redirect: Any) -> None:
     source: URL = redirect.url
-    target = source.join(type(source)(redirect.response.headers.get("Location", "")))
+    headers = redirect.response.headers  # aiohttp follows the obsolete one, too
+    target = source.join(type(source)(headers.get("Location") or headers.get("URI", "")))
     if target.host is None or target.origin() == source.origin():
         return
     inside = [address for address in await _addresses(target) if not address.is_global]

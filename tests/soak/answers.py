@@ -135,6 +135,7 @@ ANSWERS: dict[str, Any] = {
     "more bytes": ("more", 100),
     "redirect to link-local": ("redirect", "http://169.254.169.254/latest/meta-data"),
     "redirect to this machine": ("redirect", "http://127.0.0.1:9/private"),
+    "redirect by an obsolete header": ("redirect by URI", "http://127.0.0.1:9/private"),
     "redirect to a file": ("redirect", "file:///etc/passwd"),
     "redirect to FTP": ("redirect", "ftp://127.0.0.1/a"),
     "redirect to nothing": ("redirect", ""),

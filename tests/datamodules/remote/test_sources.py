@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 import time
 import traceback
+from itertools import product
 
 import fsspec
 import numpy as np
@@ -195,8 +196,8 @@ def test_redirects_lead_to_the_same_server_or_out_of_private_networks(url, http_
         port = internal.url.rpartition(":")[2]
         places = (internal.url, f"http://localhost:{port}", f"http://[::ffff:127.0.0.1]:{port}")
         for place in (*places, "http://169.254.169.254", "http://[fe80::1]", "http://0.0.0.0:1"):
-            for begin in (0, 1000):
-                http_server.fail("/b.tar", ("redirect", f"{place}/a.tar"))
+            for begin, kind in product((0, 1000), ("redirect", "redirect by URI")):
+                http_server.fail("/b.tar", (kind, f"{place}/a.tar"))
                 with pytest.raises(SourceError, match=r"it redirects to .* private network"):
                     whole(other, begin)
         assert not internal.requests
