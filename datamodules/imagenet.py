@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.nn import Module
 
 from datamodules.common.files import user_path
-from datamodules.common.ranges import require_range
+from datamodules.common.ranges import YEAR, require_range
 from datamodules.decoding.augmentation import Crop, train_transforms
 from datamodules.decoding.region import why_not
 from datamodules.decoding.transforms import EvalTransform
@@ -46,8 +46,8 @@ RANGES = {
     "window": (1,),
     "streams": (1,),
     "max_unreadable": (0, 1),
-    "cache_gib": (0,),
-    "patience": (0,),
+    "cache_gib": (0, 2**30),
+    "patience": (0, YEAR),
 }
 """The least and the largest value of settings."""
 

@@ -22,7 +22,13 @@ from typing import Any, NoReturn
 import docstring_parser
 from jsonargparse import ArgumentParser
 
-from datamodules.common.errors import explain, reader_left, told, warn_in_one_line
+from datamodules.common.errors import (
+    explain,
+    reader_left,
+    told,
+    too_little_memory,
+    warn_in_one_line,
+)
 from datamodules.common.files import user_path
 from datamodules.common.help import HelpFormatter, metavar_of, wrapped
 from datamodules.remote.urls import redacted_text
@@ -87,6 +93,12 @@ def main(
     except (ValueError, OSError) as error:
         message = explain(error) if isinstance(error, OSError) else str(error)
         print(f"error: {told(message)}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        lacking = too_little_memory(error)
+        if lacking is None:
+            raise
+        print(f"error: {lacking}; give less at once", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(interrupted, file=sys.stderr)

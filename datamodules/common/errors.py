@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -41,6 +42,23 @@ def explain(error: OSError) -> str:
     # Ours may have a remedy already, after a semicolon.
     remedy = "" if ";" in cause else REMEDIES.get(error.errno or 0, "")
     return f"{path}: " * bool(path) + cause + f"; {remedy}" * bool(remedy)
+
+
+def too_little_memory(error: Exception) -> str | None:
+    """Say in a few words that an allocation failed; None for any other error.
+
+    torch has a class of its own for GPUs, and for CPUs only a text.
+    """
+    is_of_gpu = type(error).__name__ == "OutOfMemoryError"
+    if not (is_of_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)):
+        return None
+    place = "the GPU" if is_of_gpu else "this machine"
+    found = re.search(r"to allocate ([\d.]+) (\w+)", str(error))
+    if found is None:
+        return f"{place} has too little memory"
+    number, unit = found.groups()
+    amount = f"{int(number) / 2**30:,.1f} GiB" if unit == "bytes" else f"{number} {unit}"
+    return f"{place} has too little memory to allocate {amount}"
 
 
 def told(message: str) -> str:

@@ -49,9 +49,9 @@ class HttpServer:
         An action is a status such as 503; ("cut", n): the connection breaks after n bytes of body;
         ("stall", n): nothing follows n bytes, but the connection stays open; "wrong": the right
         number of wrong bytes; ("more", n): n bytes more than the file has; "silent": not even a
-        status; ("drip", n): n bytes, and then one now and then; ("redirect", URL), or ("redirect by URI",
-        URL), which is an obsolete header; None: the file; a function: what it yields for the file's
-        bytes is the whole answer, where None resets the connection.
+        status; ("drip", n): n bytes, and then one now and then; ("redirect", URL), or with an
+        obsolete header ("redirect by URI", URL); None: the file; a function: what it yields for the
+        file's bytes is the whole answer, where None resets the connection.
         """
         self._scripts[path].extend(actions)
 

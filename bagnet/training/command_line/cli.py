@@ -37,13 +37,13 @@ from bagnet.training.monitoring.progress import progress_bar
 from bagnet.training.monitoring.sync_debug import SyncDebug
 from bagnet.training.monitoring.throughput import Throughput
 from bagnet.training.monitoring.unreadable import UnreadableLimit
-from datamodules.common.ranges import require_range
+from datamodules.common.ranges import YEAR, require_range
 from datamodules.remote.urls import redacted
 
 RANGES = {
     "seed_everything": (0, 2**32 - 1),  # what NumPy takes
-    "checkpoint_minutes": (0,),
-    "timeout_minutes": (0.1,),
+    "checkpoint_minutes": (0, YEAR),
+    "timeout_minutes": (0.1, YEAR),
     "max_skipped_steps": (0,),
     "evidence_images": (0,),
     "trainer.log_every_n_steps": (1,),

@@ -31,6 +31,7 @@ from datamodules.common.errors import (
     explain,
     reader_left,
     told,
+    too_little_memory,
     warn_in_one_line,
 )
 from datamodules.processes.forkserver import forkserver_context
@@ -147,6 +148,8 @@ def _resuming(words: list[str]) -> str:
 
 
 def _message(error: Exception) -> str:
+    if lacking := too_little_memory(error):
+        return f"{lacking}; lower --data.batch_size (docs/troubleshooting.md has other ways)"
     if _is_of_wandb(error):
         from bagnet.run.loggers.wandb_start import reason
 
@@ -162,8 +165,9 @@ def _is_of_wandb(error: Exception) -> bool:
 
 
 def _is_for_user(error: Exception) -> bool:
-    """Whether the message alone helps: our ValueErrors, Lightning's refusals, and a full disk."""
-    if isinstance(error, ReadingEnded) or _is_of_wandb(error):
+    """Whether the message alone helps: our ValueErrors, Lightning's refusals, and what a machine
+    lacks, such as room on a disk."""
+    if isinstance(error, ReadingEnded) or _is_of_wandb(error) or too_little_memory(error):
         return True
     if isinstance(error, OSError) and error.errno in REMEDIES:
         return True

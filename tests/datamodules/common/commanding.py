@@ -80,6 +80,8 @@ def run(options: Options) -> int | None:
     }
     if options.numbers[0] in endings:
         raise endings[options.numbers[0]]
+    if options.numbers[0] == 9:
+        bytes(1 << 60)
     if options.numbers[0] == 8:
         warnings.warn("there are few", UserWarning, stacklevel=1)
     return 1 if options.numbers[0] == 6 else None

@@ -124,6 +124,7 @@ def test_help_is_as_wide_as_the_terminal_but_never_breaks_a_command(capsys, monk
             "error: table: No space left on device; make room and run the same command again\n",
         ),
         ("4 there", 130, "come back\n"),
+        ("9 there", 2, "error: this machine has too little memory; give less at once\n"),
         ("5 there", 143, "come back\n"),
     ],
 )

@@ -6,9 +6,11 @@ import errno
 import os
 import warnings
 
+import numpy as np
 import pytest
+import torch
 
-from datamodules.common.errors import explain, told, warn_in_one_line
+from datamodules.common.errors import explain, told, too_little_memory, warn_in_one_line
 
 
 def raised(action):
@@ -49,6 +51,28 @@ def test_other_errors_have_the_path_the_cause_and_a_remedy(number, remedy):
     assert explain(OSError("no number")) == "no number"
     own = OSError(number, "cannot record this; train without it", "/data/x")
     assert explain(own) == "/data/x: cannot record this; train without it"
+
+
+@pytest.mark.parametrize(
+    ("allocate", "amount"),
+    [
+        (lambda: torch.empty(1 << 50), " to allocate 4,194,304.0 GiB"),
+        (lambda: np.empty(1 << 50), " to allocate 8.00 PiB"),
+        (lambda: bytes(1 << 60), ""),
+    ],
+    ids=["torch", "NumPy", "Python"],
+)
+def test_an_allocation_that_fails_says_how_much_it_was(allocate, amount):
+    with pytest.raises((MemoryError, RuntimeError)) as caught:
+        allocate()
+    assert too_little_memory(caught.value) == f"this machine has too little memory{amount}"
+
+
+def test_too_little_memory_of_a_gpu_is_told_apart_and_nothing_else_is_called_so():
+    text = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79 GiB"
+    error = torch.OutOfMemoryError(text)
+    assert too_little_memory(error) == "the GPU has too little memory to allocate 2.50 GiB"
+    assert too_little_memory(RuntimeError("sizes do not match")) is None
 
 
 def test_what_a_user_reads_is_one_line_that_cannot_change_the_terminal():

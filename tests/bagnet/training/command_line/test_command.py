@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from bagnet.training.command_line import command
 from bagnet.training.command_line.cli import BagNetCLI
@@ -49,6 +51,20 @@ def test_workers_are_prepared_only_if_the_flags_allow_any(words, prepared, monke
     monkeypatch.setattr(BagNetCLI, "__init__", lambda *_: None)
     assert command.main(words) == 0
     assert started == [True] * prepared
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
+def test_too_little_memory_is_one_line_with_a_remedy(monkeypatch, capsys, error):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(BagNetCLI, "__init__", fails)
+    assert command.main(["--name", "x", "--data.workers", "0"]) == 2
+    assert re.fullmatch(
+        r"error: (this machine|the GPU) has too little memory; lower --data\.batch_size "
+        r"\(docs/troubleshooting\.md has other ways\)\n",
+        capsys.readouterr().err,
+    )
 
 
 def test_if_a_process_that_reads_has_ended_the_training_says_how_to_resume(monkeypatch, capsys):
