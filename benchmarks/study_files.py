@@ -50,7 +50,12 @@ def main() -> None:
     for name, file in {"fast": "accuracy", "fast-errors": "errors"}.items():
         if (fast / file).exists():
             shutil.copy(fast / file / "table.csv", arguments.out / f"{name}.csv")
-    _write(arguments.out / "training.csv", list(_epochs(arguments.runs, arguments.study)))
+    epochs = list(_epochs(arguments.runs, arguments.study))
+    if not epochs:
+        parser.error(
+            f"no run {arguments.study}-NETWORK-SEED in {arguments.runs} has ended an epoch"
+        )
+    _write(arguments.out / "training.csv", epochs)
     results = sorted(arguments.results.glob(f"{arguments.study}-*"))
     if len(results) > 1:
         _write(arguments.out / "seeds.csv", list(_seeds(results)))
@@ -70,7 +75,7 @@ def _epochs(runs: Path, study: str) -> Iterator[dict[str, str]]:
     """The figures of each epoch of each training, by network and seed."""
     for network in NETWORKS:
         for run in sorted(runs.glob(f"{study}-{network}-*")):
-            rows = [row for row in _read(run / "metrics.csv") if row["val/top1"]]
+            rows = [row for row in _read(run / "metrics.csv") if row.get("val/top1")]
             for row in rows:
                 epoch = {"epoch": str(int(row["epoch"]) + 1)}
                 values = {name: row[column] for name, column in EPOCH.items()}

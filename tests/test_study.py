@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,39 @@ def test_a_number_of_another_row_is_found_out():
     assert not_in(rows, ["a", "25.0%"]) == ["25.0%"]
     with pytest.raises(AssertionError, match="no row"):
         not_in(rows, ["c", "50.0%"])
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_the_files_of_a_study_have_all_epochs_and_the_spread_over_seeds(tmp_path, monkeypatch):
+    for seed, top1 in (("0", 0.5), ("1", 0.75)):
+        rows = "epoch,train/loss,val/loss,val/top1,val/top5\n0,4,,,\n0,2,3,0.25,1\n"
+        write(tmp_path / f"runs/few-bagnet9-{seed}/metrics.csv", rows)
+        tables = {
+            "accuracy": f"model,top1,top5\nbagnet9,{top1},1\n",
+            "scrambling": f"model,order,same\nbagnet9,as it is,\nbagnet9,2x2,{top1}\n",
+            "errors": f"first,second,consistency\nbagnet9,vgg11,{seed}\n",
+        }
+        for name, table in tables.items():
+            write(tmp_path / f"results/few-{seed}/{name}/table.csv", table)
+    program = DOCS.parent / "benchmarks" / "study_files.py"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(program), "few", "out"])
+    runpy.run_path(str(program), run_name="__main__")
+    assert (tmp_path / "out/accuracy.csv").read_text() == tables["accuracy"].replace("0.75", "0.5")
+    assert (tmp_path / "out/training.csv").read_text().splitlines() == [
+        "network,seed,epoch,train_loss,val_loss,top1,top5",
+        "bagnet9,0,1,2,3,0.25,1",
+        "bagnet9,1,1,2,3,0.25,1",
+    ]
+    spread = "0.625,0.1767766952966369"  # the mean and the sample standard deviation
+    assert (tmp_path / "out/seeds.csv").read_text().splitlines() == [
+        "figure,network,seed_0,seed_1,mean,deviation",
+        f"top-1,bagnet9,0.5,0.75,{spread}",
+        "top-5,bagnet9,1.0,1.0,1.0,0.0",
+        f'"same class, 2x2",bagnet9,0.5,0.75,{spread}',
+        'error consistency,"bagnet9, vgg11",0.0,1.0,0.5,0.7071067811865476',
+    ]
