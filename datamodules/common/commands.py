@@ -184,6 +184,7 @@ def one_line(message: str) -> str:
         r"Not of type \w+: (?:(?!does)(\S+) does not|.*: '(.*)')", message
     )
     reasons = [line for line in lines if re.match(r"(- )?(Expected|Not|Unexpected|Invalid)", line)]
+    reasons.sort(key=lambda line: "<class 'float'>" not in line)  # of two numbers, the wider one
     reason = (reasons or lines[1:] or lines)[0].removeprefix("- ").split(". Got value")[0]
     reason = reason.removeprefix(f'Parser key "{key[1]}": ')
     given = next((f" {text}" for text in value.groups() if text), "") if value else ""

@@ -56,6 +56,7 @@ class Options(Base):
         kind: How to print them.
         sizes: Sizes of the letters.
         scale: A factor.
+        limit: How much to print, as a number or a share.
         quiet: Print nothing.
         shape: The form.
     """
@@ -65,6 +66,7 @@ class Options(Base):
     kind: Literal["plain", "bold"] | None = None
     sizes: list[PositiveInt] = field(default_factory=list)
     scale: float = 1.5
+    limit: int | float | None = None
     quiet: bool = False
     shape: Shape = field(default_factory=Shape)
 

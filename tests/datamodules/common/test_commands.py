@@ -64,6 +64,7 @@ def test_options_travel_to_other_processes():
         ("1 there --seed -1", "--seed -1: it must be at least 0"),
         ("1 there --seed x", "--seed x: it must be a whole number"),
         ("1 there --scale x", "--scale x: it must be a number"),
+        ("1 there --limit x", "--limit x: it must be a number"),
         ("1 there --quiet=x", "--quiet x: it must be true or false"),
         ("1 there --shape.width 1.5", "--shape.width 1.5: it must be a whole number"),
         ("1 there --siz 1", "unrecognized arguments: --siz 1"),
