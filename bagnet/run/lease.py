@@ -13,10 +13,11 @@ import socket
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from bagnet.run.provenance import git_commit, slurm_job
 from datamodules.common.files import append_line
+from datamodules.common.reading import MAX_TEXT, plain, read_plain
 
 
 class Lease:
@@ -35,7 +36,7 @@ class Lease:
         """Take the lease from whoever holds it, and return what the list says about this start."""
         self._token = secrets.token_hex(8)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        starts = self.path.read_bytes().splitlines() if self.path.exists() else []
+        starts = read_plain(self.path, MAX_TEXT).splitlines() if self.path.exists() else []
         facts = {
             "start": len(starts) + 1,
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -52,9 +53,9 @@ class Lease:
         if self._token is None:
             return True
         # Network file systems look for changes when they open.
-        with suppress(FileNotFoundError), self.path.open("rb") as file:
+        with suppress(FileNotFoundError), open(self.path, "rb", opener=plain) as file:
             length = os.fstat(file.fileno()).st_size
-            if length == self._length or _latest(file).get("token") == self._token:
+            if length == self._length or _latest(file.read(MAX_TEXT)).get("token") == self._token:
                 self._length = length
                 return True
         return False
@@ -74,14 +75,14 @@ class Lease:
 
 def latest_start(path: Path) -> dict[str, Any]:
     """What a run's list says about its latest start; nothing if there is no such list."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        return _latest(file)
+    with suppress(FileNotFoundError), open(path, "rb", opener=plain) as file:
+        return _latest(file.read(MAX_TEXT))
     return {}
 
 
-def _latest(starts: BinaryIO) -> dict[str, Any]:
+def _latest(starts: bytes) -> dict[str, Any]:
     """The latest start whose line is whole: others are damaged, or not written to their end."""
-    for line in reversed(starts.readlines()):
+    for line in reversed(starts.splitlines()):
         with suppress(ValueError, RecursionError):
             start = json.loads(line)
             if isinstance(start, dict) and "token" in start:

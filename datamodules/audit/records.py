@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from datamodules.audit.writer import FACTS, file_name
+from datamodules.common.reading import plain
 from datamodules.plan import Ids
 
 Position = tuple[int, int]
@@ -20,6 +21,8 @@ Position = tuple[int, int]
 
 NEVER: Position = (sys.maxsize, 0)
 
+MAX_LINE = 1 << 26
+"""Bytes of a record; one of a million samples has less."""
 _NUMBERS = ("session", "rank", "world_size", "num_samples", "global_batch", "accumulate")
 
 
@@ -50,7 +53,7 @@ class RankFile:
         self.last: Position = (-1, -1)  # position of the last record that was read
         self.pending: Record | None = None  # the next record
         self.header: dict[str, Any] = {}  # empty if the rank was killed before it was written
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=plain) as file:
             line = self._next_line(file)
             if line is not None:
                 self.header = _parse_header(line, path.name)
@@ -63,7 +66,7 @@ class RankFile:
         """Yield the records of the pending record's epoch."""
         record = self.pending
         assert record is not None
-        with open(self._path, "rb") as file:
+        with open(self._path, "rb", opener=plain) as file:
             file.seek(self.offset)
             epoch = record.epoch
             while record is not None and record.epoch == epoch:
@@ -85,7 +88,7 @@ class RankFile:
 
     def _next_line(self, file: BinaryIO) -> bytes | None:
         """Read a line; None at the end, or if a kill has cut the last line short."""
-        line = file.readline()
+        line = file.readline(MAX_LINE)
         if not line.endswith(b"\n") or self.offset + len(line) > self._size:
             return None
         self.offset += len(line)

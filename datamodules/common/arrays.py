@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
-from datamodules.common.reading import plain
+from datamodules.common.reading import require_plain
 
 
 def map_array(path: Path) -> np.ndarray:
@@ -17,7 +16,7 @@ def map_array(path: Path) -> np.ndarray:
         ValueError: It is not a file of NumPy, is cut short, or has Python objects.
         OSError: The file cannot be opened.
     """
-    os.close(plain(path))
+    require_plain(path)
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy parses the header as Python does, which raises anything

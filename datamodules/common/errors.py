@@ -22,6 +22,7 @@ REMEDIES = {
     errno.ENAMETOOLONG: "give a shorter name",
     **dict.fromkeys((errno.ENOENT, errno.ESTALE, errno.ENODEV, errno.ENOTCONN), _AWAY),
     errno.EIO: "see whether its disk is sound",
+    errno.ENXIO: "give a file, or remove it",
     errno.ELOOP: "remove the links that lead in a circle",
 }
 """What a user can do about an `OSError`, by its `errno`."""

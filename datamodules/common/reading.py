@@ -7,24 +7,33 @@ import os
 import stat
 from pathlib import Path
 
+MAX_TEXT = 1 << 30
+"""Largest text that is read, in bytes; a table of ImageNet-21k's 14 million images fits."""
 MAX_MANIFEST = 1 << 28
 """Largest `manifest.json`, here and on servers, in bytes."""
 
 
-def plain(path: str | Path, flags: int = os.O_RDONLY) -> int:
-    """Open a file that has an end. `open(path, "rb", opener=plain)` reads it.
+def require_plain(path: str | Path) -> None:
+    """Refuse what may have no end: a pipe may never begin, and /dev/zero never ends.
 
-    A pipe may never begin, and a device such as /dev/zero never ends.
+    Raises:
+        OSError: There is nothing there, or a pipe, a device or a socket.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # folders have an error of their own
+        raise OSError(errno.ENXIO, "not a plain file, but a pipe or a device", str(path))
+
+
+def plain(path: str | Path, flags: int = os.O_RDONLY) -> int:
+    """Open a file that has an end, for `open(path, "rb", opener=plain)`.
 
     Returns:
         The file descriptor.
 
     Raises:
-        OSError: It cannot be opened, or is a pipe, a device or a socket.
+        OSError: It cannot be opened, or is no plain file.
     """
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # folders have an error of their own
-        raise OSError(errno.ENXIO, "not a plain file, but a pipe or a device", str(path))
+    require_plain(path)
     return os.open(path, flags)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from datamodules.common.errors import printable
 from datamodules.common.files import write_text
+from datamodules.common.texts import read_text
 from datamodules.pack.options import PackOptions
 from datamodules.pack.shard import PARTIAL, Task, write
 from datamodules.pack.sources.listing import Listing, Problem
@@ -63,7 +64,7 @@ class Job:
         """Raise a ValueError if the folder holds anything but (a part of) this very job."""
         folder = self.folder
         try:
-            record = json.loads((folder / JOB).read_text(encoding="utf-8"))
+            record = json.loads(read_text(folder / JOB))
             if not isinstance(record, dict) or not isinstance(record.get("images", {}), dict):
                 raise ValueError("it holds no facts")
         except FileNotFoundError:
@@ -85,7 +86,7 @@ class Job:
         if not (self.folder / MANIFEST).exists():
             return None
         manifest, path = Manifest.load(self.folder), self.folder / SKIPPED
-        lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
+        lines = read_text(path, "replace").splitlines() if path.exists() else []
         skipped = tuple((name, reason) for name, _, reason in (x.partition("\t") for x in lines))
         self._tidy()  # a kill may have come right after the manifest
         return Packed(manifest, skipped, 0, len(manifest.shards), 0.0)

@@ -14,6 +14,7 @@ import numpy as np
 
 from datamodules.common.errors import printable
 from datamodules.common.files import write_text
+from datamodules.common.texts import read_text
 from datamodules.decoding.images import MAX_BYTES, UnreadableImage
 from datamodules.pack.images import Quality, to_rgb_jpeg
 from datamodules.pack.sources.listing import Problem, Source
@@ -106,7 +107,7 @@ def _samples(task: Task, tally: _Tally) -> Iterator[tuple[str, bytes, int]]:
 def _reuse(task: Task) -> Part | None:
     """Return the shard an earlier run wrote, if it is of this job and its bytes are unchanged."""
     try:
-        state = json.loads(task.state_path.read_text(encoding="utf-8"))
+        state = json.loads(read_text(task.state_path))
         if state.pop("sha256") != _digest(state) or state["fingerprint"] != task.fingerprint:
             return None
         shard = Shard(**state["shard"])

@@ -42,6 +42,7 @@ from bagnet.model.network import BagNet
 from bagnet.model.registry import normalize
 from bagnet.training.metrics import rank_of_label
 from datamodules.common.batch import Box
+from datamodules.common.texts import read_text
 from datamodules.demo.generate import PLANTED
 from datamodules.imagenet import ImageNetDataModule
 
@@ -103,7 +104,7 @@ def load_planted(data: ImageNetDataModule) -> tuple[int, Boxes]:
     manifest = data.val_manifest
     keys = {sample_id: manifest.sample(sample_id).key for sample_id in range(manifest.num_samples)}
     try:
-        planted = json.loads(path.read_text(encoding="utf-8"))
+        planted = json.loads(read_text(path))
         images = {sample_id: planted["images"][key] for sample_id, key in keys.items()}
         boxes = {n: [tuple(box) for box in image["textures"]] for n, image in images.items()}
         return int(planted["image_size"]), boxes

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from bagnet.experiments.measuring.models import ModelFile
 from datamodules.common.files import replacing
+from datamodules.common.reading import require_plain
 
 _RECORD = b"bagnet"
 
@@ -123,6 +124,7 @@ def is_imagenet(table: pa.Table) -> bool:
 
 
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    require_plain(path)
     try:
         return read(path)
     except (pa.ArrowException, ValueError, OSError, RecursionError) as error:

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from bagnet.run.lease import Lease
 from datamodules.common.files import naming, replacing, set_aside
+from datamodules.common.reading import MAX_TEXT, read_plain
 
 
 class CSVTable(Logger):
@@ -102,7 +103,7 @@ class CSVTable(Logger):
         """Return the complete rows among the first `before` bytes; a kill may have cut the last."""
         if not self.path.exists():
             return []
-        whole, _, _ = self.path.read_bytes()[:before].rpartition(b"\n")
+        whole, _, _ = read_plain(self.path, MAX_TEXT)[:before].rpartition(b"\n")
         text = whole.decode(errors="replace").replace("\0", "\ufffd")  # which Python 3.10 refuses
         # Line by line, because a damaged byte may be the first quotation mark of a long text.
         lines = [_cells(line) for line in text.splitlines()]

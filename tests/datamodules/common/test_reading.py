@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.common import texts
 from datamodules.common.arrays import map_array
 from datamodules.common.errors import SampleError
-from datamodules.common.reading import MAX_MANIFEST, plain, read_plain
+from datamodules.common.reading import MAX_MANIFEST, MAX_TEXT, plain, read_plain
 from datamodules.common.texts import read_text
 from datamodules.decoding.folders import read_image
 from datamodules.decoding.images import MAX_BYTES
@@ -74,7 +73,7 @@ def test_a_file_that_is_larger_than_it_says_is_not_read_on():
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("text", texts.MAX_BYTES), ("image", MAX_BYTES)], ids=["text", "image"]
+    ("name", "most"), [("text", MAX_TEXT), ("image", MAX_BYTES)], ids=["text", "image"]
 )
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path, name, most):
     path = tmp_path / "file"
