@@ -10,12 +10,8 @@ from typing import Any
 from datamodules.common.reading import MAX_TEXT, read_plain
 
 
-def read_text(path: Path, errors: str = "strict") -> str:
+def read_text(path: Path) -> str:
     """Read a text in UTF-8, or in UTF-16 if it begins with its mark, as Windows writes it.
-
-    Args:
-        path: The file.
-        errors: What becomes of other bytes, as in `bytes.decode`.
 
     Raises:
         ValueError: It is in another encoding, or has more than `MAX_TEXT`.
@@ -24,7 +20,7 @@ def read_text(path: Path, errors: str = "strict") -> str:
     data = read_plain(path, MAX_TEXT)
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-16" if wide else "utf-8-sig", errors)
+        return data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text ({error.reason} at byte {error.start:,}); save it as UTF-8"

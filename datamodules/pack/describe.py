@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from datamodules.common.texts import read_text
+from datamodules.common.reading import MAX_TEXT, read_plain
 from datamodules.decoding.images import UnreadableImage, image_size
 from datamodules.pack.job import SKIPPED
 from datamodules.pack.options import DescribeOptions
@@ -67,7 +67,7 @@ def facts(manifest: Manifest) -> dict[str, list[str]]:
     lines |= _balance(manifest, counts)
     skipped = manifest.root / SKIPPED
     if skipped.exists():
-        number = len(read_text(skipped, "replace").splitlines())
+        number = len(read_plain(skipped, MAX_TEXT).decode("utf-8", "replace").splitlines())
         lines["left out"] = [f"{number:,}, all named in {manifest.root.name}/{SKIPPED}"]
     if number := int((~known).sum()):
         lines.setdefault("unreadable", []).append(f"{number:,} images have no valid label")

@@ -19,6 +19,7 @@ from typing import Any
 
 from datamodules.common.errors import printable
 from datamodules.common.files import write_text
+from datamodules.common.reading import MAX_TEXT, read_plain
 from datamodules.common.texts import read_text
 from datamodules.pack.options import PackOptions
 from datamodules.pack.shard import PARTIAL, Task, write
@@ -86,7 +87,8 @@ class Job:
         if not (self.folder / MANIFEST).exists():
             return None
         manifest, path = Manifest.load(self.folder), self.folder / SKIPPED
-        lines = read_text(path, "replace").splitlines() if path.exists() else []
+        data = read_plain(path, MAX_TEXT) if path.exists() else b""
+        lines = data.decode("utf-8", "replace").splitlines()
         skipped = tuple((name, reason) for name, _, reason in (x.partition("\t") for x in lines))
         self._tidy()  # a kill may have come right after the manifest
         return Packed(manifest, skipped, 0, len(manifest.shards), 0.0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bagnet.run.folder import Run
 from datamodules.common.files import append_line, set_aside
-from datamodules.common.texts import read_text
+from datamodules.common.reading import MAX_TEXT, read_plain
 
 
 class WandbRecords:
@@ -30,7 +30,7 @@ class WandbRecords:
     def id(self) -> str:
         """The run's id in W&B, which the folder remembers; a new one unless the run is resumed."""
         if self._resuming and self._id_file.exists():
-            kept = read_text(self._id_file, "replace").strip()
+            kept = read_plain(self._id_file, MAX_TEXT).decode("utf-8", "replace").strip()
             if re.fullmatch(r"[^\s/\\#?%:\ufffd\0-\x1f]{1,128}", kept):  # what W&B takes
                 return kept
             set_aside(self._id_file, "it has no id of W&B, so the run is a new one there")
@@ -67,6 +67,6 @@ class WandbRecords:
         """The last step in each finished folder; damaged lines are taken for unfinished folders."""
         if not self._finished_file.exists():
             return {}
-        text = read_text(self._finished_file, "replace")
+        text = read_plain(self._finished_file, MAX_TEXT).decode("utf-8", "replace")
         lines = re.findall(r"^(\S+) (-?\d{1,18})$", text, re.MULTILINE)
         return {folder: int(step) for folder, step in lines}

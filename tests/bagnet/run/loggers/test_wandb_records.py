@@ -83,4 +83,8 @@ def test_a_damaged_line_is_an_unfinished_folder(run, old):
     assert old.last_step() == 10
     old.finish("offline-run-5", 40)
     assert old.last_step() == 40
+    damaged = b"\xff\xfe" + file.read_bytes()  # as a text in UTF-16 begins
+    file.write_bytes(damaged)
+    assert old.last_step() == 40
+    file.write_bytes(damaged[2:])
     assert file.read_bytes().endswith(b"offline-run-4 3\noffline-run-5 40\n")
