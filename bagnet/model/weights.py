@@ -124,10 +124,11 @@ def start_from(
     Raises:
         ValueError: As in `load_weights`, or the weights are from another network.
     """
-    saved, head = read_saved(find_weights(path)), _head(model)
+    own = saved = read_saved(find_weights(path))
+    head = _head(model)
     if not classes:
-        outputs, own = len(next(iter(head.values()))), saved.card.classes
-        classes = own if len(own) == outputs else tuple(map(str, range(outputs)))
+        outputs, named = len(next(iter(head.values()))), saved.card.classes
+        classes = named if len(named) == outputs else tuple(map(str, range(outputs)))
     is_fresh = False
     try:
         saved, notice = _for_classes(saved, head, classes)
@@ -136,7 +137,10 @@ def start_from(
         fresh = Card(classes=tuple(classes))
         saved = replace(saved, weights={**saved.weights, **head}, card=fresh)
         notice = f"{error}: its classifier starts afresh"
-    require_same(saved.weights, model, f"{saved.path} does not fit {name}")
+    try:
+        require_same(saved.weights, model, f"{saved.path} does not fit {name}")
+    except ValueError as error:
+        raise ValueError(_other_network(own, name, model) or str(error)) from None
     model.load_state_dict(saved.weights)
     set_card(model, replace(saved.card, name=name))
     _warn_of_dead_layers(model, saved.path)
@@ -200,6 +204,24 @@ def dead_layers(model: nn.Module, threshold: float = 1e-6) -> list[str]:
         for name, weight in model.named_parameters()
         if name.endswith("weight") and weight.detach().abs().max().item() < threshold
     ]
+
+
+def _other_network(saved: Saved, name: str, model: nn.Module) -> str:
+    """Say by name and width that weights are from another network; empty if they are not."""
+    try:
+        found = recognise(saved.weights, saved.path)
+    except ValueError:
+        return ""
+    (_, width), (_, wanted) = (
+        sizes(weights, network, saved.path)
+        for weights, network in ((saved.weights, found), (model.state_dict(), name))
+    )
+    if (found, width) == (name, wanted):
+        return ""
+    return (
+        f"{saved.path} does not fit {name} of width {wanted}, as it is from a {found} of width "
+        f"{width}: give --model.name {found} --model.width {width}"
+    )
 
 
 def _head(model: nn.Module) -> dict[str, Tensor]:

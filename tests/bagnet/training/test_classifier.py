@@ -127,8 +127,13 @@ def test_it_starts_from_a_file_of_weights(tmp_path):
 
 def test_weights_of_another_network_are_refused(tmp_path):
     save_weights(classifier().model, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="does not fit bagnet33"):
+    other = "as it is from a bagnet9 of width 4: give --model.name bagnet9 --model.width"
+    with pytest.raises(ValueError, match=f"does not fit bagnet33 of width 4, {other} 4$"):
         BagNetClassifier("bagnet33", CLASSES, 4, weights=str(tmp_path / "weights.pth"))
+    with pytest.raises(
+        ValueError, match="does not fit bagnet9 of width 2, as it is from a bagnet9"
+    ):
+        BagNetClassifier("bagnet9", CLASSES, 2, weights=str(tmp_path / "weights.pth"))
 
 
 def test_loss_gradients_and_metrics_ignore_unreadable_samples():
