@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
-from bagnet.run.lease import Lease
+from bagnet.run.lease import Lease, latest_start
 
 
 @pytest.fixture
@@ -72,3 +73,11 @@ def test_a_list_that_somebody_has_deleted_is_a_lost_lease(path):
     path.unlink()
     assert not lease.is_held()
     assert "is gone" in lease.explain_loss()
+
+
+def test_a_pipe_in_place_of_the_list_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "starts.jsonl")
+    with pytest.raises(OSError, match="not a plain file"):
+        latest_start(tmp_path / "starts.jsonl")
+    with pytest.raises(OSError, match="not a plain file"):
+        Lease(tmp_path / "starts.jsonl").acquire()

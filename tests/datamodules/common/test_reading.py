@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.audit.records import RankFile
 from datamodules.common.arrays import map_array
 from datamodules.common.errors import SampleError
 from datamodules.common.reading import MAX_MANIFEST, MAX_TEXT, plain, read_plain
@@ -38,6 +39,7 @@ READERS = {
     "array": map_array,
     "hash": sha256_of,
     "image": lambda path: read_image(path, EvalTransform(8, 8)),
+    "audit": lambda path: RankFile(path, []),
     "tar": lambda path: list(members(path)),
     "scan": lambda path: scan(path, "shard"),
     "local file": lambda path: open_at(str(path), 0, None, 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import pyarrow as pa
@@ -33,3 +34,9 @@ def test_any_damaged_byte_is_read_or_refused_in_one_line(tmp_path):
 def test_a_missing_file_is_not_called_damaged(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_file(tmp_path / "none.parquet")
+
+
+def test_a_pipe_in_place_of_results_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.parquet")
+    with pytest.raises(OSError, match="not a plain file"):
+        read_file(tmp_path / "a.parquet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,10 @@ def test_any_byte_may_be_damaged(path, lease):
             assert len(CSVTable(path, lease).between(-1, 9)) < 4
         CSVTable(path, lease).log_metrics({"loss": 5.0}, step=3)
         assert rows(path)[-1]["loss"] == "5.0"
+
+
+def test_a_pipe_in_place_of_the_table_is_refused_and_not_waited_for(path, lease):
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="not a plain file"):
+        CSVTable(path, lease).log_metrics({"loss": 1.0}, step=1)

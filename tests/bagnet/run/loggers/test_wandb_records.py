@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from bagnet.run.folder import Run
@@ -88,3 +90,11 @@ def test_a_damaged_line_is_an_unfinished_folder(run, old):
     assert old.last_step() == 40
     file.write_bytes(damaged[2:])
     assert file.read_bytes().endswith(b"offline-run-4 3\noffline-run-5 40\n")
+
+
+@pytest.mark.parametrize("name", ["wandb-id.txt", "wandb-finished.txt"])
+def test_a_pipe_in_place_of_a_record_is_refused_and_not_waited_for(run, old, name):
+    run.folder.mkdir()
+    os.mkfifo(run.folder / name)
+    with pytest.raises(OSError, match="not a plain file"):
+        old.id() if name == "wandb-id.txt" else old.last_step()
